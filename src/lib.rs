@@ -1,0 +1,1 @@
+//! Watching and steering elastic PyTorch training from a terminal.

@@ -1,0 +1,2 @@
+//! The `elastictop` binary: everything lives in the library.
+fn main() {}
