@@ -1,0 +1,61 @@
+//! Alerts: what is wrong, with whom, since when, on what evidence, and what to press.
+
+use serde::{Deserialize, Serialize};
+
+use super::time::Stamp;
+
+/// What kind of trouble. The names are those of `status --json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertKind {
+    /// A rank is stopped by a signal.
+    Stopped,
+    /// A rank hangs in uninterruptible sleep.
+    BlockedIo,
+    /// Ranks live, their agent does not.
+    Orphan,
+    /// All ranks are dead and the agent does not notice.
+    ZombieDeadlock,
+    /// Ranks share the agent's store, which breaks restarts.
+    StaleStore,
+    /// The group fails again and again.
+    CrashLoop,
+    /// The kernel's or CUDA's memory ran out.
+    Oom,
+    /// A rank takes long to end after it was told to.
+    SlowTeardown,
+    /// The agent itself is stopped or stuck.
+    AgentStuck,
+    /// elastictop cannot keep something on disk.
+    Storage,
+    /// A kind that a newer elastictop wrote.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One alert. It holds until an event clears it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    /// What kind of trouble.
+    pub kind: AlertKind,
+    /// Position on this node of the rank that has it; `None` when it is the job's.
+    #[serde(default)]
+    pub local_rank: Option<u32>,
+    /// Since when the condition holds.
+    pub since: Stamp,
+    /// One sentence.
+    pub text: String,
+    /// What was seen, one fact each.
+    #[serde(default)]
+    pub evidence: Vec<String>,
+    /// When elastictop will act by itself, where it will.
+    #[serde(default)]
+    pub acts_at: Option<Stamp>,
+}
+
+impl Alert {
+    /// What tells this alert from others that hold at the same time.
+    pub fn key(&self) -> (AlertKind, Option<u32>) {
+        (self.kind, self.local_rank)
+    }
+}

@@ -1,0 +1,53 @@
+//! Why a group failed: the first cause, by evidence.
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of failure started it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CauseKind {
+    /// A Python exception.
+    Exception,
+    /// A non-zero exit code without more to tell.
+    ExitCode,
+    /// Ended by a signal that nobody known here sent.
+    Signal,
+    /// The kernel's out-of-memory killer.
+    OomHost,
+    /// CUDA ran out of memory.
+    OomGpu,
+    /// A CUDA error other than memory.
+    CudaError,
+    /// A collective ran into its timeout.
+    CollectiveTimeout,
+    /// A rank left early with code 0 while others went on.
+    LeftEarly,
+    /// All ranks dead, agent stuck.
+    ZombieDeadlock,
+    /// The elastic agent itself died or failed.
+    Agent,
+    /// The peers could not meet or find each other.
+    Rendezvous,
+    /// Somebody's request ended it.
+    Stopped,
+    /// Nothing is known.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The first cause of a failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// Global rank that failed first; `None` when no rank did or its number is not known.
+    pub rank: Option<u32>,
+    /// What kind of failure.
+    pub kind: CauseKind,
+    /// One sentence.
+    pub text: String,
+    /// What was seen, one fact each, most telling first.
+    #[serde(default)]
+    pub evidence: Vec<String>,
+    /// What to try next, if elastictop knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}

@@ -1,0 +1,39 @@
+//! What a viewer can ask of a supervisor. Answered after the effect, never before.
+
+use serde::{Deserialize, Serialize};
+
+/// A request that changes something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Command {
+    /// End the job: SIGTERM to the agent, SIGKILL after the grace time.
+    Stop {
+        /// Do not wait for the grace time.
+        #[serde(default)]
+        now: bool,
+    },
+    /// End the group and start it anew, without spending a restart.
+    Restart,
+    /// Send a signal to one rank, or to all ranks of this node.
+    Signal {
+        /// Global rank; `None` means all ranks of this node.
+        rank: Option<u32>,
+        /// Linux signal number.
+        signal: i32,
+    },
+    /// Do not let the zombie watchdog end the agent.
+    KeepZombies,
+    /// A kind that a newer elastictop sent.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was carried out; the text says what was done.
+    Done(String),
+    /// It was not carried out; the text says why and what to do.
+    Refused(String),
+}

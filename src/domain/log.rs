@@ -1,0 +1,189 @@
+//! Log lines as viewers ask for them. The supervisor keeps them in files and knows the order of their arrival.
+
+use serde::{Deserialize, Serialize};
+
+use super::time::Stamp;
+
+/// Where a line was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Standard output of a rank.
+    Out,
+    /// Standard error of a rank.
+    Err,
+    /// Standard output or error of the elastic agent.
+    Agent,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Number of the line in the order of arrival over all sources, from 0.
+    pub n: u64,
+    /// When the supervisor read it.
+    pub at: Stamp,
+    /// Global rank, if known and not the agent's.
+    pub rank: Option<u32>,
+    /// Position on the node; `None` for the agent.
+    pub local_rank: Option<u32>,
+    /// The start of the group it belongs to.
+    pub attempt: u32,
+    /// Where it was written.
+    pub stream: Stream,
+    /// The line without its end, cut to [`MAX_LINE`] bytes, control characters replaced.
+    pub text: String,
+}
+
+/// Longest line that is sent to a viewer, in bytes.
+pub const MAX_LINE: usize = 8 * 1024;
+/// Most lines in one page.
+pub const MAX_PAGE: u32 = 1000;
+
+/// Which lines.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFilter {
+    /// Only this rank, by its position on the node; `None` means all and the agent.
+    #[serde(default)]
+    pub local_rank: Option<u32>,
+    /// Only this start of the group.
+    #[serde(default)]
+    pub attempt: Option<u32>,
+}
+
+/// Where a page begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Anchor {
+    /// The last lines.
+    Tail,
+    /// The lines before this one, this one not included.
+    Before(u64),
+    /// The lines from this one on, this one included.
+    From(u64),
+}
+
+/// What to look for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Needle {
+    /// Text, upper and lower case alike.
+    Text(String),
+    /// A line that tells of an error.
+    Error,
+}
+
+impl Needle {
+    /// Whether `line` is such a line.
+    pub fn matches(&self, line: &str) -> bool {
+        match self {
+            Needle::Text(text) => line.to_lowercase().contains(&text.to_lowercase()),
+            Needle::Error => is_error(line),
+        }
+    }
+}
+
+/// A question about log lines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum LogQuery {
+    /// Some lines in order.
+    Page {
+        /// Which lines.
+        filter: LogFilter,
+        /// Where.
+        anchor: Anchor,
+        /// How many at most; more than [`MAX_PAGE`] counts as that.
+        max: u32,
+    },
+    /// The number of the next line that matches.
+    Find {
+        /// Which lines.
+        filter: LogFilter,
+        /// First line to look at; `None` means the first there is, or the last when backwards.
+        from: Option<u64>,
+        /// Towards older lines.
+        backwards: bool,
+        /// What to look for.
+        needle: Needle,
+    },
+}
+
+/// The answer to a [`LogQuery`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPage {
+    /// The lines, oldest first; empty for [`LogQuery::Find`].
+    pub lines: Vec<LogLine>,
+    /// The line found by [`LogQuery::Find`].
+    pub found: Option<u64>,
+    /// Number that the next line to arrive will get.
+    pub end: u64,
+    /// Oldest line that can still be asked for.
+    pub start: u64,
+}
+
+/// Whether a line tells of an error: tracebacks, exceptions, C++ errors of torch, CUDA, NCCL and gloo.
+pub fn is_error(line: &str) -> bool {
+    const MARKS: [&str; 12] = [
+        "Traceback (most recent call last)",
+        "CUDA error",
+        "CUDA out of memory",
+        "NCCL error",
+        "NCCL WARN",
+        "Watchdog caught collective operation timeout",
+        "terminate called after",
+        "Segmentation fault",
+        "Fatal Python error",
+        "Out of memory",
+        "panicked at",
+        "Killed",
+    ];
+    MARKS.iter().any(|mark| line.contains(mark)) || is_exception(line) || is_cpp_error(line)
+}
+
+/// `ValueError: …`, `torch.OutOfMemoryError: …`, with or without `[rank0]: ` before it.
+fn is_exception(line: &str) -> bool {
+    let line = strip_rank_prefix(line);
+    let Some((name, _)) = line.split_once(':') else { return false };
+    let last = name.rsplit('.').next().unwrap_or(name);
+    name.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_')
+        && ["Error", "Exception", "Interrupt"].iter().any(|end| last.ends_with(end))
+}
+
+/// glog style: `[E1120 09:31:09.123 file.cpp:12]` or `E1120 09:31:09…`.
+fn is_cpp_error(line: &str) -> bool {
+    let line = strip_rank_prefix(line);
+    let line = line.strip_prefix('[').unwrap_or(line);
+    let mut chars = line.chars();
+    matches!(chars.next(), Some('E' | 'F'))
+        && line.get(1..4).is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// The line without the `[rank3]: ` that torch puts before messages.
+pub fn strip_rank_prefix(line: &str) -> &str {
+    line.strip_prefix("[rank")
+        .and_then(|rest| rest.split_once(']'))
+        .filter(|(digits, _)| digits.bytes().all(|b| b.is_ascii_digit()))
+        .map_or(line, |(_, rest)| rest.trim_start_matches([':', ' ']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_from_words_about_errors() {
+        for line in [
+            "Traceback (most recent call last):",
+            "ValueError: bad batch",
+            "[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
+            "[rank0]:[E1120 09:31:09.120 ProcessGroupNCCL.cpp:632] boom",
+            "E1120 09:31:09.120000 25783 torch/distributed/elastic/x.py:1] failed",
+        ] {
+            assert!(is_error(line), "{line}");
+        }
+        for line in ["loss 2.3 error 0.1", "Errors so far: 0", "step 3: ValueErrorRate 0", "EPOCH 3", "E12"] {
+            assert!(!is_error(line), "{line}");
+        }
+    }
+}

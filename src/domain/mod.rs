@@ -1,0 +1,18 @@
+//! Vocabulary and decisions, pure: no IO, clock, thread, environment or randomness.
+//!
+//! Time and facts come in as arguments; a clippy list of disallowed methods keeps it so. The state machines
+//! share one shape: `handle(now, input, &mut out)`, `deadline()`, `on_deadline(now, &mut out)` and queries.
+
+pub mod alert;
+pub mod cause;
+pub mod command;
+pub mod event;
+pub mod exit;
+pub mod id;
+pub mod log;
+pub mod rank;
+pub mod redact;
+pub mod report;
+pub mod sample;
+pub mod state;
+pub mod time;

@@ -1,0 +1,1 @@
+//! Adapters in: `/proc`, NVML, heartbeats, log tails. They read and tell; they decide nothing.

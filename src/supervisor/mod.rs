@@ -1,0 +1,1 @@
+//! The only writer: the loop, children, hub, journal; the rank shim and the injected Python files.

@@ -1,0 +1,1 @@
+//! The screen: a function of the app state.

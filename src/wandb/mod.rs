@@ -1,0 +1,1 @@
+//! Adapters out to W&B: the transaction log, the client, credentials.

@@ -1,0 +1,99 @@
+//! Messages. JSON inside of frames: an old viewer skips what it does not know.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    command::{Command, Outcome},
+    event::Event,
+    log::{LogPage, LogQuery},
+    state::State,
+    time::Stamp,
+};
+
+/// Raised only when an old viewer could not understand a new supervisor at all.
+pub const PROTOCOL: u32 = 1;
+
+/// From a viewer to a supervisor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "m", rename_all = "snake_case")]
+pub enum ToSupervisor {
+    /// First message. Answered by [`ToViewer::Welcome`] and a [`ToViewer::Snapshot`].
+    Hello {
+        /// [`PROTOCOL`] of the viewer.
+        protocol: u32,
+        /// Version of the viewer's elastictop.
+        version: String,
+        /// Who looks, for the timeline: `user on tty`.
+        viewer: String,
+        /// Whether events shall follow the snapshot.
+        watch: bool,
+    },
+    /// Do something. Answered by [`ToViewer::Reply`] with the same id, after the effect.
+    Do {
+        /// Chosen by the viewer.
+        id: u64,
+        /// What to do.
+        command: Command,
+    },
+    /// Answered by [`ToViewer::Logs`] with the same id.
+    Logs {
+        /// Chosen by the viewer.
+        id: u64,
+        /// Which lines.
+        query: LogQuery,
+    },
+    /// A kind that a newer viewer sent.
+    #[serde(other)]
+    Unknown,
+}
+
+/// From a supervisor to a viewer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "m", rename_all = "snake_case")]
+pub enum ToViewer {
+    /// The supervisor will talk to this viewer.
+    Welcome {
+        /// [`PROTOCOL`] of the supervisor.
+        protocol: u32,
+        /// Version of the supervisor's elastictop.
+        version: String,
+        /// The supervisor's clock, to tell ages with another clock on the viewer's side.
+        now: Stamp,
+        /// Why commands will be refused; `None` when they are allowed.
+        read_only: Option<String>,
+    },
+    /// The whole state; replaces what the viewer had.
+    Snapshot {
+        /// All of it.
+        state: Box<State>,
+        /// Events that this viewer missed because it was slow.
+        lost: u64,
+    },
+    /// What happened since.
+    Events {
+        /// Oldest first.
+        events: Vec<Event>,
+    },
+    /// The end of a command.
+    Reply {
+        /// Of the command.
+        id: u64,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// Log lines.
+    Logs {
+        /// Of the query.
+        id: u64,
+        /// The answer.
+        page: LogPage,
+    },
+    /// Nothing more will come.
+    Bye {
+        /// Why.
+        text: String,
+    },
+    /// A kind that a newer supervisor sent.
+    #[serde(other)]
+    Unknown,
+}

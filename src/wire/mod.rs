@@ -1,0 +1,5 @@
+//! What supervisor and viewer say to each other, and over what.
+
+pub mod frame;
+pub mod link;
+pub mod message;
