@@ -1,1 +1,7 @@
 //! The only writer: the loop, children, hub, journal; the rank shim and the injected Python files.
+
+pub mod hub;
+pub mod journal;
+pub mod logbook;
+pub mod place;
+pub mod storage;

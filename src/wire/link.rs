@@ -3,7 +3,7 @@
 use std::{io, path::Path};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, BufReader, BufWriter},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter},
     net::UnixStream,
     sync::mpsc,
 };
@@ -65,9 +65,11 @@ impl Link {
             let mut write = BufWriter::new(write);
             while let Some(message) = incoming.recv().await {
                 if frame::write(&mut write, &message).await.is_err() {
-                    break;
+                    return;
                 }
             }
+            // Tells the supervisor that this viewer left; it may be gone itself.
+            let _ = write.shutdown().await;
         });
         tokio::spawn(async move {
             let mut read = BufReader::with_capacity(64 << 10, read);

@@ -1,0 +1,534 @@
+//! The logbook: every log file of a job, and the order in which their bytes arrived.
+//!
+//! The bytes stay where the ranks wrote them. The index says which file grew when, by how many bytes and lines
+//! from which offset: a new supervisor goes on where the old one stopped, and no line is counted twice. A file is held open while its rank lives: torchrun deletes logs at membership changes.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::storage::{self, Appender, Health};
+use crate::domain::{
+    log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, MAX_LINE, MAX_PAGE, Stream},
+    time::Stamp,
+};
+
+/// Most pieces that the index in memory holds; older lines can be read from the files of single ranks only.
+const MAX_PIECES: usize = 200_000;
+/// Most bytes read of one file at one look, so that one chatty rank does not hold up the others.
+const READ: usize = 256 << 10;
+/// A line longer than this is taken in pieces.
+const LONGEST: usize = 64 << 10;
+
+/// A file that lines come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Global rank, if known.
+    pub rank: Option<u32>,
+    /// Position on the node; `None` for the agent.
+    pub local_rank: Option<u32>,
+    /// The start of the group it belongs to.
+    pub attempt: u32,
+    /// Process id of the rank, 0 for the agent.
+    pub pid: i32,
+    /// Which stream.
+    pub stream: Stream,
+    /// Where the file is.
+    pub path: PathBuf,
+}
+
+#[derive(Debug)]
+struct Source {
+    origin: Origin,
+    file: Option<File>,
+    /// Bytes that are in the index.
+    done: u64,
+    /// Whether the writer is gone: what is left is a last line without an end.
+    closed: bool,
+}
+
+/// Lines of one file that arrived together.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    first_line: u64,
+    at: Stamp,
+    source: u32,
+    offset: u64,
+    bytes: u32,
+    lines: u32,
+}
+
+/// A line of the index.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Source {
+        source: Origin,
+    },
+    /// Source, offset, bytes and lines of each piece.
+    Grown {
+        at: Stamp,
+        grown: Vec<(u32, u64, u32, u32)>,
+    },
+    Placed {
+        pid: i32,
+        rank: u32,
+    },
+}
+
+/// The log files of a job.
+#[derive(Debug)]
+pub struct Logbook {
+    sources: Vec<Source>,
+    pieces: VecDeque<Piece>,
+    next_line: u64,
+    index: Option<Appender>,
+    buffer: Vec<u8>,
+}
+
+/// A line that just arrived.
+#[derive(Debug)]
+pub struct Arrived<'a> {
+    /// Its number.
+    pub n: u64,
+    /// Where it comes from.
+    pub origin: &'a Origin,
+    /// The line without its end.
+    pub text: &'a str,
+}
+
+impl Logbook {
+    /// Opens the index, for reading alone or for writing on.
+    ///
+    /// # Errors
+    /// Those of reading the index, and of opening it for writing.
+    pub fn open(index: &Path, write: bool) -> io::Result<Logbook> {
+        let mut book = Logbook {
+            sources: Vec::new(),
+            pieces: VecDeque::new(),
+            next_line: 0,
+            index: None,
+            buffer: Vec::new(),
+        };
+        storage::recover(index, |line| {
+            if let Ok(entry) = serde_json::from_slice(line) {
+                book.take_entry(entry);
+            }
+        })?;
+        if write {
+            book.index = Some(Appender::open(index.to_owned())?);
+        }
+        Ok(book)
+    }
+
+    fn take_entry(&mut self, entry: Entry) {
+        match entry {
+            Entry::Source { source } => {
+                let file = File::open(&source.path).ok();
+                self.sources.push(Source { origin: source, file, done: 0, closed: false });
+            }
+            Entry::Grown { at, grown } => {
+                for (source, offset, bytes, lines) in grown {
+                    self.add_piece(at, source, offset, bytes, lines);
+                }
+            }
+            Entry::Placed { pid, rank } => self.set_rank(pid, rank),
+        }
+    }
+
+    fn add_piece(&mut self, at: Stamp, source: u32, offset: u64, bytes: u32, lines: u32) {
+        let Some(entry) = self.sources.get_mut(source as usize) else { return };
+        entry.done = offset + u64::from(bytes);
+        self.pieces.push_back(Piece { first_line: self.next_line, at, source, offset, bytes, lines });
+        self.next_line += u64::from(lines);
+        if self.pieces.len() > MAX_PIECES {
+            self.pieces.pop_front();
+        }
+    }
+
+    fn set_rank(&mut self, pid: i32, rank: u32) {
+        for source in self.sources.iter_mut().filter(|source| source.origin.pid == pid) {
+            source.origin.rank = Some(rank);
+        }
+    }
+
+    fn write(&mut self, entry: &Entry) {
+        if let (Some(index), Ok(line)) = (&mut self.index, serde_json::to_vec(entry)) {
+            index.append(line);
+        }
+    }
+
+    /// Adds a file, unless it is known already.
+    pub fn add(&mut self, origin: Origin) {
+        if self.sources.iter().any(|known| known.origin.path == origin.path) {
+            return;
+        }
+        self.write(&Entry::Source { source: origin.clone() });
+        self.take_entry(Entry::Source { source: origin });
+    }
+
+    /// The global rank of a process became known.
+    pub fn place(&mut self, pid: i32, rank: u32) {
+        self.write(&Entry::Placed { pid, rank });
+        self.set_rank(pid, rank);
+    }
+
+    /// The writer of a rank's files is gone: after the next look they are done.
+    pub fn close_rank(&mut self, pid: i32) {
+        for source in self.sources.iter_mut().filter(|source| source.origin.pid == pid && pid != 0) {
+            source.closed = true;
+        }
+    }
+
+    /// Reads what the files grew by and gives each new line to `each`. Returns whether a file has more to read.
+    pub fn look(&mut self, now: Stamp, mut each: impl FnMut(Arrived<'_>)) -> bool {
+        let (mut grown, mut more) = (Vec::new(), false);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for number in 0..self.sources.len() {
+            let source = &mut self.sources[number];
+            let Some(bytes) = source.read_new(&mut buffer) else { continue };
+            more |= bytes.len() >= LONGEST;
+            let first = self.next_line;
+            let mut lines = 0;
+            for line in split(bytes) {
+                each(Arrived { n: first + u64::from(lines), origin: &source.origin, text: &clean(line) });
+                lines += 1;
+            }
+            let (number, offset, bytes) = (number as u32, source.done, bytes.len() as u32);
+            self.add_piece(now, number, offset, bytes, lines);
+            grown.push((number, offset, bytes, lines));
+        }
+        self.buffer = buffer;
+        if !grown.is_empty() {
+            self.write(&Entry::Grown { at: now, grown });
+        }
+        more
+    }
+
+    /// The unfinished last line of a rank: where progress bars live.
+    pub fn unfinished(&self, pid: i32) -> Option<String> {
+        let source = self.sources.iter().rev().filter(|source| source.origin.pid == pid && !source.closed);
+        source.filter_map(Source::unfinished).next()
+    }
+
+    /// How the writing of the index goes.
+    pub fn health(&self) -> Health {
+        self.index.as_ref().map_or_else(Health::default, Appender::health)
+    }
+
+    /// Writes what waits.
+    pub fn close(&mut self) {
+        if let Some(index) = &mut self.index {
+            index.close();
+        }
+    }
+
+    /// Whether a file is known.
+    pub fn knows(&self, path: &Path) -> bool {
+        self.sources.iter().any(|source| source.origin.path == path)
+    }
+
+    /// Answers a question about lines.
+    pub fn answer(&self, query: &LogQuery) -> LogPage {
+        let mut page = LogPage { end: self.next_line, start: self.start(), ..LogPage::default() };
+        match query {
+            LogQuery::Page { filter, anchor, max } => {
+                let max = (*max).min(MAX_PAGE) as usize;
+                match *anchor {
+                    Anchor::From(from) => self.forwards(filter, from, |line| {
+                        page.lines.push(line);
+                        page.lines.len() < max
+                    }),
+                    Anchor::Tail => page.lines = self.last_before(filter, self.next_line, max),
+                    Anchor::Before(before) => page.lines = self.last_before(filter, before, max),
+                }
+            }
+            LogQuery::Find { filter, from, backwards, needle } => {
+                let mut check = |line: LogLine| {
+                    if needle.matches(&line.text) {
+                        page.found = Some(line.n);
+                    }
+                    page.found.is_none()
+                };
+                if *backwards {
+                    self.backwards(filter, from.map_or(self.next_line, |from| from + 1), check);
+                } else {
+                    self.forwards(filter, from.unwrap_or(0), &mut check);
+                }
+            }
+        }
+        page
+    }
+
+    fn start(&self) -> u64 {
+        self.pieces.front().map_or(self.next_line, |piece| piece.first_line)
+    }
+
+    fn last_before(&self, filter: &LogFilter, before: u64, max: usize) -> Vec<LogLine> {
+        let mut lines = Vec::new();
+        self.backwards(filter, before, |line| {
+            lines.push(line);
+            lines.len() < max
+        });
+        lines.reverse();
+        lines
+    }
+
+    fn forwards(&self, filter: &LogFilter, from: u64, mut each: impl FnMut(LogLine) -> bool) {
+        let first = self.pieces.partition_point(|piece| piece.first_line + u64::from(piece.lines) <= from);
+        for piece in self.pieces.iter().skip(first) {
+            for line in self.lines_of(piece, filter) {
+                if line.n >= from && !each(line) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn backwards(&self, filter: &LogFilter, before: u64, mut each: impl FnMut(LogLine) -> bool) {
+        let end = self.pieces.partition_point(|piece| piece.first_line < before);
+        for piece in self.pieces.iter().take(end).rev() {
+            for line in self.lines_of(piece, filter).into_iter().rev() {
+                if line.n < before && !each(line) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lines_of(&self, piece: &Piece, filter: &LogFilter) -> Vec<LogLine> {
+        let source = &self.sources[piece.source as usize];
+        let origin = &source.origin;
+        let wanted = filter.local_rank.is_none_or(|local| origin.local_rank == Some(local))
+            && filter.attempt.is_none_or(|attempt| origin.attempt == attempt);
+        let Some(file) = source.file.as_ref().filter(|_| wanted) else { return Vec::new() };
+        let mut bytes = vec![0; piece.bytes as usize];
+        let text = match file.read_exact_at(&mut bytes, piece.offset) {
+            Ok(()) => bytes,
+            // The numbers of lines must not shift when a file was cut behind our back.
+            Err(_) => b"[these bytes are gone from the file]\n".repeat(piece.lines as usize),
+        };
+        let line = |(i, line)| LogLine {
+            n: piece.first_line + i as u64,
+            at: piece.at,
+            rank: origin.rank,
+            local_rank: origin.local_rank,
+            attempt: origin.attempt,
+            stream: origin.stream,
+            text: clean(line),
+        };
+        split(&text).enumerate().map(line).collect()
+    }
+}
+
+impl Source {
+    /// The bytes of whole lines that came since the last time; all there is when the writer is gone.
+    fn read_new<'a>(&mut self, buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+        if self.file.is_none() {
+            self.file = File::open(&self.origin.path).ok();
+        }
+        let file = self.file.as_ref()?;
+        let size = file.metadata().ok()?.len();
+        let new = usize::try_from(size.saturating_sub(self.done)).ok()?.min(READ);
+        if new == 0 {
+            return None;
+        }
+        buffer.resize(new, 0);
+        let read = file.read_at(buffer, self.done).ok()?;
+        let bytes = &buffer[..read];
+        let whole = match bytes.iter().rposition(|byte| *byte == b'\n') {
+            Some(last) => last + 1,
+            None if self.closed || read >= LONGEST => read,
+            None => 0,
+        };
+        (whole > 0).then(|| &bytes[..whole])
+    }
+
+    fn unfinished(&self) -> Option<String> {
+        let file = self.file.as_ref()?;
+        let left = file.metadata().ok()?.len().saturating_sub(self.done);
+        let take = left.min(MAX_LINE as u64);
+        let mut bytes = vec![0; take as usize];
+        file.read_exact_at(&mut bytes, self.done + left - take).ok()?;
+        let text = clean(&bytes);
+        (!text.trim().is_empty()).then_some(text)
+    }
+}
+
+/// The lines of whole lines: as many as there are ends, and one more for a last one without an end.
+fn split(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|byte| *byte == b'\n')
+}
+
+/// A line as it may be shown: what a carriage return overwrote is left out, escapes and control characters too.
+fn clean(line: &[u8]) -> String {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let visible = line.rsplit(|byte| *byte == b'\r').find(|part| !part.is_empty()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&visible[..visible.len().min(MAX_LINE)]);
+    let mut shown = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\t' => shown.push_str("    "),
+            '\u{1b}' if chars.peek() == Some(&'[') => {
+                chars.next();
+                // A control sequence ends with a letter or one of `@` to `~`.
+                for c in chars.by_ref() {
+                    if ('@'..='~').contains(&c) {
+                        break;
+                    }
+                }
+            }
+            c if c.is_control() => {}
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::log::Needle;
+
+    fn origin(dir: &Path, local_rank: u32, attempt: u32) -> Origin {
+        let path = dir.join(format!("{attempt}-{local_rank}"));
+        let pid = 100 + local_rank as i32;
+        Origin {
+            rank: Some(local_rank),
+            local_rank: Some(local_rank),
+            attempt,
+            pid,
+            stream: Stream::Out,
+            path,
+        }
+    }
+
+    fn write(path: &Path, text: &str) {
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+    }
+
+    fn look(book: &mut Logbook) -> Vec<String> {
+        let mut lines = Vec::new();
+        book.look(Stamp(1), |line| lines.push(format!("{}:{}", line.origin.local_rank.unwrap(), line.text)));
+        lines
+    }
+
+    fn texts(page: LogPage) -> Vec<String> {
+        page.lines.into_iter().map(|line| line.text).collect()
+    }
+
+    fn page(anchor: Anchor, local_rank: Option<u32>, max: u32) -> LogQuery {
+        LogQuery::Page { filter: LogFilter { local_rank, attempt: None }, anchor, max }
+    }
+
+    #[test]
+    fn lines_are_merged_by_arrival_and_paged_both_ways() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = Logbook::open(&dir.path().join("index"), true).unwrap();
+        let (a, b) = (origin(dir.path(), 0, 0), origin(dir.path(), 1, 0));
+        write(&a.path, "a1\na2\nunfini");
+        book.add(a.clone());
+        book.add(b.clone());
+        assert_eq!(look(&mut book), ["0:a1", "0:a2"]);
+        assert_eq!(book.unfinished(100).as_deref(), Some("unfini"));
+        write(&b.path, "b1\nValueError: b2\n");
+        write(&a.path, "shed\n");
+        assert_eq!(look(&mut book), ["0:unfinished", "1:b1", "1:ValueError: b2"]);
+        assert_eq!(texts(book.answer(&page(Anchor::Tail, None, 2))), ["b1", "ValueError: b2"]);
+        assert_eq!(texts(book.answer(&page(Anchor::Before(3), None, 2))), ["a2", "unfinished"]);
+        assert_eq!(texts(book.answer(&page(Anchor::From(1), Some(0), 9))), ["a2", "unfinished"]);
+        let find = |needle, backwards| {
+            let filter = LogFilter::default();
+            book.answer(&LogQuery::Find { filter, from: None, backwards, needle }).found
+        };
+        assert_eq!(find(Needle::Error, false), Some(4));
+        assert_eq!(find(Needle::Text("A".into()), true), Some(4));
+        assert_eq!(find(Needle::Text("A2".into()), true), Some(1));
+        assert_eq!(find(Needle::Text("none".into()), false), None);
+    }
+
+    #[test]
+    fn a_new_supervisor_goes_on_where_the_old_one_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join("index");
+        let a = origin(dir.path(), 0, 0);
+        write(&a.path, "1\n2\n");
+        let mut book = Logbook::open(&index, true).unwrap();
+        book.add(a.clone());
+        look(&mut book);
+        book.close();
+        write(&a.path, "3\n");
+        let mut book = Logbook::open(&index, true).unwrap();
+        book.add(a);
+        assert_eq!(look(&mut book), ["0:3"]);
+        assert_eq!(texts(book.answer(&page(Anchor::Tail, None, 9))), ["1", "2", "3"]);
+    }
+
+    #[test]
+    fn a_deleted_file_stays_readable_and_a_last_line_without_end_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = Logbook::open(&dir.path().join("index"), true).unwrap();
+        let a = origin(dir.path(), 0, 0);
+        write(&a.path, "1\nlast");
+        book.add(a.clone());
+        fs::remove_file(&a.path).unwrap();
+        look(&mut book);
+        book.close_rank(100);
+        assert_eq!(look(&mut book), ["0:last"]);
+        assert_eq!(texts(book.answer(&page(Anchor::Tail, None, 9))), ["1", "last"]);
+    }
+
+    #[test]
+    fn progress_bars_and_colours_read_as_text() {
+        for (raw, shown) in [
+            ("10%\r50%\r", "50%"),
+            ("\u{1b}[31mred\u{1b}[0m", "red"),
+            ("a\tb\u{7}", "a    b"),
+            ("windows\r", "windows"),
+            ("", ""),
+        ] {
+            assert_eq!(clean(raw.as_bytes()), shown, "{raw:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_portions_give_each_line_once(
+            portions in prop::collection::vec(prop::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..40), 0..8)
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut book = Logbook::open(&dir.path().join("index"), true).unwrap();
+            let a = origin(dir.path(), 0, 0);
+            fs::write(&a.path, "").unwrap();
+            book.add(a.clone());
+            let mut arrived = Vec::new();
+            for portion in &portions {
+                fs::OpenOptions::new().append(true).open(&a.path).unwrap().write_all(portion).unwrap();
+                book.look(Stamp(1), |line| arrived.push(line.text.to_owned()));
+            }
+            book.close_rank(100);
+            book.look(Stamp(1), |line| arrived.push(line.text.to_owned()));
+            let all = portions.concat();
+            let expected: Vec<_> = if all.is_empty() { Vec::new() } else { split(&all).map(clean).collect() };
+            prop_assert_eq!(&arrived, &expected);
+            prop_assert_eq!(texts(book.answer(&page(Anchor::From(0), None, 1000))), expected);
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Where things lie: job folders, sockets, locks.
+
+use std::{
+    env, fs, io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::{
+        id::{JobId, ProcId},
+        time::Stamp,
+    },
+    error::{Error, Result},
+};
+
+/// The two folders below which elastictop keeps everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots {
+    /// Job folders; may be on NFS.
+    pub jobs: PathBuf,
+    /// Sockets and locks; must be on a local file system.
+    pub run: PathBuf,
+}
+
+impl Roots {
+    /// From `ELASTICTOP_DIR`, or else `$XDG_STATE_HOME/elastictop` and `$XDG_RUNTIME_DIR` or `/tmp`.
+    ///
+    /// # Errors
+    /// When no home folder is known, or a folder cannot be made, or the socket folder is somebody else's.
+    pub fn find() -> Result<Roots> {
+        let roots = match env::var_os("ELASTICTOP_DIR").filter(|dir| !dir.is_empty()) {
+            Some(dir) => Roots::below(
+                &std::path::absolute(&dir)
+                    .map_err(|error| Error::io("cannot resolve ELASTICTOP_DIR", Path::new(&dir), &error))?,
+            ),
+            None => {
+                let strategy = etcetera::choose_base_strategy().map_err(|error| {
+                    Error::environment(format!("cannot find the home folder: {error}"))
+                        .hint("set ELASTICTOP_DIR to a folder for jobs and sockets")
+                })?;
+                let state = etcetera::BaseStrategy::state_dir(&strategy)
+                    .unwrap_or_else(|| etcetera::BaseStrategy::data_dir(&strategy));
+                Roots { jobs: state.join("elastictop/jobs"), run: runtime_dir() }
+            }
+        };
+        private_dir(&roots.jobs)?;
+        private_dir(&roots.run)?;
+        Ok(roots)
+    }
+
+    /// Everything below one folder.
+    pub fn below(dir: &Path) -> Roots {
+        Roots { jobs: dir.join("jobs"), run: dir.join("run") }
+    }
+
+    /// The folder of a job.
+    pub fn job(&self, id: &JobId) -> JobDir {
+        JobDir { root: self.jobs.join(&id.0) }
+    }
+
+    /// The socket that the supervisor of a job listens on.
+    pub fn socket(&self, id: &JobId) -> PathBuf {
+        self.run.join(format!("{id}.sock"))
+    }
+
+    /// The socket that the ranks of a job beat to.
+    pub fn beat(&self, id: &JobId) -> PathBuf {
+        self.run.join(format!("{id}.beat"))
+    }
+
+    /// The lock that the supervisor of a job holds.
+    pub fn lock(&self, id: &JobId) -> PathBuf {
+        self.run.join(format!("{id}.lock"))
+    }
+
+    /// All jobs with a readable manifest, oldest first. What cannot be read is left out.
+    pub fn all(&self) -> Vec<Manifest> {
+        let entries = fs::read_dir(&self.jobs).into_iter().flatten().flatten();
+        let mut jobs: Vec<_> =
+            entries.filter_map(|entry| JobDir { root: entry.path() }.manifest().ok()).collect();
+        jobs.sort_by_key(|job: &Manifest| job.created_at);
+        jobs
+    }
+
+    /// The job that `wanted` means: an id, a name (its newest job, running ones first), or the start of an id.
+    /// `None` means the newest running job, or the newest at all.
+    ///
+    /// # Errors
+    /// There is none, or the start of an id fits several.
+    pub fn find_job(&self, wanted: Option<&str>) -> Result<Manifest> {
+        let mut jobs = self.all();
+        jobs.sort_by_key(|job| (job.ended, std::cmp::Reverse(job.created_at)));
+        let Some(wanted) = wanted else {
+            return jobs.into_iter().next().ok_or_else(|| {
+                Error::job("there is no job yet")
+                    .hint("start one: elastictop run train.py, or elastictop demo")
+            });
+        };
+        if let Some(found) = jobs.iter().find(|job| job.id.0 == wanted || job.name == wanted) {
+            return Ok(found.clone());
+        }
+        let fitting: Vec<_> = jobs.iter().filter(|job| job.id.0.starts_with(wanted)).collect();
+        match fitting.as_slice() {
+            [only] => Ok((*only).clone()),
+            [] => Err(Error::job(format!("there is no job {wanted:?}")).hint("elastictop ps lists all jobs")),
+            several => {
+                let ids: Vec<_> = several.iter().map(|job| job.id.0.as_str()).collect();
+                Err(Error::job(format!("{wanted:?} fits several jobs: {}", ids.join(", "))))
+            }
+        }
+    }
+}
+
+/// `$XDG_RUNTIME_DIR` only when it outlives the login: systemd removes it at the last logout of a user who does
+/// not linger, and a job must be found again after that.
+fn runtime_dir() -> PathBuf {
+    let uid = rustix::process::getuid().as_raw();
+    let lingers = Path::new("/var/lib/systemd/linger").join(env::var("USER").unwrap_or_default()).is_file();
+    match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
+        Some(dir) if lingers && dir.is_dir() => dir.join("elastictop"),
+        _ => PathBuf::from(format!("/tmp/elastictop-{uid}")),
+    }
+}
+
+/// Makes a folder that only its owner can enter, or checks that it is one.
+fn private_dir(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
+        Error::io("cannot make the folder", dir, &error)
+            .hint("set ELASTICTOP_DIR to a folder that you can write to")
+    })?;
+    let meta = fs::symlink_metadata(dir).map_err(|error| Error::io("cannot look at", dir, &error))?;
+    let uid = rustix::process::getuid().as_raw();
+    if !meta.is_dir() || meta.uid() != uid {
+        return Err(Error::environment(format!(
+            "{} belongs to user {}, not to you ({uid})",
+            dir.display(),
+            meta.uid()
+        ))
+        .hint("set ELASTICTOP_DIR to a folder of your own"));
+    }
+    if meta.mode() & 0o077 != 0 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+            .map_err(|error| Error::io("cannot make private", dir, &error))?;
+    }
+    Ok(())
+}
+
+/// The folder of one job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobDir {
+    /// The folder itself.
+    pub root: PathBuf,
+}
+
+impl JobDir {
+    /// Makes the folder and those in it.
+    ///
+    /// # Errors
+    /// When it exists already or cannot be made.
+    pub fn create(&self) -> io::Result<()> {
+        let mut builder = fs::DirBuilder::new();
+        builder.mode(0o700).create(&self.root)?;
+        [self.logs(), self.ranks(), self.python(), self.root.join("fr")]
+            .iter()
+            .try_for_each(|dir| builder.create(dir))
+    }
+
+    /// What the job is and who watches it.
+    pub fn manifest_path(&self) -> PathBuf {
+        self.root.join("job.json")
+    }
+
+    /// The events.
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal.jsonl")
+    }
+
+    /// The order in which log bytes arrived.
+    pub fn log_index(&self) -> PathBuf {
+        self.root.join("logs.jsonl")
+    }
+
+    /// torchrun's log folder.
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    /// One folder for each incarnation of a rank, made by the shim.
+    pub fn ranks(&self) -> PathBuf {
+        self.root.join("ranks")
+    }
+
+    /// The injected Python files.
+    pub fn python(&self) -> PathBuf {
+        self.root.join("python")
+    }
+
+    /// What the agent wrote to its standard output.
+    pub fn agent_out(&self) -> PathBuf {
+        self.root.join("agent.out")
+    }
+
+    /// What the agent wrote to its standard error.
+    pub fn agent_err(&self) -> PathBuf {
+        self.root.join("agent.err")
+    }
+
+    /// The supervisor's own log.
+    pub fn supervisor_log(&self) -> PathBuf {
+        self.root.join("supervisor.log")
+    }
+
+    /// Reads the manifest.
+    ///
+    /// # Errors
+    /// Those of reading, and text that is no manifest.
+    pub fn manifest(&self) -> io::Result<Manifest> {
+        Ok(serde_json::from_slice(&fs::read(self.manifest_path())?)?)
+    }
+
+    /// Writes the manifest so that a reader sees the old one or the new one.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn write_manifest(&self, manifest: &Manifest) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.root)?;
+        serde_json::to_writer_pretty(&mut file, manifest)?;
+        file.persist(self.manifest_path())?;
+        Ok(())
+    }
+}
+
+/// What a job is and who watches it. Holds no secrets: command and environment are those of the live agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this file.
+    pub v: u32,
+    /// Id and folder name.
+    pub id: JobId,
+    /// Name.
+    pub name: String,
+    /// Host name of the node that it runs on.
+    pub node: String,
+    /// When it was started.
+    pub created_at: Stamp,
+    /// The supervisor that watches it, or did.
+    pub supervisor: ProcId,
+    /// The agent that runs it, or did.
+    pub agent: Option<ProcId>,
+    /// Where its supervisor listens.
+    pub socket: PathBuf,
+    /// Whether it is over.
+    pub ended: bool,
+    /// Seconds between SIGTERM and SIGKILL.
+    pub stop_grace_s: u64,
+    /// Milliseconds between two looks of the agent at its ranks.
+    pub monitor_interval_ms: u64,
+    /// When the supervisor wrote this last; not later than some seconds before it died.
+    pub seen_at: Stamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(id: &str, name: &str, created: u64, ended: bool) -> Manifest {
+        Manifest {
+            v: 1,
+            id: JobId(id.into()),
+            name: name.into(),
+            node: "n".into(),
+            created_at: Stamp(created),
+            supervisor: ProcId { pid: 1, start: 1 },
+            agent: None,
+            socket: PathBuf::new(),
+            ended,
+            stop_grace_s: 30,
+            monitor_interval_ms: 100,
+            seen_at: Stamp(created),
+        }
+    }
+
+    #[test]
+    fn jobs_are_found_by_id_name_and_prefix() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::below(dir.path());
+        fs::create_dir_all(&roots.jobs).unwrap();
+        for job in [
+            manifest("train-aaaa", "train", 1, true),
+            manifest("train-bbbb", "train", 2, false),
+            manifest("train-cccc", "train", 3, true),
+            manifest("other-bbbb", "other", 4, true),
+        ] {
+            let dir = roots.job(&job.id);
+            dir.create().unwrap();
+            dir.write_manifest(&job).unwrap();
+        }
+        fs::write(roots.jobs.join("stray"), "").unwrap();
+        let found = |wanted| roots.find_job(wanted).map(|job| job.id.0).map_err(|error| error.text);
+        assert_eq!(found(None).unwrap(), "train-bbbb", "the running one");
+        assert_eq!(found(Some("train")).unwrap(), "train-bbbb");
+        assert_eq!(found(Some("train-aaaa")).unwrap(), "train-aaaa");
+        assert_eq!(found(Some("oth")).unwrap(), "other-bbbb");
+        assert!(found(Some("train-")).unwrap_err().contains("fits several"));
+        assert!(found(Some("x")).unwrap_err().contains("no job"));
+    }
+
+    #[test]
+    fn folders_are_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = dir.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+        private_dir(&open).unwrap();
+        assert_eq!(fs::metadata(&open).unwrap().mode() & 0o777, 0o700);
+    }
+}
