@@ -9,6 +9,7 @@ pub mod command;
 pub mod event;
 pub mod exit;
 pub mod id;
+pub mod launch;
 pub mod log;
 pub mod rank;
 pub mod redact;

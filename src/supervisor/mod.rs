@@ -1,1 +1,3 @@
 //! The only writer: the loop, children, hub, journal; the rank shim and the injected Python files.
+
+pub mod preflight;
