@@ -1,4 +1,5 @@
 //! Watching and steering elastic PyTorch training from a terminal.
+pub mod cli;
 pub mod domain;
 pub mod error;
 pub mod probe;

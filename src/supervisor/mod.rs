@@ -4,4 +4,5 @@ pub mod hub;
 pub mod journal;
 pub mod logbook;
 pub mod place;
+pub mod preflight;
 pub mod storage;

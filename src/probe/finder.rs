@@ -1,0 +1,237 @@
+//! Follows one elastic agent and its ranks, cheaply enough for ten looks a second.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+};
+
+use crate::domain::{
+    id::ProcId,
+    sample::{Kernel, Sighting},
+    tree::{self, Mode, ProcFacts, Role},
+};
+
+use super::{
+    proc::{self, Look, Watch},
+    scan,
+};
+
+/// After how many looks a child that still looks like its agent stops asking for quick looks. It is looked at
+/// further on: a slow exec ends at some time, a child that never calls exec does not.
+const QUICK_LOOKS: u32 = 20;
+
+/// One look at an agent and its ranks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TreeLook {
+    /// The agent; `None` when it is gone.
+    pub agent: Option<Look>,
+    /// What the agent's main thread waits for in the kernel, when that can be seen.
+    pub agent_wchan: Option<String>,
+    /// The ranks that are alive or zombies, oldest first.
+    pub ranks: Vec<RankLook>,
+    /// Ranks that the last look showed and that are gone now.
+    pub gone: Vec<ProcId>,
+    /// Whether a child of the agent could not be told yet: look again soon.
+    pub undecided: bool,
+}
+
+/// One look at one rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RankLook {
+    /// Which rank.
+    pub sighting: Sighting,
+    /// What it does.
+    pub look: Look,
+    /// Whether this is the first look that shows it.
+    pub fresh: bool,
+}
+
+/// Follows one agent. Each child is classified once; what is known is only sampled.
+///
+/// The ranks stay followed after the agent's death, until they are gone themselves.
+#[derive(Debug)]
+pub struct Finder {
+    root: PathBuf,
+    agent: ProcId,
+    agent_watch: Option<Watch>,
+    agent_facts: Option<ProcFacts>,
+    children: HashMap<i32, Child>,
+    ranks: Vec<Tracked>,
+    mode: Option<Mode>,
+    /// Place and restart count of all ranks that were ever seen.
+    seen: HashSet<(Option<u32>, Option<u32>)>,
+    orphans_sought: bool,
+}
+
+#[derive(Debug)]
+struct Child {
+    facts: ProcFacts,
+    role: Role,
+    looks: u32,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    sighting: Sighting,
+    facts: Option<ProcFacts>,
+    watch: Watch,
+    fresh: bool,
+}
+
+impl Finder {
+    /// Follows `agent`, which may have ended already.
+    pub fn new(proc_root: impl Into<PathBuf>, agent: ProcId) -> Finder {
+        let root = proc_root.into();
+        Finder {
+            agent_watch: Watch::open(&root, agent).ok(),
+            root,
+            agent,
+            agent_facts: None,
+            children: HashMap::new(),
+            ranks: Vec::new(),
+            mode: None,
+            seen: HashSet::new(),
+            orphans_sought: false,
+        }
+    }
+
+    /// Follows a rank that is known from elsewhere, such as the journal of a supervisor that died: it needs no
+    /// living agent. One that is gone is left out.
+    pub fn follow(&mut self, rank: Sighting) {
+        if self.ranks.iter().all(|known| known.sighting.proc != rank.proc) {
+            let facts = proc::read_facts(&self.root, rank.proc.pid).filter(|facts| facts.proc == rank.proc);
+            self.track(rank, facts);
+        }
+    }
+
+    /// The agent that is followed.
+    pub fn agent(&self) -> ProcId {
+        self.agent
+    }
+
+    /// How the ranks were started; `None` until one was seen.
+    pub fn mode(&self) -> Option<Mode> {
+        self.mode
+    }
+
+    /// What was seen of a rank when it was classified: command line, environment, error file.
+    ///
+    /// `None` for what is not followed (any more) and for a rank that was dead when it was seen first.
+    pub fn facts(&self, rank: ProcId) -> Option<&ProcFacts> {
+        self.ranks.iter().find(|known| known.sighting.proc == rank)?.facts.as_ref()
+    }
+
+    /// Looks at the agent, its children and all known ranks.
+    pub fn look(&mut self) -> TreeLook {
+        let agent = self.agent_watch.as_mut().and_then(|watch| watch.sample().ok());
+        if agent.is_none() {
+            self.agent_watch = None;
+        }
+        // First, so that the number of a rank that is gone is free for its successor.
+        let (mut looks, gone) = self.sample_ranks();
+        let mut undecided = false;
+        match agent {
+            Some(look) if look.kernel != Kernel::Dead => undecided = self.look_at_children(),
+            _ => self.seek_orphans(),
+        }
+        for rank in self.ranks.iter_mut().filter(|rank| rank.fresh) {
+            rank.fresh = false;
+            // Gone between two lines of this function: the next look tells.
+            if let Ok(look) = rank.watch.sample() {
+                looks.push(RankLook { sighting: rank.sighting.clone(), look, fresh: true });
+            }
+        }
+        let agent_wchan = agent.and_then(|_| proc::wchan(&self.root, self.agent.pid));
+        TreeLook { agent, agent_wchan, ranks: looks, gone, undecided }
+    }
+
+    fn sample_ranks(&mut self) -> (Vec<RankLook>, Vec<ProcId>) {
+        let (mut looks, mut gone) = (Vec::with_capacity(self.ranks.len()), Vec::new());
+        self.ranks.retain_mut(|rank| match rank.watch.sample() {
+            Ok(_) if rank.fresh => true,
+            Ok(look) => {
+                looks.push(RankLook { sighting: rank.sighting.clone(), look, fresh: false });
+                true
+            }
+            Err(_) => {
+                gone.push(rank.sighting.proc);
+                false
+            }
+        });
+        for proc in &gone {
+            self.children.remove(&proc.pid);
+        }
+        (looks, gone)
+    }
+
+    /// Finds new ranks among the agent's children. Answers whether some child is undecided.
+    fn look_at_children(&mut self) -> bool {
+        let pids = proc::children(&self.root, self.agent.pid);
+        self.children.retain(|pid, _| pids.contains(pid));
+        let is_open = |child: Option<&Child>| child.is_none_or(|child| child.role == Role::Undecided);
+        let open: Vec<i32> = pids.into_iter().filter(|pid| is_open(self.children.get(pid))).collect();
+        if open.is_empty() {
+            return false;
+        }
+        // Read anew: when the agent was met first, it may not have come to its own exec.
+        self.agent_facts =
+            proc::read_facts(&self.root, self.agent.pid).filter(|facts| facts.proc == self.agent);
+        let Some(agent) = &self.agent_facts else { return true };
+        let mut undecided = false;
+        for pid in open {
+            let Some(facts) = proc::read_facts(&self.root, pid) else { continue };
+            let role = tree::role(agent, &facts);
+            let looks = self.children.get(&pid).map_or(0, |child| child.looks) + 1;
+            undecided |= role == Role::Undecided && looks < QUICK_LOOKS;
+            self.children.insert(pid, Child { facts, role, looks });
+        }
+        let children: Vec<ProcFacts> = self.children.values().map(|child| child.facts.clone()).collect();
+        let found = tree::ranks_of(agent, &children);
+        self.mode = found.mode.or(self.mode);
+        for mut rank in found.ranks {
+            if self.ranks.iter().any(|known| known.sighting.proc == rank.proc) {
+                continue;
+            }
+            if found.mode == Some(Mode::Function) {
+                // Siblings that were started before it may be gone: their numbers stay theirs.
+                let last = self.ranks.iter().filter_map(|known| known.sighting.place.local_rank).max();
+                rank.place.local_rank = Some(last.map_or(0, |last| last + 1));
+            }
+            let facts = self.children.get(&rank.proc.pid).map(|child| child.facts.clone());
+            self.track(rank, facts.filter(|facts| facts.kernel != Kernel::Dead));
+        }
+        undecided
+    }
+
+    /// Once after the agent's death: ranks that it started so shortly before that nobody saw them.
+    fn seek_orphans(&mut self) {
+        if std::mem::replace(&mut self.orphans_sought, true) {
+            return;
+        }
+        let Some(run_id) = self.ranks.iter().find_map(|rank| rank.sighting.place.run_id.clone()) else {
+            return;
+        };
+        let all = scan::read_all(&self.root);
+        for rank in tree::orphans(&all, Some(&run_id), &[]) {
+            // A rank that died leaves daemons that look like it; they carry its place and restart count.
+            let is_known = self.seen.contains(&(rank.place.slot(), rank.place.restart_count));
+            if !is_known && self.ranks.iter().all(|known| known.sighting.proc.pid != rank.agent_pid) {
+                let facts = all.iter().find(|facts| facts.proc == rank.proc).cloned();
+                self.track(Sighting { agent_pid: self.agent.pid, ..rank }, facts);
+            }
+        }
+    }
+
+    fn track(&mut self, sighting: Sighting, facts: Option<ProcFacts>) {
+        // What is gone already was never shown, so nobody needs to hear of it.
+        if let Ok(watch) = Watch::open(&self.root, sighting.proc) {
+            self.seen.insert((sighting.place.slot(), sighting.place.restart_count));
+            self.ranks.push(Tracked { sighting, facts, watch, fresh: true });
+        }
+    }
+
+    /// The root of the tree that is read.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
