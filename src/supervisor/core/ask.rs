@@ -1,0 +1,201 @@
+//! What viewers want, answered after the effect.
+
+use std::time::Duration;
+
+use super::{Asker, Core, Effect, Out};
+use crate::domain::{
+    cause::Clue,
+    command::{Command, Outcome},
+    ending::{self, Phase},
+    event::Fact,
+    exit::signal_name,
+    id::ProcId,
+    time::Stamp,
+    watchdog,
+};
+
+/// What the supervisor is after.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Goal {
+    /// Let the job run.
+    #[default]
+    Run,
+    /// End the agent and start it anew.
+    Restart {
+        /// Who asked; all get their answer when the new group starts.
+        askers: Vec<Asker>,
+    },
+    /// End the job.
+    Stop {
+        /// Who asked; all get their answer when the job is over.
+        askers: Vec<Asker>,
+    },
+}
+
+impl Goal {
+    /// Whether agent and ranks are being ended on purpose.
+    pub fn is_ending(&self) -> bool {
+        *self != Goal::Run
+    }
+}
+
+impl Core {
+    pub(super) fn asked(&mut self, now: Stamp, asker: Asker, command: Command, out: &mut Out) {
+        if let Some(text) = self.read_only() {
+            return self.refuse(now, asker, command, text, out);
+        }
+        match command {
+            Command::Stop { now: at_once } => self.asked_to_stop(now, asker, at_once, out),
+            Command::Restart => self.asked_to_restart(now, asker, out),
+            Command::Signal { rank, signal } => self.asked_to_signal(now, asker, rank, signal, out),
+            Command::KeepZombies => {
+                if self.deadlock.is_none() {
+                    let text = "there is no zombie deadlock to keep".into();
+                    return self.refuse(now, asker, command, text, out);
+                }
+                let mut wants = Vec::new();
+                self.zombies.handle(now, watchdog::Input::Keep, &mut wants);
+                self.take_zombie_outputs(now, wants, out);
+                self.answer(now, asker, command, Outcome::Done("the agent is left as it is".into()), out);
+            }
+            Command::Unknown => {
+                let text = "this supervisor is older than the viewer and does not know that command".into();
+                self.refuse(now, asker, command, text, out);
+            }
+        }
+    }
+
+    fn asked_to_stop(&mut self, now: Stamp, asker: Asker, at_once: bool, out: &mut Out) {
+        if !self.goal.is_ending() {
+            self.ledger.note(now, Clue::StopRequested { by: asker.by.clone() });
+        }
+        match &mut self.goal {
+            Goal::Stop { askers } => askers.push(asker),
+            // Those who wanted a restart will not get one.
+            Goal::Restart { askers } => {
+                let askers = std::mem::take(askers);
+                self.goal = Goal::Stop { askers: vec![asker] };
+                for asker in askers {
+                    let text = "the job is being stopped instead".into();
+                    self.refuse(now, asker, Command::Restart, text, out);
+                }
+            }
+            Goal::Run => self.goal = Goal::Stop { askers: vec![asker] },
+        }
+        self.end_all(now, at_once, out);
+    }
+
+    fn asked_to_restart(&mut self, now: Stamp, asker: Asker, out: &mut Out) {
+        match &mut self.goal {
+            Goal::Stop { .. } => {
+                self.refuse(now, asker, Command::Restart, "the job is being stopped".into(), out);
+            }
+            // Two who press the key at the same time want one restart.
+            Goal::Restart { askers } => askers.push(asker),
+            Goal::Run => {
+                self.ledger.note(now, Clue::StopRequested { by: asker.by.clone() });
+                self.goal = Goal::Restart { askers: vec![asker] };
+                self.end_all(now, false, out);
+            }
+        }
+    }
+
+    fn end_all(&mut self, now: Stamp, at_once: bool, out: &mut Out) {
+        let mut wants = Vec::new();
+        self.ending.handle(now, ending::Input::Look(self.ending_look()), &mut wants);
+        let input = if at_once {
+            ending::Input::StopNow
+        } else {
+            ending::Input::Stop { grace: Duration::from_millis(self.rules.stop_grace_ms) }
+        };
+        self.ending.handle(now, input, &mut wants);
+        self.take_ending_outputs(wants, out);
+    }
+
+    fn asked_to_signal(&mut self, now: Stamp, asker: Asker, rank: Option<u32>, signal: i32, out: &mut Out) {
+        let command = Command::Signal { rank, signal };
+        let live = self.crew.iter().filter(|(_, member)| member.is_alive());
+        let ranks: Vec<(u32, ProcId)> = live
+            .filter(|(local, m)| rank.is_none_or(|rank| m.place.rank.unwrap_or(**local) == rank))
+            .map(|(local, m)| (*local, m.proc))
+            .collect();
+        if ranks.is_empty() {
+            let text = match rank {
+                Some(rank) => format!("there is no living rank {rank} on this node"),
+                None => "no rank lives on this node".into(),
+            };
+            return self.refuse(now, asker, command, text, out);
+        }
+        for (local_rank, _) in &ranks {
+            let clue = Clue::WeSignalled { local_rank: *local_rank, signal, by: asker.by.clone() };
+            self.ledger.note(now, clue);
+        }
+        out.effects.push(Effect::SignalRanks { ranks, signal, asker, command });
+    }
+
+    pub(super) fn signalled(
+        &mut self,
+        now: Stamp,
+        asker: Asker,
+        command: Command,
+        sent: &[u32],
+        error: Option<String>,
+        out: &mut Out,
+    ) {
+        let Command::Signal { signal, .. } = command else { return };
+        let name = signal_name(signal).map_or_else(|| signal.to_string(), str::to_owned);
+        let numbers: Vec<_> = sent
+            .iter()
+            .map(|local| self.crew.get(local).and_then(|m| m.place.rank).unwrap_or(*local).to_string())
+            .collect();
+        let outcome = match error {
+            Some(error) if sent.is_empty() => Outcome::Refused(format!("{name} was not sent: {error}")),
+            Some(error) => {
+                Outcome::Done(format!("{name} sent to rank {}, not to others: {error}", numbers.join(", ")))
+            }
+            None => Outcome::Done(format!("{name} sent to rank {}", numbers.join(", "))),
+        };
+        self.answer(now, asker, command, outcome, out);
+    }
+
+    /// The new group exists: those who asked for it get their answer.
+    pub(super) fn restarted(&mut self, now: Stamp, out: &mut Out) {
+        if let Goal::Restart { askers } = std::mem::take(&mut self.goal) {
+            for asker in askers {
+                let done = Outcome::Done("the group was started anew".into());
+                self.answer(now, asker, Command::Restart, done, out);
+            }
+        }
+    }
+
+    /// The job is over: those who asked for anything get their answer.
+    pub(super) fn answer_all(&mut self, now: Stamp, out: &mut Out) {
+        match std::mem::take(&mut self.goal) {
+            Goal::Run => {}
+            Goal::Stop { askers } => {
+                for asker in askers {
+                    let forced = self.ending.phase() == Phase::Killed;
+                    let text = if forced { "the job was ended by force" } else { "the job was stopped" };
+                    self.answer(now, asker, Command::Stop { now: false }, Outcome::Done(text.into()), out);
+                }
+            }
+            Goal::Restart { askers } => {
+                for asker in askers {
+                    self.refuse(now, asker, Command::Restart, "the job ended instead".into(), out);
+                }
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, now: Stamp, asker: Asker, command: Command, text: String, out: &mut Out) {
+        self.answer(now, asker, command, Outcome::Refused(text), out);
+    }
+
+    fn answer(&mut self, now: Stamp, asker: Asker, command: Command, outcome: Outcome, out: &mut Out) {
+        let fact = Fact::Command { command, by: asker.by, outcome: outcome.clone() };
+        self.emit(now, fact, out);
+        if let Some(to) = asker.reply {
+            out.effects.push(Effect::Reply { to, outcome });
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The ranks of this node: the newest incarnation of each, and what is known of it.
+
+use crate::{
+    domain::{
+        beat::Beat,
+        exit::Exit,
+        health::{self, Health},
+        id::ProcId,
+        sample::{Kernel, Place, RankSample, Sighting},
+        time::Stamp,
+    },
+    probe::proc::Look,
+};
+
+/// How much a step number is worth: a user's own word beats a guess.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StepSource {
+    /// Nobody told one.
+    #[default]
+    None,
+    /// Steps of the optimizer, counted.
+    Optimizer,
+    /// `step` in a JSON line on standard output.
+    Line,
+    /// `elastictop.log(…, step=…)`.
+    Told,
+}
+
+/// One rank.
+#[derive(Debug)]
+pub struct Member {
+    /// Its process.
+    pub proc: ProcId,
+    /// The agent that started it.
+    pub agent_pid: i32,
+    /// What its environment or heartbeat says.
+    pub place: Place,
+    /// What it is doing.
+    pub health: Health,
+    /// When its process was found dead.
+    pub died_at: Option<Stamp>,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// Whether its process is out of the process table.
+    pub gone: bool,
+    /// Whether a file with its last words was read.
+    pub error_file_read: bool,
+    /// What the last look showed.
+    pub look: Option<Look>,
+    step: Option<(u64, Stamp, StepSource)>,
+    beat_at: Option<Stamp>,
+    last_line: Option<String>,
+    line_is_new: bool,
+    lines: u64,
+}
+
+impl Member {
+    /// A rank that was seen for the first time at `now`.
+    pub fn new(now: Stamp, local_rank: u32, sighting: &Sighting, expects_beats: bool) -> Member {
+        Member {
+            proc: sighting.proc,
+            agent_pid: sighting.agent_pid,
+            health: Health::new(now, local_rank, sighting.place.rank, expects_beats),
+            place: sighting.place.clone(),
+            died_at: None,
+            exit: None,
+            gone: false,
+            error_file_read: false,
+            look: None,
+            step: None,
+            beat_at: None,
+            last_line: None,
+            line_is_new: false,
+            lines: 0,
+        }
+    }
+
+    /// Whether it can still run code.
+    pub fn is_alive(&self) -> bool {
+        self.died_at.is_none() && !self.gone
+    }
+
+    /// Whether it is dead and did not end with success, as far as that is known.
+    pub fn failed(&self) -> bool {
+        !self.is_alive() && self.exit.is_none_or(|exit| !exit.is_success())
+    }
+
+    /// What the kernel said of it last.
+    pub fn kernel(&self) -> Kernel {
+        match &self.look {
+            _ if !self.is_alive() => Kernel::Dead,
+            Some(look) => look.kernel,
+            None => Kernel::Alive,
+        }
+    }
+
+    /// A heartbeat arrived. Returns whether it told more of the rank's place than was known.
+    pub fn beat(&mut self, now: Stamp, beat: &Beat, out: &mut Vec<health::Output>) -> bool {
+        self.beat_at = Some(now);
+        if let Some(step) = beat.step {
+            let source = match beat.step_source.as_deref() {
+                Some("optimizer") => StepSource::Optimizer,
+                _ => StepSource::Told,
+            };
+            self.step(beat.stepped_at().unwrap_or(now).min(now), step, source);
+        }
+        let groups = u32::try_from(beat.groups.len()).ok();
+        self.health.handle(now, health::Input::Beat { step: beat.step, groups }, out);
+        let before = self.place.clone();
+        self.place.rank = self.place.rank.or(beat.rank);
+        self.place.local_rank = self.place.local_rank.or(beat.local_rank);
+        self.place.world_size = self.place.world_size.or(beat.world_size);
+        self.place.restart_count = self.place.restart_count.or(beat.restart_count);
+        self.place != before
+    }
+
+    /// A step was told. A worse source does not overrule a better one.
+    pub fn step(&mut self, at: Stamp, step: u64, source: StepSource) {
+        if self.step.is_none_or(|(known, _, by)| source > by || source == by && step != known) {
+            self.step = Some((step, at, source));
+        }
+    }
+
+    /// Lines arrived; the text is the last of them.
+    pub fn wrote(&mut self, lines: u64, last_line: Option<&str>) {
+        self.lines += lines;
+        if let Some(line) = last_line.filter(|line| self.last_line.as_deref() != Some(line)) {
+            self.last_line = Some(line.to_owned());
+            self.line_is_new = true;
+        }
+    }
+
+    /// What a look shows, for those who watch. The last line is only in it when it changed.
+    pub fn sample(&mut self, local_rank: u32, now: Stamp) -> RankSample {
+        // A zombie has no memory and its counters are final: its last figures say more.
+        let look = self.look.as_ref().filter(|look| look.kernel != Kernel::Dead && self.is_alive());
+        RankSample {
+            local_rank,
+            cpu_ns: look.and_then(|look| look.cpu_ns),
+            rss_bytes: look.and_then(|look| look.rss_bytes),
+            threads: look.and_then(|look| look.threads),
+            step: self.step.map(|(step, ..)| step),
+            step_at: self.step.map(|(_, at, _)| at.min(now)),
+            beat_at: self.beat_at,
+            last_line: self.last_line.clone().filter(|_| std::mem::take(&mut self.line_is_new)),
+            lines: self.lines,
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Which start of the group a rank belongs to, and what its coming and going means.
+
+use super::{
+    Core, Effect, Out,
+    ask::Goal,
+    crew::{Member, StepSource},
+};
+use crate::domain::{
+    agent_line::AgentLine,
+    cause::{Clue, Ledger},
+    ending,
+    event::{Fact, Reason},
+    exit::Exit,
+    health,
+    id::ProcId,
+    rank::RankState,
+    sample::Sighting,
+    state::State,
+    time::Stamp,
+    watchdog::Zombies,
+};
+
+/// What ranks of one start of the group have in common. The restart count alone would not do: it stays the same at
+/// membership changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupKey {
+    agent_pid: i32,
+    restart_count: Option<u32>,
+    world_size: Option<u32>,
+}
+
+impl GroupKey {
+    fn of(sighting: &Sighting) -> GroupKey {
+        GroupKey {
+            agent_pid: sighting.agent_pid,
+            restart_count: sighting.place.restart_count,
+            world_size: sighting.place.world_size,
+        }
+    }
+}
+
+impl Core {
+    /// A rank was seen, for the first time or again.
+    pub(super) fn seen(&mut self, now: Stamp, sighting: &Sighting, out: &mut Out) {
+        let slot = self.slot_of(sighting);
+        if self.crew.get(&slot).is_some_and(|member| member.proc == sighting.proc) {
+            return;
+        }
+        let key = GroupKey::of(sighting);
+        if self.key != Some(key) || self.crew.contains_key(&slot) {
+            self.begin_group(now, key, sighting, out);
+        }
+        let attempt = self.state.attempt();
+        let member = Member::new(now, slot, sighting, self.rules.expects_beats);
+        self.crew.insert(slot, member);
+        let (rank, pid) = (sighting.place.rank, sighting.proc.pid);
+        self.ledger.note(now, Clue::Started { local_rank: slot, rank, pid });
+        let fact = Fact::RankStarted {
+            proc: sighting.proc,
+            agent_pid: sighting.agent_pid,
+            local_rank: slot,
+            attempt,
+            place: sighting.place.clone(),
+        };
+        self.emit(now, fact, out);
+        out.effects.push(Effect::Watch(sighting.proc));
+        out.effects.push(Effect::KeepLogs { sighting: sighting.clone(), local_rank: slot, attempt });
+    }
+
+    /// The position of a rank; one that cannot be told gets the first that is free.
+    fn slot_of(&self, sighting: &Sighting) -> u32 {
+        if let Some((slot, _)) = self.crew.iter().find(|(_, member)| member.proc == sighting.proc) {
+            return *slot;
+        }
+        sighting.place.slot().unwrap_or_else(|| {
+            (0..).find(|slot| self.crew.get(slot).is_none_or(|member| !member.is_alive())).unwrap_or_default()
+        })
+    }
+
+    fn begin_group(&mut self, now: Stamp, key: GroupKey, sighting: &Sighting, out: &mut Out) {
+        // The ranks of the group before are gone or on their way out: nobody of them counts any more.
+        let leaving: Vec<_> = self.crew.values().filter(|m| m.is_alive()).map(|m| m.proc).collect();
+        for proc in leaving {
+            self.died(now, proc, None, out);
+        }
+        let world_size = sighting.place.world_size;
+        let fact = match self.reason_for(key) {
+            Reason::First => Fact::GroupStarted { attempt: 0, world_size },
+            Reason::Membership => {
+                let (attempt, from) = (self.state.attempt() + 1, self.state.world_size);
+                Fact::MembershipChanged { attempt, from, world_size }
+            }
+            reason => {
+                let restarts = match key.restart_count {
+                    Some(count) => self.restarts_before + count,
+                    None => self.state.restarts + u32::from(reason == Reason::Failure),
+                };
+                let cause = self.ledger.best().filter(|_| reason == Reason::Failure);
+                let attempt = self.state.attempt() + 1;
+                Fact::Restart { attempt, restarts, reason, cause, world_size }
+            }
+        };
+        self.crew.clear();
+        self.key = Some(key);
+        self.ledger = Ledger::default();
+        (self.told_cause, self.teardown_seen) = (None, false);
+        if let Goal::Restart { .. } = self.goal {
+            self.restarted(now, out);
+        }
+        self.emit(now, fact, out);
+    }
+
+    fn reason_for(&self, key: GroupKey) -> Reason {
+        let Some(before) = self.key else {
+            return if self.state.attempts.is_empty() { Reason::First } else { Reason::Failure };
+        };
+        if before.agent_pid != key.agent_pid {
+            return Reason::Manual;
+        }
+        match (before.restart_count, key.restart_count) {
+            (Some(before), Some(count)) if count > before => Reason::Failure,
+            (Some(_), Some(_)) => Reason::Membership,
+            // Function mode does not tell the count: a rank that failed explains a restart well enough.
+            _ if self.crew.values().any(Member::failed) => Reason::Failure,
+            _ => Reason::Membership,
+        }
+    }
+
+    /// A rank's process died; it may still be in the process table.
+    pub(super) fn died(&mut self, now: Stamp, proc: ProcId, exit: Option<Exit>, out: &mut Out) {
+        let Some((local_rank, member)) = self.by_pid(proc.pid) else { return };
+        if member.proc != proc {
+            return;
+        }
+        if member.died_at.is_some() {
+            if let Some(exit) = exit.filter(|_| member.exit.is_none()) {
+                self.exit_known(now, proc.pid, exit, out);
+            }
+            return;
+        }
+        (member.died_at, member.exit) = (Some(now), exit);
+        let rank = member.place.rank;
+        self.ledger.note(now, Clue::Exited { local_rank, pid: proc.pid, exit });
+        self.emit(now, Fact::RankExited { local_rank, proc, rank, exit }, out);
+        self.clear_rank_alerts(now, local_rank, out);
+        out.effects.push(Effect::ReadLastWords(proc));
+    }
+
+    fn clear_rank_alerts(&mut self, now: Stamp, local_rank: u32, out: &mut Out) {
+        let kinds: Vec<_> =
+            self.state.alerts.iter().filter(|a| a.local_rank == Some(local_rank)).map(|a| a.kind).collect();
+        for alert_kind in kinds {
+            self.emit(now, Fact::AlertCleared { alert_kind, local_rank: Some(local_rank) }, out);
+        }
+    }
+
+    pub(super) fn exit_known(&mut self, now: Stamp, pid: i32, exit: Exit, out: &mut Out) {
+        let Some((local_rank, member)) = self.by_pid(pid) else { return };
+        if member.exit.is_some() || member.is_alive() {
+            return;
+        }
+        member.exit = Some(exit);
+        self.ledger.note(now, Clue::Exited { local_rank, pid, exit: Some(exit) });
+        self.emit(now, Fact::RankExitKnown { local_rank, pid, exit }, out);
+    }
+
+    /// A rank is out of the process table.
+    pub(super) fn gone(&mut self, now: Stamp, proc: ProcId, out: &mut Out) {
+        let Some((local_rank, member)) = self.by_pid(proc.pid) else { return };
+        if member.proc != proc || std::mem::replace(&mut member.gone, true) {
+            return;
+        }
+        if self.is_rank_state(local_rank, RankState::Zombie) {
+            self.emit(now, Fact::RankState { local_rank, state: RankState::Exited, detail: None }, out);
+        }
+    }
+
+    pub(super) fn agent_said(&mut self, now: Stamp, line: AgentLine, out: &mut Out) {
+        match &line {
+            AgentLine::Started(started) => {
+                if let Some((local_rank, member)) = self.by_pid(started.pid) {
+                    let before = member.place.clone();
+                    let place = &mut member.place;
+                    place.rank = place.rank.or(started.global_rank);
+                    place.group_rank = place.group_rank.or(started.group_rank);
+                    place.world_size = place.world_size.or(started.world_size);
+                    place.restart_count = place.restart_count.or(started.restart_count);
+                    if member.place != before {
+                        self.placed(now, local_rank, out);
+                    }
+                }
+            }
+            AgentLine::ClosingSignal { .. } | AgentLine::DeathSignal { .. } => {
+                if !std::mem::replace(&mut self.teardown_seen, true) && !self.goal.is_ending() {
+                    let mut wants = Vec::new();
+                    let look = ending::Input::Look(self.ending_look());
+                    self.ending.handle(now, look, &mut wants);
+                    self.ending.handle(now, ending::Input::AgentTeardown, &mut wants);
+                    self.take_ending_outputs(wants, out);
+                }
+            }
+            AgentLine::Failed { exit, pid, .. } => self.exit_known(now, *pid, *exit, out),
+            AgentLine::Ended(end) => {
+                if let (Some(pid), Some(exit)) = (end.pid, end.exit) {
+                    self.exit_known(now, pid, exit, out);
+                }
+            }
+            AgentLine::Failure(entry) => {
+                if let (Some(pid), Some(exit)) = (entry.pid, entry.exit) {
+                    self.exit_known(now, pid, exit, out);
+                }
+            }
+            _ => {}
+        }
+        self.ledger.note(now, Clue::Agent(line));
+    }
+
+    pub(super) fn agent_started(&mut self, now: Stamp, proc: ProcId, out: &mut Out) {
+        self.restarts_before = self.state.restarts;
+        (self.agent, self.agent_alive, self.agent_exit) = (Some(proc), true, None);
+        self.exit_is_visible = true;
+        self.zombies = Zombies::new(std::time::Duration::from_millis(self.rules.monitor_interval_ms));
+        self.ending = ending::Ending::default();
+        self.emit(now, Fact::AgentStarted { proc }, out);
+    }
+
+    /// The ranks that a former supervisor knew.
+    pub(super) fn take_over_crew(&mut self, now: Stamp, state: &State) {
+        let agent_pid = state.agent.as_ref().map_or(0, |agent| agent.proc.pid);
+        for rank in &state.ranks {
+            let sighting = Sighting { proc: rank.proc, agent_pid, place: rank.place.clone() };
+            let mut member = Member::new(now, rank.local_rank, &sighting, self.rules.expects_beats);
+            if matches!(rank.state, RankState::Exited | RankState::Zombie) {
+                (member.died_at, member.exit) = (Some(rank.state_since), rank.exit);
+                member.gone = rank.state == RankState::Exited;
+            }
+            if let Some(step) = rank.step {
+                member.step(rank.step_at.unwrap_or(now), step, StepSource::Optimizer);
+                member.health.handle(now, health::Input::Step, &mut Vec::new());
+            }
+            member.wrote(rank.lines, rank.last_line.as_deref());
+            let (local_rank, pid) = (rank.local_rank, rank.proc.pid);
+            self.ledger.note(now, Clue::Started { local_rank, rank: rank.place.rank, pid });
+            self.key = Some(GroupKey::of(&sighting));
+            self.crew.insert(rank.local_rank, member);
+        }
+        let counted = state.ranks.iter().filter_map(|rank| rank.place.restart_count).max().unwrap_or(0);
+        self.restarts_before = state.restarts.saturating_sub(counted);
+    }
+}

@@ -1,0 +1,631 @@
+//! The core: inputs in, events and effects out. It holds the state and all machines, and touches nothing.
+//!
+//! One file for each kind of question: `crew` knows the ranks, `group` which start of the group they belong to,
+//! `ask` what viewers want, `verdict` what the job's state and the first cause are.
+
+mod ask;
+mod crew;
+mod group;
+mod verdict;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::crew::StepSource;
+use self::{ask::Goal, crew::Member, group::GroupKey};
+use super::hub::ViewerId;
+use crate::{
+    domain::{
+        agent_line::AgentLine,
+        alert::{Alert, AlertKind},
+        beat::Beat,
+        cause::{Cause, Clue, Ledger},
+        command::{Command, Outcome},
+        ending::{self, Ending, Target},
+        event::{Event, Fact, JobInfo, Launcher},
+        evidence::Mark,
+        exit::Exit,
+        health,
+        id::ProcId,
+        rank::{JobState, RankState},
+        sample::{Kernel, Sighting},
+        state::State,
+        time::Stamp,
+        watchdog::{self, Zombies},
+    },
+    probe::finder::TreeLook,
+};
+
+/// A rank that just died is not called a zombie before this time: its agent looks after it now and then.
+const REAPED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How a job is to be treated. Kept in the manifest for a supervisor that takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Milliseconds between two looks of the agent at its ranks.
+    pub monitor_interval_ms: u64,
+    /// Milliseconds between SIGTERM and SIGKILL when the job is stopped.
+    pub stop_grace_ms: u64,
+    /// End ranks whose agent died, instead of letting them go on.
+    pub end_orphans: bool,
+    /// Whether heartbeats can be expected of the ranks.
+    pub expects_beats: bool,
+}
+
+/// Who asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The viewer, and the id of its request; `None` when a signal asked.
+    pub reply: Option<(ViewerId, u64)>,
+    /// User and viewer, for the timeline.
+    pub by: String,
+}
+
+/// What the core learns.
+#[derive(Debug)]
+pub enum Input {
+    /// The agent was started, or could not be.
+    Spawned(Result<ProcId, String>),
+    /// A look at the processes. `sample` asks for a sample event.
+    Looked {
+        /// What was seen.
+        look: TreeLook,
+        /// Whether those who watch shall get the figures.
+        sample: bool,
+    },
+    /// A rank exists.
+    Seen(Sighting),
+    /// A process that was watched has died; it may not be reaped yet.
+    Died {
+        /// Which.
+        proc: ProcId,
+        /// How, if that could be seen.
+        exit: Option<Exit>,
+    },
+    /// The agent is gone.
+    AgentGone(Option<Exit>),
+    /// The agent wrote a line that means something.
+    AgentLine(AgentLine),
+    /// A rank wrote a line that proves something.
+    Mark {
+        /// Its process id; `None` for the agent's own output.
+        pid: Option<i32>,
+        /// What it proves.
+        mark: Mark,
+        /// The line.
+        line: String,
+    },
+    /// A rank wrote lines.
+    Wrote {
+        /// Its process id.
+        pid: i32,
+        /// How many.
+        lines: u64,
+        /// The last of them, or an unfinished one.
+        last_line: Option<String>,
+        /// The step in the last JSON line among them.
+        step: Option<u64>,
+    },
+    /// A rank left a file with its last words.
+    ErrorFile {
+        /// Its process id.
+        pid: i32,
+        /// What it says.
+        message: String,
+        /// When it was written.
+        written: Stamp,
+    },
+    /// The out-of-memory counter of the job's cgroup.
+    OomKills(u64),
+    /// A rank beat.
+    Beat(Beat),
+    /// Somebody wants something.
+    Asked(Asker, Command),
+    /// A signal that somebody wanted was sent to these ranks, or not.
+    Signalled {
+        /// Who asked.
+        asker: Asker,
+        /// What for.
+        command: Command,
+        /// Those that got it, by their position.
+        sent: Vec<u32>,
+        /// Why others did not.
+        error: Option<String>,
+    },
+    /// elastictop can or cannot keep something on disk.
+    Storage {
+        /// Why not.
+        error: Option<String>,
+        /// Records lost so far.
+        lost: u64,
+    },
+    /// All that the job left behind has been read.
+    Drained,
+    /// Time passed.
+    Tick,
+}
+
+/// What the core wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Start the agent (again).
+    SpawnAgent,
+    /// Send a signal.
+    Signal {
+        /// To whom.
+        target: Target,
+        /// Signal number.
+        signal: i32,
+    },
+    /// Send a signal to ranks because somebody asked, then tell by [`Input::Signalled`].
+    SignalRanks {
+        /// Position and process of each.
+        ranks: Vec<(u32, ProcId)>,
+        /// Signal number.
+        signal: i32,
+        /// Who asked.
+        asker: Asker,
+        /// What for.
+        command: Command,
+    },
+    /// Answer a viewer.
+    Reply {
+        /// The viewer, and the id of its request.
+        to: (ViewerId, u64),
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// Watch this process for its death.
+    Watch(ProcId),
+    /// A rank belongs to this start of the group: keep its logs.
+    KeepLogs {
+        /// Which rank.
+        sighting: Sighting,
+        /// Its position.
+        local_rank: u32,
+        /// The start of the group.
+        attempt: u32,
+    },
+    /// The global rank of a process became known.
+    Placed {
+        /// Process id.
+        pid: i32,
+        /// Global rank.
+        rank: u32,
+    },
+    /// A rank died: read what it left behind soon.
+    ReadLastWords(ProcId),
+    /// Read all that is left, then tell by [`Input::Drained`].
+    Drain,
+    /// The job is over.
+    Finish,
+}
+
+/// What came out of one input.
+#[derive(Debug, Default)]
+pub struct Out {
+    /// New events, already part of the state.
+    pub events: Vec<Event>,
+    /// What is to be done, in order.
+    pub effects: Vec<Effect>,
+}
+
+/// The state of one job and everything that decides about it.
+#[derive(Debug)]
+pub struct Core {
+    state: State,
+    rules: Rules,
+    crew: BTreeMap<u32, Member>,
+    agent: Option<ProcId>,
+    agent_alive: bool,
+    agent_exit: Option<Exit>,
+    /// Whether the exit of the agent can be seen at all: not after an adoption.
+    exit_is_visible: bool,
+    key: Option<GroupKey>,
+    restarts_before: u32,
+    ledger: Ledger,
+    zombies: Zombies,
+    deadlock: Option<Stamp>,
+    ending: Ending,
+    teardown_seen: bool,
+    goal: Goal,
+    told_cause: Option<Cause>,
+    draining: bool,
+    lost_told: u64,
+}
+
+impl Core {
+    /// A job that is about to start.
+    pub fn new(now: Stamp, job: JobInfo, rules: Rules, out: &mut Out) -> Core {
+        let mut core = Core::empty(rules);
+        core.emit(now, Fact::JobStarted { job }, out);
+        out.effects.push(Effect::SpawnAgent);
+        core
+    }
+
+    /// A job that another supervisor left, as its journal tells it.
+    pub fn adopt(now: Stamp, state: State, rules: Rules, told: Fact, out: &mut Out) -> Core {
+        let mut core = Core::empty(rules);
+        core.agent = state.agent.as_ref().map(|agent| agent.proc);
+        core.agent_alive = state.agent.as_ref().is_some_and(|agent| agent.alive);
+        core.agent_exit = state.agent.as_ref().and_then(|agent| agent.exit);
+        core.exit_is_visible = false;
+        core.take_over_crew(now, &state);
+        core.state = state;
+        core.emit(now, told, out);
+        out.effects.extend(core.crew.values().filter(|member| !member.gone).map(|m| Effect::Watch(m.proc)));
+        core
+    }
+
+    /// A job that somebody else started, to look at only.
+    pub fn observe(now: Stamp, job: JobInfo, agent: Option<ProcId>, out: &mut Out) -> Core {
+        let rules =
+            Rules { monitor_interval_ms: 3000, stop_grace_ms: 0, end_orphans: false, expects_beats: false };
+        let mut core = Core::empty(rules);
+        core.exit_is_visible = false;
+        core.emit(now, Fact::JobStarted { job }, out);
+        if let Some(proc) = agent {
+            (core.agent, core.agent_alive) = (Some(proc), true);
+            core.emit(now, Fact::AgentStarted { proc }, out);
+        }
+        core
+    }
+
+    fn empty(rules: Rules) -> Core {
+        Core {
+            state: State::default(),
+            rules,
+            crew: BTreeMap::new(),
+            agent: None,
+            agent_alive: false,
+            agent_exit: None,
+            exit_is_visible: true,
+            key: None,
+            restarts_before: 0,
+            ledger: Ledger::default(),
+            zombies: Zombies::new(Duration::from_millis(rules.monitor_interval_ms)),
+            deadlock: None,
+            ending: Ending::default(),
+            teardown_seen: false,
+            goal: Goal::default(),
+            told_cause: None,
+            draining: false,
+            lost_told: 0,
+        }
+    }
+
+    /// What is known about the job.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Whether ranks come or go, so that a closer look is worth its cost.
+    pub fn is_in_transition(&self) -> bool {
+        !self.state.state.is_over() && self.state.state != JobState::Running && self.state.state != JobState::Orphaned
+    }
+
+    /// Whether there is a reason to say nothing but no.
+    pub fn read_only(&self) -> Option<String> {
+        let launcher = self.state.job.as_ref().map(|job| job.launcher);
+        (launcher == Some(Launcher::Foreign)).then(|| "this job was not started by elastictop: it can only be watched".into())
+    }
+
+    /// When time alone will change something.
+    pub fn deadline(&self) -> Option<Stamp> {
+        let health = self.crew.values().filter(|member| member.is_alive()).filter_map(|m| m.health.deadline());
+        let ending = self.ending.deadline().filter(|_| self.ending.phase() != ending::Phase::Done);
+        let verdict = self.ledger.deadline().filter(|_| self.told_cause.is_none());
+        let ours = [self.zombies.deadline(), ending, verdict];
+        ours.into_iter().flatten().chain(health).min()
+    }
+
+    /// Takes one input in.
+    pub fn handle(&mut self, now: Stamp, input: Input, out: &mut Out) {
+        if self.state.state.is_over() {
+            self.answer_late(input, out);
+            return;
+        }
+        match input {
+            Input::Spawned(Ok(proc)) => self.agent_started(now, proc, out),
+            Input::Spawned(Err(text)) => self.agent_failed_to_start(now, text, out),
+            Input::Looked { look, sample } => self.looked(now, look, sample, out),
+            Input::Seen(sighting) => self.seen(now, &sighting, out),
+            Input::Died { proc, exit } => self.died(now, proc, exit, out),
+            Input::AgentGone(exit) => self.agent_gone(now, exit, out),
+            Input::AgentLine(line) => self.agent_said(now, line, out),
+            Input::Mark { pid, mark, line } => self.mark(now, pid, mark, line),
+            Input::Wrote { pid, lines, last_line, step } => {
+                self.wrote(now, pid, lines, last_line.as_deref(), step, out);
+            }
+            Input::ErrorFile { pid, message, written } => {
+                if let Some((local_rank, member)) = self.by_pid(pid) {
+                    member.error_file_read = true;
+                    self.ledger.note(now, Clue::ErrorFile { local_rank, message, written });
+                }
+            }
+            Input::OomKills(count) => self.ledger.note(now, Clue::OomKills(count)),
+            Input::Beat(beat) => self.beat(now, &beat, out),
+            Input::Asked(asker, command) => self.asked(now, asker, command, out),
+            Input::Signalled { asker, command, sent, error } => {
+                self.signalled(now, asker, command, &sent, error, out);
+            }
+            Input::Storage { error, lost } => self.storage(now, error, lost, out),
+            Input::Drained => return self.drained(now, out),
+            Input::Tick => {}
+        }
+        self.run_machines(now, out);
+        self.settle(now, out);
+    }
+
+    fn emit(&mut self, now: Stamp, fact: Fact, out: &mut Out) {
+        let seq = if fact.is_lasting() { self.state.seq + 1 } else { 0 };
+        let event = Event { seq, at: now, fact };
+        self.state.apply(&event);
+        out.events.push(event);
+    }
+
+    fn by_pid(&mut self, pid: i32) -> Option<(u32, &mut Member)> {
+        self.crew.iter_mut().find(|(_, member)| member.proc.pid == pid).map(|(local, member)| (*local, member))
+    }
+
+    fn looked(&mut self, now: Stamp, look: TreeLook, sample: bool, out: &mut Out) {
+        for rank in &look.ranks {
+            self.seen(now, &rank.sighting, out);
+        }
+        for proc in &look.gone {
+            self.died(now, *proc, None, out);
+            self.gone(now, *proc, out);
+        }
+        let mut told = Vec::new();
+        for rank in &look.ranks {
+            let Some((local_rank, member)) = self.by_pid(rank.sighting.proc.pid) else { continue };
+            if member.proc != rank.sighting.proc {
+                continue;
+            }
+            member.look = Some(rank.look.clone());
+            let fresh_death = member.died_at.is_some_and(|at| now.since(at) < REAPED_WITHIN);
+            if rank.look.kernel == Kernel::Dead && (fresh_death || member.died_at.is_none()) {
+                self.died(now, rank.sighting.proc, None, out);
+                continue;
+            }
+            let mut health = Vec::new();
+            let (state, cpu_ns) = (rank.look.kernel, rank.look.cpu_ns);
+            member.health.handle(now, health::Input::Look { state, cpu_ns }, &mut health);
+            told.push((local_rank, health));
+        }
+        for (local_rank, outputs) in told {
+            self.tell_health(now, local_rank, outputs, out);
+        }
+        self.feed_machines(now, &look, out);
+        if sample {
+            let ranks =
+                self.crew.iter_mut().filter(|(_, m)| !m.gone).map(|(local, m)| m.sample(*local, now)).collect();
+            self.emit(now, Fact::Sample { ranks }, out);
+        }
+    }
+
+    fn feed_machines(&mut self, now: Stamp, look: &TreeLook, out: &mut Out) {
+        if let Some(agent) = look.agent.as_ref().filter(|_| self.agent_alive) {
+            let watched = watchdog::Look {
+                ranks: look.ranks.iter().map(|rank| (rank.sighting.proc, rank.look.kernel)).collect(),
+                agent: agent.kernel,
+                agent_cpu_ns: agent.cpu_ns,
+                agent_in_futex: look.agent_wchan.as_deref().is_some_and(|wchan| wchan.contains("futex")),
+            };
+            let mut wants = Vec::new();
+            self.zombies.handle(now, watchdog::Input::Look(watched), &mut wants);
+            self.take_zombie_outputs(now, wants, out);
+        }
+    }
+
+    fn ending_look(&self) -> ending::Look {
+        let live = self.crew.iter().filter(|(_, member)| !member.gone);
+        ending::Look {
+            agent: self.agent.filter(|_| self.agent_alive).map(|_| Kernel::Alive),
+            ranks: live
+                .map(|(local, member)| ending::RankLook {
+                    local_rank: *local,
+                    proc: member.proc,
+                    state: member.kernel(),
+                })
+                .collect(),
+        }
+    }
+
+    fn run_machines(&mut self, now: Stamp, out: &mut Out) {
+        let mut wants = Vec::new();
+        self.ending.handle(now, ending::Input::Look(self.ending_look()), &mut wants);
+        self.ending.on_deadline(now, &mut wants);
+        self.take_ending_outputs(wants, out);
+        let mut wants = Vec::new();
+        self.zombies.on_deadline(now, &mut wants);
+        self.take_zombie_outputs(now, wants, out);
+        let mut told = Vec::new();
+        let quiet = self.is_quiet();
+        for (local_rank, member) in self.crew.iter_mut().filter(|(_, member)| member.is_alive()) {
+            let mut outputs = Vec::new();
+            member.health.handle(now, health::Input::Quiet(quiet), &mut outputs);
+            member.health.on_deadline(now, &mut outputs);
+            told.push((*local_rank, outputs));
+        }
+        for (local_rank, outputs) in told {
+            self.tell_health(now, local_rank, outputs, out);
+        }
+    }
+
+    fn take_ending_outputs(&mut self, wants: Vec<ending::Output>, out: &mut Out) {
+        for want in wants {
+            match want {
+                ending::Output::Signal { target, signal } => {
+                    out.effects.push(Effect::Signal { target, signal });
+                }
+                // The end is told when the agent and all ranks are seen to be gone.
+                ending::Output::Done => {}
+            }
+        }
+    }
+
+    fn take_zombie_outputs(&mut self, now: Stamp, wants: Vec<watchdog::Output>, out: &mut Out) {
+        for want in wants {
+            match want {
+                watchdog::Output::Suspect { since, acts_at } => {
+                    self.deadlock = Some(since);
+                    let alert = Alert {
+                        kind: AlertKind::ZombieDeadlock,
+                        local_rank: None,
+                        since,
+                        text: "all ranks are dead and their agent does not notice: it is deadlocked".into(),
+                        evidence: vec![
+                            format!("{} ranks are zombies", self.crew.values().filter(|m| !m.gone).count()),
+                            "the agent used no CPU time since they died".into(),
+                        ],
+                        acts_at,
+                    };
+                    self.emit(now, Fact::AlertRaised { alert }, out);
+                }
+                watchdog::Output::Cleared => {
+                    self.deadlock = None;
+                    let cleared = Fact::AlertCleared { alert_kind: AlertKind::ZombieDeadlock, local_rank: None };
+                    self.emit(now, cleared, out);
+                }
+                watchdog::Output::EndAgent { signal } => {
+                    if self.read_only().is_some() {
+                        continue;
+                    }
+                    self.ledger.note(now, Clue::ZombieDeadlock);
+                    let text = format!(
+                        "the zombie watchdog sends {} to the agent",
+                        crate::domain::exit::signal_name(signal).unwrap_or("a signal")
+                    );
+                    self.emit(now, Fact::Note { text }, out);
+                    out.effects.push(Effect::Signal { target: Target::Agent, signal });
+                }
+            }
+        }
+    }
+
+    fn tell_health(&mut self, now: Stamp, local_rank: u32, outputs: Vec<health::Output>, out: &mut Out) {
+        for output in outputs {
+            match output {
+                health::Output::State { state, detail } => {
+                    let known = self.state.rank(local_rank).is_some_and(|r| r.state == state && r.detail == detail);
+                    if !known {
+                        self.emit(now, Fact::RankState { local_rank, state, detail }, out);
+                    }
+                }
+                health::Output::Raise(alert) => self.emit(now, Fact::AlertRaised { alert }, out),
+                health::Output::Clear(alert_kind) => {
+                    let cleared = Fact::AlertCleared { alert_kind, local_rank: Some(local_rank) };
+                    self.emit(now, cleared, out);
+                }
+            }
+        }
+    }
+
+    fn mark(&mut self, now: Stamp, pid: Option<i32>, mark: Mark, line: String) {
+        let local_rank = match pid {
+            Some(pid) => match self.by_pid(pid) {
+                Some((local_rank, _)) => Some(local_rank),
+                // A rank of an attempt that is over: its words prove nothing about this one.
+                None => return,
+            },
+            None => None,
+        };
+        self.ledger.note(now, Clue::Mark { local_rank, mark, line });
+    }
+
+    fn wrote(
+        &mut self,
+        now: Stamp,
+        pid: i32,
+        lines: u64,
+        last_line: Option<&str>,
+        step: Option<u64>,
+        out: &mut Out,
+    ) {
+        let Some((local_rank, member)) = self.by_pid(pid) else { return };
+        member.wrote(lines, last_line);
+        let mut told = Vec::new();
+        if let Some(step) = step {
+            member.step(now, step, StepSource::Line);
+            member.health.handle(now, health::Input::Step, &mut told);
+            self.ledger.note(now, Clue::Stepped { local_rank });
+        }
+        self.tell_health(now, local_rank, told, out);
+    }
+
+    fn beat(&mut self, now: Stamp, beat: &Beat, out: &mut Out) {
+        let Some((local_rank, member)) = self.by_pid(beat.pid) else { return };
+        let mut told = Vec::new();
+        let placed = member.beat(now, beat, &mut told);
+        if placed {
+            self.placed(now, local_rank, out);
+        }
+        self.tell_health(now, local_rank, told, out);
+    }
+
+    fn placed(&mut self, now: Stamp, local_rank: u32, out: &mut Out) {
+        let Some(member) = self.crew.get_mut(&local_rank) else { return };
+        let (place, pid) = (member.place.clone(), member.proc.pid);
+        if let Some(rank) = place.rank {
+            member.health.handle(now, health::Input::Rank(rank), &mut Vec::new());
+            self.ledger.note(now, Clue::Started { local_rank, rank: Some(rank), pid });
+            out.effects.push(Effect::Placed { pid, rank });
+        }
+        self.emit(now, Fact::RankPlaced { local_rank, place }, out);
+    }
+
+    fn storage(&mut self, now: Stamp, error: Option<String>, lost: u64, out: &mut Out) {
+        let raised = self.state.alerts.iter().any(|alert| alert.kind == AlertKind::Storage);
+        match error {
+            Some(error) if !raised => {
+                let alert = Alert {
+                    kind: AlertKind::Storage,
+                    local_rank: None,
+                    since: now,
+                    text: format!("elastictop cannot keep its journal and log index: {error}; the job goes on"),
+                    evidence: vec!["what happens now is shown, but may be missing after the supervisor ends".into()],
+                    acts_at: None,
+                };
+                self.emit(now, Fact::AlertRaised { alert }, out);
+            }
+            None if raised => {
+                self.emit(now, Fact::AlertCleared { alert_kind: AlertKind::Storage, local_rank: None }, out);
+            }
+            _ => {}
+        }
+        if lost > self.lost_told && self.state.alerts.iter().all(|alert| alert.kind != AlertKind::Storage) {
+            let text = format!("{} records could not be kept on disk", lost - self.lost_told);
+            self.lost_told = lost;
+            self.emit(now, Fact::Note { text }, out);
+        }
+    }
+
+    /// What a job that is over still has to say.
+    fn answer_late(&mut self, input: Input, out: &mut Out) {
+        if let Input::Asked(Asker { reply: Some(to), .. }, command) = input {
+            let outcome = match command {
+                Command::Stop { .. } => Outcome::Done("the job is over already".into()),
+                _ => Outcome::Refused("the job is over".into()),
+            };
+            out.effects.push(Effect::Reply { to, outcome });
+        }
+    }
+
+    /// Whether alarms about single ranks would only repeat what the job's state says.
+    fn is_quiet(&self) -> bool {
+        self.goal.is_ending()
+            || matches!(
+                self.state.state,
+                JobState::Starting | JobState::Restarting | JobState::MembershipChange | JobState::TearingDown
+            )
+    }
+
+    fn is_rank_state(&self, local_rank: u32, state: RankState) -> bool {
+        self.state.rank(local_rank).is_some_and(|rank| rank.state == state)
+    }
+}
+
+#[cfg(test)]
+mod tests;

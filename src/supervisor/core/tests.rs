@@ -1,0 +1,1 @@
+//! Scripts of inputs and what comes out.

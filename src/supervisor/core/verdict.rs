@@ -1,0 +1,195 @@
+//! What the job's state is, why it failed, and when it is over.
+
+use super::{Core, Effect, Out, ask::Goal, crew::Member};
+use crate::domain::{
+    alert::{Alert, AlertKind},
+    cause::{Cause, CauseKind, Clue},
+    ending::{self, Phase},
+    event::{Fact, Reason},
+    exit::Exit,
+    health,
+    rank::{JobState, RankState},
+    time::Stamp,
+};
+
+impl Core {
+    /// Draws the conclusions from what has become known.
+    pub(super) fn settle(&mut self, now: Stamp, out: &mut Out) {
+        self.find_cause(now, out);
+        let (state, deadline) = self.job_state();
+        if (state, deadline) != (self.state.state, self.state.deadline) {
+            self.emit(now, Fact::JobState { state, deadline }, out);
+        }
+        let all_gone = self.crew.values().all(|member| member.gone || !member.is_alive());
+        if self.agent_alive || self.agent.is_none() || !all_gone || self.draining {
+            return;
+        }
+        if let Goal::Restart { .. } = self.goal {
+            // Answered when the new group shows itself; a second `SpawnAgent` must not go out before that.
+            self.agent = None;
+            out.effects.push(Effect::SpawnAgent);
+        } else {
+            self.draining = true;
+            out.effects.push(Effect::Drain);
+        }
+    }
+
+    fn find_cause(&mut self, now: Stamp, out: &mut Out) {
+        if self.goal.is_ending() {
+            return;
+        }
+        let Some(cause) = self.ledger.verdict(now) else { return };
+        if self.told_cause.as_ref() != Some(&cause) {
+            self.told_cause = Some(cause.clone());
+            let attempt = self.state.attempt();
+            self.emit(now, Fact::CauseFound { attempt, cause }, out);
+        }
+    }
+
+    fn job_state(&self) -> (JobState, Option<Stamp>) {
+        let any_alive = self.crew.values().any(Member::is_alive);
+        match &self.goal {
+            Goal::Stop { .. } => return (JobState::TearingDown, self.force_at()),
+            Goal::Restart { .. } => return (JobState::Restarting, self.force_at()),
+            Goal::Run => {}
+        }
+        if self.deadlock.is_some() {
+            let alert = self.state.alerts.iter().find(|alert| alert.kind == AlertKind::ZombieDeadlock);
+            return (JobState::ZombieDeadlock, alert.and_then(|alert| alert.acts_at));
+        }
+        if !self.agent_alive && self.agent.is_some() && any_alive {
+            return match self.ending.phase() {
+                Phase::Asked | Phase::Killed => (JobState::TearingDown, self.force_at()),
+                _ => (JobState::Orphaned, None),
+            };
+        }
+        if self.crew.is_empty() {
+            return (self.state.state, None);
+        }
+        let failed = self.crew.values().any(Member::failed);
+        if any_alive && (failed || self.teardown_seen) {
+            let leaving = if failed { JobState::TearingDown } else { JobState::MembershipChange };
+            return (leaving, self.force_at());
+        }
+        if failed {
+            let spent = self.state.job.as_ref().and_then(|job| job.max_restarts);
+            let may_restart = spent.is_none_or(|max| self.count_of_this_agent() < max) && self.agent_alive;
+            let next = if self.teardown_seen && self.told_cause.is_none() {
+                JobState::MembershipChange
+            } else if may_restart {
+                JobState::Restarting
+            } else {
+                JobState::TearingDown
+            };
+            return (next, None);
+        }
+        if self.is_complete() { (JobState::Running, None) } else { (self.state_of_start(), None) }
+    }
+
+    /// Restarts that the running agent has spent.
+    fn count_of_this_agent(&self) -> u32 {
+        self.state.restarts.saturating_sub(self.restarts_before)
+    }
+
+    fn is_complete(&self) -> bool {
+        let told = self.crew.values().find_map(|member| member.place.local_world_size);
+        let expected = told.or_else(|| self.state.job.as_ref().and_then(|job| job.local_world_size));
+        expected.is_none_or(|expected| self.crew.len() >= expected as usize)
+    }
+
+    fn state_of_start(&self) -> JobState {
+        match self.state.attempts.back().map(|attempt| attempt.reason) {
+            Some(Reason::Failure | Reason::Manual) => JobState::Restarting,
+            Some(Reason::Membership) => JobState::MembershipChange,
+            _ => JobState::Starting,
+        }
+    }
+
+    /// When force will be used, by elastictop or by the agent.
+    fn force_at(&self) -> Option<Stamp> {
+        self.ending.deadline().filter(|_| matches!(self.ending.phase(), Phase::Asked | Phase::Teardown))
+    }
+
+    /// The agent's process is gone.
+    pub(super) fn agent_gone(&mut self, now: Stamp, exit: Option<Exit>, out: &mut Out) {
+        if !std::mem::replace(&mut self.agent_alive, false) {
+            return;
+        }
+        self.agent_exit = exit;
+        self.emit(now, Fact::AgentExited { exit }, out);
+        self.ledger.note(now, Clue::AgentExited { exit });
+        if self.deadlock.take().is_some() {
+            self.emit(now, Fact::AlertCleared { alert_kind: AlertKind::ZombieDeadlock, local_rank: None }, out);
+        }
+        let living: Vec<_> = self.crew.iter().filter(|(_, m)| m.is_alive()).map(|(local, _)| *local).collect();
+        if living.is_empty() || self.goal.is_ending() {
+            return;
+        }
+        // An agent that ended by itself leaves nobody behind on purpose. One that was killed did not decide that its
+        // ranks should end: they may be worth more alive.
+        let decided = matches!(exit, Some(Exit::Code(_)));
+        if (decided || self.rules.end_orphans) && self.read_only().is_none() {
+            let grace = std::time::Duration::from_millis(self.rules.stop_grace_ms);
+            let mut wants = Vec::new();
+            self.ending.handle(now, ending::Input::Look(self.ending_look()), &mut wants);
+            self.ending.handle(now, ending::Input::Sweep { grace }, &mut wants);
+            self.take_ending_outputs(wants, out);
+            return;
+        }
+        for local_rank in &living {
+            let mut told = Vec::new();
+            if let Some(member) = self.crew.get_mut(local_rank) {
+                member.health.handle(now, health::Input::Orphaned, &mut told);
+            }
+            self.tell_health(now, *local_rank, told, out);
+        }
+        let how = exit.map_or_else(|| "is gone".to_owned(), |exit| format!("was ended by {exit}"));
+        let alert = Alert {
+            kind: AlertKind::Orphan,
+            local_rank: None,
+            since: now,
+            text: format!("the agent {how}; {} ranks live on without it and will not be restarted", living.len()),
+            evidence: vec!["nobody restarts them when they fail, and nobody tells them to end but elastictop".into()],
+            acts_at: None,
+        };
+        self.emit(now, Fact::AlertRaised { alert }, out);
+    }
+
+    pub(super) fn agent_failed_to_start(&mut self, now: Stamp, text: String, out: &mut Out) {
+        let cause = Cause {
+            rank: None,
+            kind: CauseKind::Agent,
+            text: format!("the agent could not be started: {text}"),
+            evidence: Vec::new(),
+            hint: None,
+        };
+        self.finish(now, JobState::Failed, Some(cause), out);
+    }
+
+    /// All that the job left behind has been read: the last word.
+    pub(super) fn drained(&mut self, now: Stamp, out: &mut Out) {
+        let stopped = matches!(self.goal, Goal::Stop { .. });
+        let all_well = !self.crew.is_empty()
+            && self.crew.values().all(|member| member.exit.is_some_and(Exit::is_success));
+        let state = match self.agent_exit {
+            Some(exit) if exit.is_success() => JobState::Done,
+            _ if stopped => JobState::Stopped,
+            None if all_well => JobState::Done,
+            _ => JobState::Failed,
+        };
+        let cause = (state == JobState::Failed).then(|| self.ledger.best()).flatten();
+        self.finish(now, state, cause, out);
+    }
+
+    fn finish(&mut self, now: Stamp, state: JobState, cause: Option<Cause>, out: &mut Out) {
+        for local_rank in self.crew.keys().copied().collect::<Vec<_>>() {
+            if self.is_rank_state(local_rank, RankState::Zombie) {
+                self.emit(now, Fact::RankState { local_rank, state: RankState::Exited, detail: None }, out);
+            }
+        }
+        self.answer_all(now, out);
+        let exit_code = self.agent_exit.filter(|_| self.exit_is_visible).map(Exit::to_shell);
+        self.emit(now, Fact::JobEnded { state, exit_code, cause }, out);
+        out.effects.push(Effect::Finish);
+    }
+}
