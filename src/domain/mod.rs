@@ -4,6 +4,7 @@
 //! share one shape: `handle(now, input, &mut out)`, `deadline()`, `on_deadline(now, &mut out)` and queries.
 
 pub mod alert;
+pub mod beat;
 pub mod cause;
 pub mod command;
 pub mod event;

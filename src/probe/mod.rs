@@ -1,6 +1,9 @@
 //! Adapters in: `/proc`, NVML, heartbeats, log tails. They read and tell; they decide nothing.
 
+pub mod beat;
+pub mod cgroup;
 pub mod finder;
+pub mod gpu;
 pub mod proc;
 pub mod scan;
 pub mod signal;

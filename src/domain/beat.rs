@@ -1,0 +1,252 @@
+//! What ranks tell of themselves: heartbeats, and the shim's word before the script starts.
+//!
+//! One datagram is one JSON object. What is missing, null or negative (a counter that never counted) is `None`.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{id::ProcId, sample::Place, time::Stamp};
+
+/// The version of the datagrams that this elastictop understands.
+pub const VERSION: u32 = 1;
+
+/// The longest datagram that is looked at, in bytes.
+pub const MAX_DATAGRAM: usize = 64 << 10;
+
+/// What a datagram says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Message {
+    /// The first word of the injected Python file.
+    Hello(Beat),
+    /// Once a second.
+    Beat(Beat),
+    /// The last word, at the interpreter's exit.
+    Bye(Beat),
+    /// Sent by the rank shim before it becomes the script.
+    Shim(Shim),
+}
+
+/// One heartbeat of one rank.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Beat {
+    /// Process id, as the rank sees itself.
+    pub pid: i32,
+    /// When it was sent, by the rank's clock: seconds since the epoch.
+    pub at: Option<f64>,
+    /// Counts the beats of this process from 0.
+    pub n: u64,
+    /// `RANK`, or the rank of the default process group.
+    #[serde(deserialize_with = "count")]
+    pub rank: Option<u32>,
+    /// `LOCAL_RANK`.
+    #[serde(deserialize_with = "count")]
+    pub local_rank: Option<u32>,
+    /// Number of ranks in the whole job.
+    #[serde(deserialize_with = "count")]
+    pub world_size: Option<u32>,
+    /// `TORCHELASTIC_RESTART_COUNT`.
+    #[serde(deserialize_with = "count")]
+    pub restart_count: Option<u32>,
+    /// Last step.
+    #[serde(deserialize_with = "count")]
+    pub step: Option<u64>,
+    /// When it was told or guessed, by the rank's clock: seconds since the epoch.
+    pub step_at: Option<f64>,
+    /// Where the step comes from: `log`, `optimizer` or the like.
+    pub step_source: Option<String>,
+    /// By how much the sending thread woke up later than it wanted, in seconds: something held Python's lock.
+    pub late: Option<f64>,
+    /// The process groups that the rank is in.
+    pub groups: Vec<GroupStatus>,
+    /// What went wrong in the injected file, which goes on regardless.
+    pub error: Option<String>,
+}
+
+impl Beat {
+    /// `at` as a stamp; `None` when it is missing or no time.
+    pub fn sent_at(&self) -> Option<Stamp> {
+        self.at.and_then(Stamp::from_epoch_seconds)
+    }
+
+    /// `step_at` as a stamp; `None` when it is missing or no time.
+    pub fn stepped_at(&self) -> Option<Stamp> {
+        self.step_at.and_then(Stamp::from_epoch_seconds)
+    }
+}
+
+/// One process group as one of its ranks sees it. Counters are numbers of collectives, from torch's flight
+/// recorder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupStatus {
+    /// torch's name of the group.
+    pub name: String,
+    /// The description that the script gave it.
+    pub desc: Option<String>,
+    /// `nccl`, `gloo` and so on.
+    pub backend: Option<String>,
+    /// Ranks in the group.
+    #[serde(deserialize_with = "count")]
+    pub size: Option<u32>,
+    /// Position of this rank in the group.
+    #[serde(deserialize_with = "count")]
+    pub rank: Option<u32>,
+    /// Last collective that was enqueued; `None` before the first, as for the two that follow.
+    #[serde(deserialize_with = "count")]
+    pub enqueued: Option<u64>,
+    /// Last collective that began.
+    #[serde(deserialize_with = "count")]
+    pub started: Option<u64>,
+    /// Last collective that ended.
+    #[serde(deserialize_with = "count")]
+    pub completed: Option<u64>,
+}
+
+/// What the rank shim knows when it starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shim {
+    /// Process id: it stays that of the script.
+    pub pid: i32,
+    /// Field 22 of `/proc/self/stat`.
+    pub start: u64,
+    /// The agent.
+    pub ppid: i32,
+    /// What the environment says.
+    #[serde(default)]
+    pub place: Place,
+    /// The file that standard output goes to; `None` when it is none.
+    #[serde(default)]
+    pub out: Option<String>,
+    /// The file that standard error goes to; `None` when it is none.
+    #[serde(default)]
+    pub err: Option<String>,
+}
+
+impl Shim {
+    /// The rank's process.
+    pub fn proc(&self) -> ProcId {
+        ProcId { pid: self.pid, start: self.start }
+    }
+}
+
+impl Message {
+    /// Reads a datagram. `None` for all that is not a whole message of a known kind and version.
+    pub fn parse(datagram: &[u8]) -> Option<Message> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            v: u32,
+            #[serde(flatten)]
+            message: Message,
+        }
+        if datagram.len() > MAX_DATAGRAM {
+            return None;
+        }
+        serde_json::from_slice(datagram)
+            .ok()
+            .filter(|Versioned { v, message }| *v == VERSION && message.pid() > 0)
+            .map(|versioned| versioned.message)
+    }
+
+    /// As a datagram.
+    pub fn to_datagram(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Versioned<'a> {
+            v: u32,
+            #[serde(flatten)]
+            message: &'a Message,
+        }
+        // Nothing in it can fail: no map has keys other than strings.
+        serde_json::to_vec(&Versioned { v: VERSION, message: self }).unwrap_or_default()
+    }
+
+    /// The process that sent it, as it sees itself.
+    pub fn pid(&self) -> i32 {
+        match self {
+            Message::Hello(beat) | Message::Beat(beat) | Message::Bye(beat) => beat.pid,
+            Message::Shim(shim) => shim.pid,
+        }
+    }
+}
+
+/// A number that counts. What is null, negative, too large or no number at all is `None`: one odd field is no
+/// reason to lose a beat.
+fn count<'de, D: Deserializer<'de>, T: TryFrom<u64>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::Value::deserialize(deserializer)?.as_u64().and_then(|number| T::try_from(number).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_beat_of_the_injected_file_is_read() {
+        let text = br#"{"v":1,"kind":"beat","pid":7,"at":1795167616.8,"n":3,"rank":1,"local_rank":1,"world_size":2,
+            "restart_count":0,"step":40,"step_at":1795167616.5,"step_source":"log","late":0.001,"groups":[{"name":"0",
+            "desc":"default_pg","backend":"gloo","size":2,"rank":1,"enqueued":12,"started":-1,"completed":null}],
+            "error":null,"from_the_future":[1]}"#;
+        let Some(Message::Beat(beat)) = Message::parse(text) else { panic!("not read") };
+        assert_eq!((beat.pid, beat.rank, beat.step, beat.restart_count), (7, Some(1), Some(40), Some(0)));
+        assert_eq!(beat.sent_at(), Some(Stamp(1_795_167_616_800)));
+        let group = &beat.groups[0];
+        assert_eq!((group.enqueued, group.started, group.completed), (Some(12), None, None));
+    }
+
+    #[test]
+    fn hello_and_bye_may_be_short() {
+        assert!(matches!(Message::parse(br#"{"v":1,"kind":"hello","pid":7}"#), Some(Message::Hello(_))));
+        assert!(matches!(
+            Message::parse(br#"{"v":1,"kind":"bye","pid":7,"rank":null}"#),
+            Some(Message::Bye(_))
+        ));
+    }
+
+    #[test]
+    fn a_shims_word_survives_the_way() {
+        let shim = Message::Shim(Shim {
+            pid: 7,
+            start: 99,
+            ppid: 5,
+            place: Place { rank: Some(3), run_id: Some("r".into()), ..Place::default() },
+            out: Some("/x/stdout.log".into()),
+            err: None,
+        });
+        assert_eq!(Message::parse(&shim.to_datagram()), Some(shim));
+    }
+
+    #[test]
+    fn junk_is_nothing() {
+        let long = format!(r#"{{"v":1,"kind":"beat","pid":7,"error":"{}"}}"#, "x".repeat(MAX_DATAGRAM));
+        let bad: [&[u8]; 9] = [
+            b"",
+            b"{}",
+            b"\xff\xfe",
+            br#"{"kind":"beat","pid":7}"#,
+            br#"{"v":2,"kind":"beat","pid":7}"#,
+            br#"{"v":1,"kind":"metric","pid":7}"#,
+            br#"{"v":1,"kind":"beat","pid":0}"#,
+            br#"{"v":1,"kind":"beat","pid":"x"}"#,
+            long.as_bytes(),
+        ];
+        for datagram in bad {
+            assert_eq!(Message::parse(datagram), None, "{}", String::from_utf8_lossy(datagram));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes: Vec<u8>) {
+            let _ = Message::parse(&bytes);
+        }
+
+        #[test]
+        fn any_change_of_a_good_datagram_is_survived(at: prop::sample::Index, byte: u8) {
+            let mut good = br#"{"v":1,"kind":"beat","pid":7,"step":40,"groups":[{"name":"0","enqueued":-1}]}"#.to_vec();
+            let at = at.index(good.len());
+            good[at] = byte;
+            let _ = Message::parse(&good);
+        }
+    }
+}
