@@ -3,11 +3,15 @@
 //! Time and facts come in as arguments; a clippy list of disallowed methods keeps it so. The state machines
 //! share one shape: `handle(now, input, &mut out)`, `deadline()`, `on_deadline(now, &mut out)` and queries.
 
+pub mod agent_line;
 pub mod alert;
 pub mod cause;
 pub mod command;
+pub mod ending;
 pub mod event;
+pub mod evidence;
 pub mod exit;
+pub mod health;
 pub mod id;
 pub mod log;
 pub mod rank;
@@ -16,3 +20,4 @@ pub mod report;
 pub mod sample;
 pub mod state;
 pub mod time;
+pub mod watchdog;
