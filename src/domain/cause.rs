@@ -51,3 +51,8 @@ pub struct Cause {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
+
+mod ledger;
+mod words;
+
+pub use ledger::{Clue, Ledger};

@@ -3,12 +3,16 @@
 //! Time and facts come in as arguments; a clippy list of disallowed methods keeps it so. The state machines
 //! share one shape: `handle(now, input, &mut out)`, `deadline()`, `on_deadline(now, &mut out)` and queries.
 
+pub mod agent_line;
 pub mod alert;
 pub mod beat;
 pub mod cause;
 pub mod command;
+pub mod ending;
 pub mod event;
+pub mod evidence;
 pub mod exit;
+pub mod health;
 pub mod id;
 pub mod launch;
 pub mod log;
@@ -19,3 +23,4 @@ pub mod sample;
 pub mod state;
 pub mod time;
 pub mod tree;
+pub mod watchdog;
