@@ -6,3 +6,6 @@ pub mod logbook;
 pub mod place;
 pub mod preflight;
 pub mod storage;
+pub mod agent;
+pub mod shim;
+pub mod trainer;
