@@ -23,11 +23,18 @@ INPUTS = (REQUIREMENTS, STUBS, pathlib.Path(__file__).resolve())
 OLDEST_PYTHON = (3, 11)  # torch 2.15 has no wheels for an older one
 TOOLS = ("cc", "ld", "nm", "readelf", "ldd")
 
-# Also compiles what the tests import, so that the ranks of the first test do not each do it.
-CHECK = (
-    "import torch.distributed.run, torch.nn.parallel, torch.optim, wandb; "
-    "torch.nn.Linear(2, 2)(torch.ones(1, 2)).sum().backward()"
-)
+# Loads what the tests load, so that its bytecode is there: no rank of a test then spends seconds on compiling.
+CHECK = """
+import torch.distributed.run, torch.distributed.launcher.api, wandb, torch.distributed as dist
+import torch.distributed.elastic.rendezvous.registry, torch.distributed.elastic.rendezvous.dynamic_rendezvous
+import torch.distributed.elastic.rendezvous.c10d_rendezvous_backend, torch.distributed.elastic.agent.server.local_elastic_agent
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+model(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+dist.destroy_process_group()
+"""
 
 
 def main():
