@@ -177,11 +177,9 @@ class Rank:
             if backend in ("undefined", "custom"):
                 backend = str(world.pg_backend_config.get(pg, backend))
             groups.append((pg, str(names.get(pg, "")), backend))
-        # Before the sequence numbers, so that no collective is completed before it is enqueued.
-        recorded = {
-            backend: self.part("flight recorder", lambda: flight_recorder_status(backend), {})
-            for backend in {backend for _, _, backend in groups}
-        }
+        for backend in {backend for _, _, backend in groups}:
+            # Before the sequence numbers, so that no collective is completed before it is enqueued.
+            self.part("flight recorder", self.recorders.setdefault(backend, Recorder(backend)).read, None)
         told = []
         for pg, name, backend in groups:
             told.append({
@@ -194,39 +192,67 @@ class Rank:
                 "started": None,
                 "completed": None,
             })
-        for backend, status in recorded.items():
-            of_backend = [((name, id(pg)), group) for (pg, name, b), group in zip(groups, told) if b == backend]
-            self.recorders.setdefault(backend, Recorder()).fill_in(of_backend, status)
+        for backend, recorder in self.recorders.items():
+            of_backend = [(pg, name, group) for (pg, name, b), group in zip(groups, told) if b == backend]
+            self.part("flight recorder", lambda: recorder.fill_in(of_backend), None)
         return told
 
 
 class Recorder:
-    """Which entry of a backend's flight recorder is which group.
+    """A backend's flight recorder: how far its groups are.
 
-    The recorder numbers its groups in the order in which this process made them, and says nothing else of them; entries
-    appear with the first collective and stay when the group is gone.
+    It knows groups by a number of its own, and only its list of collectives tells which name that is. The list is long (17 ms
+    when full), so it is read only for a group that is not known yet.
     """
 
-    def __init__(self):
-        self.ids = {}  # group key -> id
-        self.used = set()
+    TRIES = 3
 
-    def fill_in(self, groups, status):
-        alive = {key for key, _ in groups}
-        self.ids = {key: id for key, id in self.ids.items() if key in alive}
-        fresh = sorted(status.keys() - self.used, reverse=True)
-        unknown = [(key, group) for key, group in groups if key not in self.ids and group["enqueued"]]
-        # More entries than groups: one came and went between two beats. Then an equal number of collectives tells, newest
-        # first; a group without an answer waits for the next beat.
-        sure = len(fresh) == len(unknown)
-        for key, group in reversed(unknown):
-            match = next((id for id in fresh if sure or status[id][0] == group["enqueued"]), None)
-            if match is not None:
-                self.ids[key] = match
-                self.used.add(match)
-                fresh.remove(match)
-        for key, group in groups:
-            _, group["started"], group["completed"] = status.get(self.ids.get(key), (None, None, None))
+    def __init__(self, backend):
+        self.backend = backend
+        self.dump = None
+        self.status = {}
+        self.ids = {}  # group -> the recorder's number
+        self.tries = {}
+
+    def read(self):
+        self.status = {}
+        for dump in recorder_dumps(self.backend):
+            groups = json.loads(dump(includeCollectives=False)).get("pg_status")
+            if groups:
+                self.dump = dump
+                self.status = {int(number): status for number, status in groups.items()}
+                return
+
+    def fill_in(self, groups):
+        # By object too: names return when the script initialises torch.distributed again.
+        keys = [(name, id(pg)) for pg, name, _ in groups]
+        self.ids = {key: number for key, number in self.ids.items() if key in keys}
+        self.tries = {key: tries for key, tries in self.tries.items() if key in keys}
+        unknown = [key for key, (_, _, group) in zip(keys, groups)
+                   if group["enqueued"] and key not in self.ids and self.tries.get(key, 0) < self.TRIES]
+        if unknown and self.status:
+            numbers = {entry["process_group"][0]: int(entry["pg_id"])
+                       for entry in json.loads(self.dump(includeCollectives=True)).get("entries", ())}
+            for key in unknown:
+                self.tries[key] = self.tries.get(key, 0) + 1
+                if key[0] in numbers:
+                    self.ids[key] = numbers[key[0]]
+        for key, (_, _, group) in zip(keys, groups):
+            status = self.status.get(self.ids.get(key), {})
+            group["started"] = reached(status.get("last_started_collective"))
+            group["completed"] = reached(status.get("last_completed_collective"))
+
+
+def recorder_dumps(backend):
+    """The functions that may know of a backend's groups; which ones there are depends on torch's version and build."""
+    bindings = sys.modules.get("torch._C._distributed_c10d")
+    legacy_nccl = getattr(bindings, "_dump_nccl_trace_json", None)
+    named = getattr(bindings, "_dump_fr_trace_json", None)
+    dumps = [legacy_nccl] if "nccl" in backend and legacy_nccl else []
+    recorders = ("nccl2", "nccl-lazy") if "nccl" in backend else ("gloo",) if "gloo" in backend else ()
+    for recorder in recorders if named else ():
+        dumps.append(lambda includeCollectives, of=recorder: named(includeCollectives=includeCollectives, backend=of))
+    return dumps
 
 
 def sequence_number(pg):
@@ -235,31 +261,6 @@ def sequence_number(pg):
         return pg._get_sequence_number_for_group() or None
     except Exception:
         return None
-
-
-def flight_recorder_status(backend):
-    """Group id -> last (enqueued, started, completed) collective, from the first of the backend's recorders that has any."""
-    bindings = sys.modules.get("torch._C._distributed_c10d")
-    by_backend = getattr(bindings, "_dump_fr_trace_json", None)
-    legacy_nccl = getattr(bindings, "_dump_nccl_trace_json", None)
-    dumps = []
-    if "nccl" in backend:
-        if legacy_nccl:
-            dumps.append(lambda: legacy_nccl(includeCollectives=False))
-        if by_backend:
-            dumps += [lambda: by_backend(includeCollectives=False, backend="nccl2"),
-                      lambda: by_backend(includeCollectives=False, backend="nccl-lazy")]
-    elif "gloo" in backend and by_backend:
-        dumps.append(lambda: by_backend(includeCollectives=False, backend="gloo"))
-    for dump in dumps:
-        groups = json.loads(dump()).get("pg_status")
-        if groups:
-            return {
-                int(id): tuple(reached(status.get(f"last_{state}_collective"))
-                               for state in ("enqueued", "started", "completed"))
-                for id, status in groups.items()
-            }
-    return {}
 
 
 def reached(number):
