@@ -1,0 +1,127 @@
+"""For training scripts that run under elastictop; harmless elsewhere.
+
+    import elastictop
+    elastictop.log({"loss": loss}, step=step)
+"""
+
+import dataclasses
+import json
+import operator
+import os
+import time
+import typing
+
+__all__ = ["DistributedInfo", "get_distributed_info", "log"]
+
+_last_step = None  # (step, when): what the beats of this rank tell
+_write_error = None
+
+
+def log(metrics: dict, step: typing.Optional[int] = None) -> None:
+    """Appends one row to this rank's metrics; without `step`, the one after the last row's.
+
+    Numbers of numpy and torch are stored as numbers, whatever JSON has no form for as text. A row that cannot be written
+    (disk full, ...) is lost and elastictop says so; the script goes on.
+    """
+    global _last_step, _write_error
+    if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
+        raise TypeError("elastictop.log: metrics must be a dict with text keys")
+    reserved = {"_step", "_timestamp"} & metrics.keys()
+    if reserved:
+        raise ValueError(f"elastictop.log: {', '.join(sorted(reserved))} is set by log; pass step= for the step")
+    if step is None:
+        step = 0 if _last_step is None else _last_step[0] + 1
+    else:
+        try:
+            step = operator.index(step)
+        except TypeError:
+            raise TypeError(f"elastictop.log: step must be a whole number, not {step!r}") from None
+    now = time.time()
+    row = json.dumps({"_step": step, "_timestamp": now, **metrics}, default=_plain) + "\n"
+    _last_step = step, now
+    try:
+        directory = _rank_dir()
+        if directory is not None:
+            _append(os.path.join(directory, "metrics.jsonl"), row.encode())
+            _write_error = None
+    except OSError as error:
+        _write_error = f"elastictop.log: row of step {step} is lost: {error}"
+
+
+def _plain(value):
+    try:
+        return value.item()  # scalars of numpy and torch
+    except Exception:
+        return str(value)
+
+
+def _rank_dir():
+    """Where this rank's files go; None when not started by elastictop."""
+    directory = os.environ.get("ELASTICTOP_RANK_DIR")
+    if directory:
+        return directory
+    job = os.environ.get("ELASTICTOP_JOB_DIR")
+    if not job or os.environ.get("ELASTICTOP_AGENT_PID") != str(os.getppid()):
+        return None
+    # A rank that multiprocessing spawned: no shim could make its directory. Same name rule as elastictop's.
+    with open("/proc/self/stat", "rb") as stat:
+        start_time = int(stat.read().rpartition(b")")[2].split()[19])
+    directory = os.path.join(job, "ranks", f"{os.getpid()}-{start_time}")
+    os.makedirs(directory, exist_ok=True)
+    return directory
+
+
+def _append(path, line):
+    """One write, so that rows of several threads or children never mix; opened anew, as a script may close any file."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        written = os.write(fd, line)
+    finally:
+        os.close(fd)
+    if written != len(line):
+        raise OSError(f"{path}: wrote {written} of {len(line)} bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedInfo:
+    """This process's place in the job; a worker is a node."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    worker_index: int
+    num_workers: int
+
+
+def get_distributed_info() -> typing.Optional[DistributedInfo]:
+    """From the variables that torchrun sets; None in a job of one process."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    world_size = _variable("WORLD_SIZE")
+    if world_size <= 1:
+        return None
+    rank = _variable("RANK")
+    local_rank = _variable("LOCAL_RANK", 0)
+    local_world_size = _variable("LOCAL_WORLD_SIZE", world_size)
+    worker_index = _variable("GROUP_RANK", 0)
+    num_workers = world_size // local_world_size if local_world_size > 0 else 1
+    # torchrun --virtual-local-rank says LOCAL_RANK=0 to all. On nodes of equal size the true one follows from the rank.
+    told = all(name in os.environ for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"))
+    if told and local_rank == 0 and world_size == num_workers * local_world_size:
+        place = rank - worker_index * local_world_size
+        if 0 <= place < local_world_size:
+            local_rank = place
+    return DistributedInfo(rank, local_rank, world_size, local_world_size, worker_index, num_workers)
+
+
+def _variable(name, otherwise=None):
+    text = os.environ.get(name)
+    if text is None:
+        return otherwise
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"environment variable {name}={text!r} is not a whole number; torchrun sets it, or leave it unset"
+        ) from None

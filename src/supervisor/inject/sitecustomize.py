@@ -1,0 +1,359 @@
+"""Runs at the start of every Python process of a job, before the user's code; acts only in ranks.
+
+elastictop puts this directory in front of PYTHONPATH. In a rank, a thread beats once a second: one JSON datagram with the
+step and how far each process group's collectives are. Nothing here may change what the script does: each failure is caught
+and told in the next datagram. Every other process only goes on to the next `sitecustomize`, as if this one were not there.
+
+Standard library only, Python 3.9 or newer; in processes that are no ranks only os, sys and what `import` itself uses.
+"""
+
+import os
+import sys
+
+PERIOD = 1.0
+GROUPS_MAX = 64
+DATAGRAM_MAX = 60_000  # bytes; well below the 208 KiB that a socket buffers by default
+TEXT_MAX = 200
+SUN_PATH_MAX = 100  # the kernel's limit is 107
+
+
+def is_rank():
+    """By pid where the rank shim could say so before exec; ranks spawned by multiprocessing are the agent's own children."""
+    env = os.environ
+    if env.get("ELASTICTOP_AGENT"):
+        env["ELASTICTOP_AGENT_PID"] = str(os.getpid())
+        del env["ELASTICTOP_AGENT"]  # the agent alone has it
+        return False
+    return env.get("ELASTICTOP_RANK_PID") == str(os.getpid()) or (
+        "--multiprocessing-fork" in getattr(sys, "orig_argv", ())
+        and env.get("ELASTICTOP_AGENT_PID") == str(os.getppid())
+    )
+
+
+class Rank:
+    """What the beats tell of this process, and the thread that sends them."""
+
+    def __init__(self, address):
+        self.address = address
+        self.pid = os.getpid()  # a forked child has this object, but is no rank
+        self.number = 0
+        self.error = None
+        self.identity = {}
+        self.optimizer_steps = {}
+        self.optimizer_step = None  # (step, when)
+        self.recorders = {}
+        self.sending = _thread.allocate_lock()
+        self.finished = False
+        self.stop = _thread.allocate_lock()
+        self.stop.acquire()
+
+    def start(self):
+        self.send("hello")
+        # Registered before any user code, so run after all of the user's own exit handlers.
+        atexit.register(self.finish)
+        # Signals are the script's: one that its main thread blocks (to sigwait for it) must not find this thread open.
+        # A fault in this thread is its own.
+        faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
+        try:
+            # Not a threading.Thread: the script's threading.enumerate() stays as it was.
+            _thread.start_new_thread(self.beat, ())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def beat(self):
+        planned = monotonic() + PERIOD
+        while not self.stop.acquire(timeout=max(0.0, planned - monotonic())):
+            now = monotonic()
+            self.send("beat", now - planned)
+            planned = max(planned + PERIOD, now)
+
+    def finish(self):
+        """Ends the thread while the interpreter is whole: later, taking the GIL in C++ code would end the process badly."""
+        if os.getpid() == self.pid:
+            self.stop.release()
+            self.send("bye")
+
+    def failed(self, where, error):
+        self.error = f"{where}: {type(error).__name__}: {error}"[:TEXT_MAX]
+
+    def send(self, kind, late=0.0):
+        if os.getpid() != self.pid or not self.sending.acquire(timeout=PERIOD):
+            return
+        try:
+            if self.finished:
+                return
+            self.finished = kind == "bye"
+            data = self.datagram(kind, late)
+            self.number += 1
+            self.deliver(data)
+            self.error = None
+        except OSError:
+            pass  # no supervisor at the moment, or a full socket: the next beat is the retry, and its number shows the gap
+        except Exception as error:
+            self.failed("beat", error)
+        finally:
+            self.sending.release()
+
+    def deliver(self, data):
+        # A new socket each time (10 us): a kept one could be closed by the script, and its number be the script's file.
+        with socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK) as sender:
+            if len(os.fsencode(self.address)) <= SUN_PATH_MAX:
+                sender.sendto(data, self.address)
+                return
+            directory, name = os.path.split(self.address)
+            fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+            try:
+                sender.sendto(data, f"/proc/self/fd/{fd}/{name}")
+            finally:
+                os.close(fd)
+
+    def datagram(self, kind, late):
+        groups = self.part("groups", self.groups, [])
+        step, step_at, step_source = self.part("step", self.step, (None, None, None))
+        identity = self.part("identity", self.read_identity, {})
+        if len(groups) > GROUPS_MAX:
+            self.error = self.error or f"{GROUPS_MAX} of {len(groups)} process groups are shown"
+            del groups[GROUPS_MAX:]
+        message = {
+            "v": 1, "kind": kind, "pid": self.pid, "at": time(), "n": self.number,
+            "rank": identity.get("RANK"),
+            "local_rank": identity.get("LOCAL_RANK"),
+            "world_size": identity.get("WORLD_SIZE"),
+            "restart_count": identity.get("TORCHELASTIC_RESTART_COUNT"),
+            "step": step, "step_at": step_at, "step_source": step_source,
+            "late": round(late, 4), "groups": groups, "error": self.error,
+        }
+        data = json.dumps(message).encode()
+        while len(data) > DATAGRAM_MAX and groups:
+            del groups[len(groups) // 2:]
+            message["error"] = f"{len(groups)} process groups are shown: the others do not fit"
+            data = json.dumps(message).encode()
+        return data
+
+    def part(self, name, read, otherwise):
+        try:
+            return read()
+        except Exception as error:
+            self.failed(name, error)
+            return otherwise
+
+    def read_identity(self):
+        """Read each time, as function-mode ranks get these late; kept, as a script may clear its environment."""
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
+            value = os.environ.get(name)
+            if value is not None:
+                self.identity[name] = int(value)
+        return self.identity
+
+    def step(self):
+        """The step that the script logged (elastictop.log), else the count of the optimizer that stepped most."""
+        module = sys.modules.get("elastictop")
+        error = getattr(module, "_write_error", None)
+        if isinstance(error, str):
+            self.error = error[:TEXT_MAX]
+        logged = getattr(module, "_last_step", None)
+        if isinstance(logged, tuple):
+            return (*logged, "log")
+        if self.optimizer_step:
+            return (*self.optimizer_step, "optimizer")
+        return None, None, None
+
+    def count_step(self, optimizer, args, kwargs):
+        count = self.optimizer_steps.get(id(optimizer), 0) + 1
+        self.optimizer_steps[id(optimizer)] = count
+        if self.optimizer_step is None or count > self.optimizer_step[0]:
+            self.optimizer_step = count, time()
+
+    def groups(self):
+        c10d = sys.modules.get("torch.distributed.distributed_c10d")
+        world = getattr(c10d, "_world", None)  # absent while the module is being imported
+        if world is None or not world.pg_map:
+            return []
+        names = world.pg_names
+        groups = []
+        for pg, (backend, _) in list(world.pg_map.items()):
+            backend = str(backend)
+            if backend in ("undefined", "custom"):
+                backend = str(world.pg_backend_config.get(pg, backend))
+            groups.append((pg, str(names.get(pg, "")), backend))
+        for backend in {backend for _, _, backend in groups}:
+            # Before the sequence numbers, so that no collective is completed before it is enqueued.
+            self.part("flight recorder", self.recorders.setdefault(backend, Recorder(backend)).read, None)
+        told = []
+        for pg, name, backend in groups:
+            told.append({
+                "name": name[:TEXT_MAX],
+                "desc": str(getattr(pg, "group_desc", ""))[:TEXT_MAX],
+                "backend": backend[:TEXT_MAX],
+                "size": pg.size(),
+                "rank": pg.rank(),
+                "enqueued": sequence_number(pg),
+                "started": None,
+                "completed": None,
+            })
+        for backend, recorder in self.recorders.items():
+            of_backend = [(pg, name, group) for (pg, name, b), group in zip(groups, told) if b == backend]
+            self.part("flight recorder", lambda: recorder.fill_in(of_backend), None)
+        return told
+
+
+class Recorder:
+    """A backend's flight recorder: how far its groups are.
+
+    It knows groups by a number of its own, and only its list of collectives tells which name that is. The list is long (17 ms
+    when full), so it is read only for a group that is not known yet.
+    """
+
+    TRIES = 3
+
+    def __init__(self, backend):
+        self.backend = backend
+        self.dump = None
+        self.status = {}
+        self.ids = {}  # group -> the recorder's number
+        self.tries = {}
+
+    def read(self):
+        self.status = {}
+        for dump in recorder_dumps(self.backend):
+            groups = json.loads(dump(includeCollectives=False)).get("pg_status")
+            if groups:
+                self.dump = dump
+                self.status = {int(number): status for number, status in groups.items()}
+                return
+
+    def fill_in(self, groups):
+        # By object too: names return when the script initialises torch.distributed again.
+        keys = [(name, id(pg)) for pg, name, _ in groups]
+        self.ids = {key: number for key, number in self.ids.items() if key in keys}
+        self.tries = {key: tries for key, tries in self.tries.items() if key in keys}
+        unknown = [key for key, (_, _, group) in zip(keys, groups)
+                   if group["enqueued"] and key not in self.ids and self.tries.get(key, 0) < self.TRIES]
+        if unknown and self.status:
+            numbers = {entry["process_group"][0]: int(entry["pg_id"])
+                       for entry in json.loads(self.dump(includeCollectives=True)).get("entries", ())}
+            for key in unknown:
+                self.tries[key] = self.tries.get(key, 0) + 1
+                if key[0] in numbers:
+                    self.ids[key] = numbers[key[0]]
+        for key, (_, _, group) in zip(keys, groups):
+            status = self.status.get(self.ids.get(key), {})
+            group["started"] = reached(status.get("last_started_collective"))
+            group["completed"] = reached(status.get("last_completed_collective"))
+
+
+def recorder_dumps(backend):
+    """The functions that may know of a backend's groups; which ones there are depends on torch's version and build."""
+    bindings = sys.modules.get("torch._C._distributed_c10d")
+    legacy_nccl = getattr(bindings, "_dump_nccl_trace_json", None)
+    named = getattr(bindings, "_dump_fr_trace_json", None)
+    dumps = [legacy_nccl] if "nccl" in backend and legacy_nccl else []
+    recorders = ("nccl2", "nccl-lazy") if "nccl" in backend else ("gloo",) if "gloo" in backend else ()
+    for recorder in recorders if named else ():
+        dumps.append(lambda includeCollectives, of=recorder: named(includeCollectives=includeCollectives, backend=of))
+    return dumps
+
+
+def sequence_number(pg):
+    """Collectives enqueued so far, None before the first or where the backend does not count."""
+    try:
+        return pg._get_sequence_number_for_group() or None
+    except Exception:
+        return None
+
+
+def reached(number):
+    """Numbers come as text in some versions; -1 is never."""
+    return None if number is None or int(number) < 0 else int(number)
+
+
+class ImportHook:
+    """A meta path finder that calls back when one of `actions`' modules has just been imported."""
+
+    def __init__(self, rank, actions):
+        self.rank = rank
+        self.actions = actions
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in self.actions:
+            return None
+        for finder in list(sys.meta_path):
+            find = getattr(finder, "find_spec", None)
+            spec = find(name, path, target) if find and finder is not self else None
+            if spec is not None:
+                self.call_after(spec)
+                return spec
+        return None
+
+    def call_after(self, spec):
+        exec_module = getattr(spec.loader, "exec_module", None)
+
+        def exec_module_then_act(module):
+            exec_module(module)
+            action = self.actions.pop(spec.name, None)
+            try:
+                if action:
+                    action(module)
+            except Exception as error:
+                self.rank.failed(spec.name, error)
+
+        try:
+            # On the loader's instance: its type stays what tools expect.
+            spec.loader.exec_module = exec_module_then_act
+        except Exception as error:
+            self.rank.failed(spec.name, error)
+
+
+def set_default_timeouts(c10d, text):
+    """The default of groups that are made without a timeout; there is no variable for it."""
+    seconds = float(text)
+    if not 0 < seconds < 1e9:
+        raise ValueError(f"ELASTICTOP_COLLECTIVE_TIMEOUT_SEC={text} is no number of seconds")
+    timeout = timedelta(seconds=seconds)
+    for module in (sys.modules["torch.distributed.constants"], c10d):
+        for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+            if getattr(module, name, None) is not None:  # None: a build without NCCL
+                setattr(module, name, timeout)
+
+
+def act_as_rank(address):
+    rank = Rank(address)
+    actions = {"torch.optim.optimizer": lambda module: module.register_optimizer_step_post_hook(rank.count_step)}
+    timeout = os.environ.get("ELASTICTOP_COLLECTIVE_TIMEOUT_SEC")
+    if timeout:
+        actions["torch.distributed.distributed_c10d"] = lambda module: set_default_timeouts(module, timeout)
+    sys.meta_path.insert(0, ImportHook(rank, actions))
+    rank.start()
+
+
+def run_next_sitecustomize():
+    """The one that this file hides. Its errors go to `site`, which treats them as ever."""
+    from importlib.machinery import PathFinder
+    from importlib.util import module_from_spec
+
+    own = os.path.dirname(os.path.abspath(__file__))
+    path = [os.path.abspath(entry) for entry in sys.path]
+    rest = sys.path[path.index(own) + 1:] if own in path else sys.path
+    spec = PathFinder.find_spec("sitecustomize", [entry for entry in rest if os.path.abspath(entry) != own])
+    if spec is not None:
+        module = module_from_spec(spec)
+        sys.modules["sitecustomize"] = module  # what `import sitecustomize` gives from now on
+        spec.loader.exec_module(module)
+
+
+try:
+    if is_rank() and os.environ.get("ELASTICTOP_BEAT"):
+        import _thread
+        import atexit
+        import json
+        import signal
+        from datetime import timedelta
+        from socket import AF_UNIX, SOCK_DGRAM, SOCK_NONBLOCK, socket
+        from time import monotonic, time
+
+        act_as_rank(os.environ["ELASTICTOP_BEAT"])
+except Exception:
+    pass  # then this rank is silent, and elastictop says that it never beat
+
+run_next_sitecustomize()
