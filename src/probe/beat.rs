@@ -84,6 +84,18 @@ impl BeatSocket {
         }
     }
 
+    /// Binds the same path anew, after somebody removed the file.
+    ///
+    /// # Errors
+    /// As [`BeatSocket::bind`].
+    pub fn rebind(&mut self) -> io::Result<()> {
+        let mut fresh = BeatSocket::bind(&self.path)?;
+        std::mem::swap(&mut self.socket, &mut fresh.socket);
+        // The file is this one's now: the old socket must not remove it when it is dropped.
+        fresh.path = PathBuf::new();
+        Ok(())
+    }
+
     /// Datagrams that were no message, since the start.
     pub fn skipped(&self) -> u64 {
         self.skipped

@@ -109,13 +109,7 @@ impl Logbook {
     /// # Errors
     /// Those of reading the index, and of opening it for writing.
     pub fn open(index: &Path, write: bool) -> io::Result<Logbook> {
-        let mut book = Logbook {
-            sources: Vec::new(),
-            pieces: VecDeque::new(),
-            next_line: 0,
-            index: None,
-            buffer: Vec::new(),
-        };
+        let mut book = Logbook::in_memory();
         storage::recover(index, |line| {
             if let Ok(entry) = serde_json::from_slice(line) {
                 book.take_entry(entry);
@@ -125,6 +119,17 @@ impl Logbook {
             book.index = Some(Appender::open(index.to_owned())?);
         }
         Ok(book)
+    }
+
+    /// A logbook without an index on disk, for a job that is only watched.
+    pub fn in_memory() -> Logbook {
+        Logbook {
+            sources: Vec::new(),
+            pieces: VecDeque::new(),
+            next_line: 0,
+            index: None,
+            buffer: Vec::new(),
+        }
     }
 
     fn take_entry(&mut self, entry: Entry) {

@@ -1,11 +1,19 @@
 //! The only writer: the loop, children, hub, journal; the rank shim and the injected Python files.
 
+pub mod agent;
+pub mod child;
+pub mod clock;
+pub mod core;
+pub mod desk;
+pub mod detach;
 pub mod hub;
+pub mod inject;
 pub mod journal;
 pub mod logbook;
 pub mod place;
 pub mod preflight;
-pub mod storage;
-pub mod agent;
+pub mod reading;
+pub mod run;
 pub mod shim;
+pub mod storage;
 pub mod trainer;

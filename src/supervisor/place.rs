@@ -8,6 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::core::Rules;
 use crate::{
     domain::{
         id::{JobId, ProcId},
@@ -254,10 +255,8 @@ pub struct Manifest {
     pub socket: PathBuf,
     /// Whether it is over.
     pub ended: bool,
-    /// Seconds between SIGTERM and SIGKILL.
-    pub stop_grace_s: u64,
-    /// Milliseconds between two looks of the agent at its ranks.
-    pub monitor_interval_ms: u64,
+    /// How it is to be treated.
+    pub rules: Rules,
     /// When the supervisor wrote this last; not later than some seconds before it died.
     pub seen_at: Stamp,
 }
@@ -277,8 +276,7 @@ mod tests {
             agent: None,
             socket: PathBuf::new(),
             ended,
-            stop_grace_s: 30,
-            monitor_interval_ms: 100,
+            rules: Rules { monitor_interval_ms: 100, stop_grace_ms: 1, end_orphans: false, expects_beats: true },
             seen_at: Stamp(created),
         }
     }

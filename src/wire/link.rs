@@ -4,7 +4,6 @@ use std::{io, path::Path};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, BufWriter},
-    net::UnixStream,
     sync::mpsc,
 };
 
@@ -50,7 +49,7 @@ impl Link {
     /// # Errors
     /// Those of `connect`: nobody listens, no such file, no permission.
     pub async fn unix(path: &Path) -> io::Result<Link> {
-        let (read, write) = UnixStream::connect(path).await?.into_split();
+        let (read, write) = super::socket::connect(path).await?.into_split();
         Ok(Link::over(read, write))
     }
 

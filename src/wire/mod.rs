@@ -3,3 +3,4 @@
 pub mod frame;
 pub mod link;
 pub mod message;
+pub mod socket;

@@ -31,8 +31,6 @@ pub enum StepSource {
 pub struct Member {
     /// Its process.
     pub proc: ProcId,
-    /// The agent that started it.
-    pub agent_pid: i32,
     /// What its environment or heartbeat says.
     pub place: Place,
     /// What it is doing.
@@ -59,7 +57,6 @@ impl Member {
     pub fn new(now: Stamp, local_rank: u32, sighting: &Sighting, expects_beats: bool) -> Member {
         Member {
             proc: sighting.proc,
-            agent_pid: sighting.agent_pid,
             health: Health::new(now, local_rank, sighting.place.rank, expects_beats),
             place: sighting.place.clone(),
             died_at: None,

@@ -1,0 +1,57 @@
+//! The desk: answers what viewers ask about, for a running job, a foreign one and one that is over.
+
+use super::{
+    hub::{Hub, ViewerId},
+    logbook::Logbook,
+};
+use crate::{
+    domain::{
+        command::{Command, Outcome},
+        state::State,
+        time::Stamp,
+    },
+    wire::message::{PROTOCOL, ToSupervisor, ToViewer},
+};
+
+/// What a viewer wants that only the owner of the job can do.
+pub type Wanted = (u64, Command);
+
+/// Answers a message, or hands a command back to be carried out.
+pub fn answer(
+    hub: &mut Hub,
+    from: ViewerId,
+    message: ToSupervisor,
+    (state, logbook): (&State, &Logbook),
+    now: Stamp,
+    read_only: Option<&str>,
+) -> Option<Wanted> {
+    match message {
+        ToSupervisor::Hello { protocol, viewer, watch, .. } if protocol == PROTOCOL => {
+            hub.greet(from, viewer, watch);
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let read_only = read_only.map(str::to_owned);
+            hub.send(from, &ToViewer::Welcome { protocol: PROTOCOL, version, now, read_only });
+            hub.send(from, &ToViewer::Snapshot { state: Box::new(state.clone()), lost: 0 });
+        }
+        ToSupervisor::Hello { protocol, version, .. } => {
+            let text = format!(
+                "the viewer is elastictop {version} with protocol {protocol}, the supervisor is {} with protocol \
+                 {PROTOCOL}; use the same version",
+                env!("CARGO_PKG_VERSION")
+            );
+            hub.send(from, &ToViewer::Bye { text });
+        }
+        ToSupervisor::Logs { id, query } => {
+            hub.send(from, &ToViewer::Logs { id, page: logbook.answer(&query) });
+        }
+        ToSupervisor::Do { id, command } => match read_only {
+            None => return Some((id, command)),
+            Some(text) => {
+                let outcome = Outcome::Refused(text.to_owned());
+                hub.send(from, &ToViewer::Reply { id, outcome });
+            }
+        },
+        ToSupervisor::Unknown => {}
+    }
+    None
+}

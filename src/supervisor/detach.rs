@@ -1,0 +1,261 @@
+//! Starting a supervisor that outlives the terminal, and being one.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read, Write},
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    child::Spec,
+    clock,
+    core::{Core, Rules},
+    inject, journal,
+    place::{Manifest, Roots},
+    run::Supervisor,
+};
+use crate::{
+    domain::{
+        event::{Fact, JobInfo},
+        id::{JobId, ProcId},
+        rank::RankState,
+        sample::Sighting,
+        state::State,
+    },
+    error::{Error, Kind, Result},
+    probe::proc,
+};
+
+/// What a supervisor is to do. Travels through a pipe: it may hold secrets.
+#[derive(Debug, Serialize, Deserialize)]
+enum Task {
+    Start { job: Box<JobInfo>, rules: Rules, spec: Spec },
+    Adopt { id: JobId },
+}
+
+/// The first line that a supervisor writes.
+#[derive(Debug, Serialize, Deserialize)]
+enum Report {
+    Ready,
+    Failed { usage: bool, text: String, hints: Vec<String> },
+}
+
+/// Starts a job under a supervisor of its own, and returns when the supervisor is ready.
+///
+/// # Errors
+/// What the supervisor could not do; then nothing runs.
+pub fn start(job: JobInfo, rules: Rules, spec: Spec) -> Result<()> {
+    launch(&Task::Start { job: Box::new(job), rules, spec })
+}
+
+/// Starts a supervisor for a job whose supervisor died, and returns when it is ready.
+///
+/// # Errors
+/// What the supervisor could not do.
+pub fn adopt(id: JobId) -> Result<()> {
+    launch(&Task::Adopt { id })
+}
+
+fn launch(task: &Task) -> Result<()> {
+    let told = |error: io::Error| Error::environment(format!("cannot start the supervisor: {error}"));
+    let program = std::env::current_exe().map_err(told)?;
+    let mut child = Command::new(program)
+        .arg("__supervise")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(told)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let sent = serde_json::to_vec(task).map_err(io::Error::from).and_then(|bytes| stdin.write_all(&bytes));
+        sent.map_err(told)?;
+    }
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line).map_err(told)?;
+    }
+    match serde_json::from_str(&line) {
+        Ok(Report::Ready) => Ok(()),
+        Ok(Report::Failed { usage, text, hints }) => {
+            let kind = if usage { Kind::Usage } else { Kind::Environment };
+            Err(Error { kind, text, hints })
+        }
+        Err(_) => {
+            let mut said = String::new();
+            if let Some(mut stderr) = child.stderr.take() {
+                // Whatever it says is better than nothing.
+                let _ = stderr.read_to_string(&mut said);
+            }
+            Err(Error::environment(format!("the supervisor ended before it was ready: {}", said.trim())))
+        }
+    }
+}
+
+/// The supervisor process: `elastictop __supervise`, its task on standard input.
+pub fn main() -> std::process::ExitCode {
+    // Fails only for a process that leads a group already, which then is out of the terminal's reach too.
+    let _ = rustix::process::setsid();
+    let _ = rustix::thread::set_name(c"elastictop-sup");
+    match supervise() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            let usage = error.kind == Kind::Usage;
+            report(&Report::Failed { usage, text: error.text.clone(), hints: error.hints });
+            tracing::error!("{}", error.text);
+            std::process::ExitCode::from(1)
+        }
+    }
+}
+
+fn report(report: &Report) {
+    let mut line = serde_json::to_vec(report).unwrap_or_default();
+    line.push(b'\n');
+    // After the report was read, nobody is there; then it is in the log.
+    let _ = io::stdout().write_all(&line);
+}
+
+fn supervise() -> Result<()> {
+    let mut bytes = Vec::new();
+    let told = |what: &'static str| move |error: io::Error| Error::environment(format!("{what}: {error}"));
+    io::stdin().read_to_end(&mut bytes).map_err(told("cannot read the task"))?;
+    let task: Task = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::environment(format!("cannot understand the task: {error}")))?;
+    let roots = Roots::find()?;
+    // Without it, orphans go to init: they can still be watched and signalled, only not collected.
+    let _ = rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(told("cannot start the event loop"))?;
+    let id = match &task {
+        Task::Start { job, .. } => job.id.clone(),
+        Task::Adopt { id } => id.clone(),
+    };
+    let lock = take_lock(&roots, &id)?;
+    runtime.block_on(async {
+        let supervisor = match task {
+            Task::Start { job, rules, spec } => begin(&roots, *job, rules, spec)?,
+            Task::Adopt { id } => take_over(&roots, &id)?,
+        };
+        report(&Report::Ready);
+        leave_terminal(&roots, &id);
+        supervisor.run().await
+    })?;
+    // A lock file that stays does no harm: only a held lock counts.
+    let _ = std::fs::remove_file(roots.lock(&id));
+    drop(lock);
+    Ok(())
+}
+
+/// The lock that only one supervisor of a job can hold.
+fn take_lock(roots: &Roots, id: &JobId) -> Result<File> {
+    let path = roots.lock(id);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| Error::io("cannot open", &path, &error))?;
+    flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| Error::job(format!("job {id} has a supervisor already")))?;
+    Ok(file)
+}
+
+/// Whether a supervisor holds the lock of a job.
+pub fn is_supervised(roots: &Roots, id: &JobId) -> bool {
+    let Ok(file) = File::options().write(true).open(roots.lock(id)) else { return false };
+    flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
+fn begin(roots: &Roots, job: JobInfo, rules: Rules, spec: Spec) -> Result<Supervisor> {
+    let dir = roots.job(&job.id);
+    dir.create().map_err(|error| Error::io("cannot make the folder", &dir.root, &error))?;
+    inject::write(&dir.python()).map_err(|error| Error::io("cannot write into", &dir.python(), &error))?;
+    let now = clock::wall();
+    let manifest = Manifest {
+        v: 1,
+        id: job.id.clone(),
+        name: job.name.clone(),
+        node: job.node.clone(),
+        created_at: now,
+        supervisor: myself(),
+        agent: None,
+        socket: roots.socket(&job.id),
+        ended: false,
+        rules,
+        seen_at: now,
+    };
+    dir.write_manifest(&manifest).map_err(|error| Error::io("cannot write into", &dir.root, &error))?;
+    start_log(&dir.supervisor_log());
+    Supervisor::open(roots, manifest, Some(spec), |clock, out| Core::new(clock.now(), job, rules, out))
+}
+
+fn take_over(roots: &Roots, id: &JobId) -> Result<Supervisor> {
+    let dir = roots.job(id);
+    let mut manifest = dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error))?;
+    start_log(&dir.supervisor_log());
+    let past = journal::read(&dir.journal(), |_| {}).map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
+    let mut state = past.state;
+    let agent = state.agent.as_ref().filter(|agent| agent.alive).map(|agent| agent.proc).or(manifest.agent);
+    let spec = agent.and_then(|agent| Spec::of_running(agent).ok());
+    let ranks = ranks_of(&state);
+    let (last_seen, rules) = (Some(manifest.seen_at), manifest.rules);
+    let mut text = "a new supervisor took over; the agent's exit code will be unknown".to_owned();
+    if past.torn_bytes > 0 {
+        text = format!("{text}; the last record of the journal was cut off ({} bytes)", past.torn_bytes);
+    }
+    if past.unreadable > 0 {
+        text = format!("{text}; {} records of the journal cannot be read", past.unreadable);
+    }
+    if let (None, Some(proc)) = (&state.agent, agent) {
+        state.agent = Some(crate::domain::state::Agent { proc, alive: true, exit: None });
+    }
+    manifest.supervisor = myself();
+    manifest.agent = agent;
+    manifest.socket = roots.socket(id);
+    dir.write_manifest(&manifest).map_err(|error| Error::io("cannot write into", &dir.root, &error))?;
+    let told = Fact::Adopted { supervisor_pid: manifest.supervisor.pid, last_seen, text };
+    let mut supervisor = Supervisor::open(roots, manifest, spec, |clock, out| {
+        Core::adopt(clock.now(), state, rules, told, out)
+    })?;
+    supervisor.follow_ranks(ranks);
+    Ok(supervisor)
+}
+
+fn ranks_of(state: &State) -> Vec<Sighting> {
+    let agent_pid = state.agent.as_ref().map_or(0, |agent| agent.proc.pid);
+    let alive = state.ranks.iter().filter(|rank| rank.state != RankState::Exited);
+    alive.map(|rank| Sighting { proc: rank.proc, agent_pid, place: rank.place.clone() }).collect()
+}
+
+fn myself() -> ProcId {
+    let pid = std::process::id() as i32;
+    proc::identify(Path::new(proc::ROOT), pid).unwrap_or(ProcId { pid, start: 0 })
+}
+
+/// What is written for elastictop's own developers goes into the job's folder, never to the terminal.
+fn start_log(path: &Path) {
+    let Ok(file) = File::options().create(true).append(true).mode(0o600).open(path) else { return };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ELASTICTOP_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second call, as in tests, changes nothing.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(file).with_ansi(false).try_init();
+}
+
+/// Lets go of the pipes to the process that started this one.
+fn leave_terminal(roots: &Roots, id: &JobId) {
+    let path = roots.job(id).supervisor_log();
+    let log = File::options().create(true).append(true).open(path);
+    if let (Ok(null), Ok(log)) = (File::open("/dev/null"), log) {
+        // A descriptor that stays open costs nothing but a pipe.
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&log);
+        let _ = rustix::stdio::dup2_stderr(&log);
+    }
+}

@@ -1,0 +1,166 @@
+//! Reading what ranks and agent write: lines into evidence, steps and last words.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
+
+use super::{
+    core::Input,
+    logbook::{Logbook, Origin},
+    place::JobDir,
+};
+use crate::{
+    domain::{
+        agent_line::AgentReader,
+        evidence::{self, ErrorFile},
+        id::ProcId,
+        log::Stream,
+        sample::{MAX_LAST_LINE, Sighting},
+        time::Stamp,
+    },
+    probe::proc,
+};
+
+/// Longest error file that is read, in bytes.
+const MAX_ERROR_FILE: u64 = 1 << 20;
+
+#[derive(Debug, Default)]
+struct Wrote {
+    lines: u64,
+    last_line: Option<String>,
+    step: Option<u64>,
+}
+
+/// Reads what is new in the logs. Returns whether there is more than one look took.
+pub fn read_logs(logbook: &mut Logbook, agent: &mut AgentReader, now: Stamp, inputs: &mut Vec<Input>) -> bool {
+    let mut wrote: BTreeMap<i32, Wrote> = BTreeMap::new();
+    let more = logbook.look(now, |line| {
+        let is_agent = line.origin.stream == Stream::Agent;
+        let pid = (!is_agent).then_some(line.origin.pid);
+        if is_agent {
+            inputs.extend(agent.line(line.text).into_iter().map(Input::AgentLine));
+        }
+        if let Some(mark) = evidence::read_line(line.text) {
+            inputs.push(Input::Mark { pid, mark, line: line.text.to_owned() });
+        }
+        let Some(pid) = pid else { return };
+        let entry = wrote.entry(pid).or_default();
+        entry.lines += 1;
+        entry.step = step_of(line.text).or(entry.step);
+        if !line.text.trim().is_empty() {
+            entry.last_line = Some(cut(line.text));
+        }
+    });
+    inputs.extend(wrote.into_iter().map(|(pid, wrote)| Input::Wrote {
+        pid,
+        lines: wrote.lines,
+        last_line: wrote.last_line,
+        step: wrote.step,
+    }));
+    more
+}
+
+fn cut(line: &str) -> String {
+    evidence::cut(line, MAX_LAST_LINE).to_owned()
+}
+
+/// An unfinished last line, where progress bars live.
+pub fn unfinished_line(logbook: &Logbook, pid: i32) -> Option<Input> {
+    let last_line = Some(cut(&logbook.unfinished(pid)?));
+    Some(Input::Wrote { pid, lines: 0, last_line, step: None })
+}
+
+/// The step of a line that is a JSON object with a whole number called `step`, `_step` or `global_step`.
+fn step_of(line: &str) -> Option<u64> {
+    let line = line.trim();
+    if !(line.starts_with('{') && line.ends_with('}') && line.contains("step\"")) {
+        return None;
+    }
+    // Bare NaN and Infinity are common in training logs, and no JSON: look for the number alone then.
+    let value: serde_json::Value = serde_json::from_str(&line.replace("NaN", "0").replace("Infinity", "0")).ok()?;
+    ["step", "_step", "global_step"].iter().find_map(|key| value.get(key)?.as_u64())
+}
+
+/// The files that a rank writes to, kept so that they outlive their folder where that is possible: torchrun deletes
+/// the logs of a group at membership changes. The shim does this for scripts; function mode has no shim.
+pub fn keep_logs(dir: &JobDir, sighting: &Sighting) -> [Option<PathBuf>; 2] {
+    let folder = dir.ranks().join(format!("{}-{}", sighting.proc.pid, sighting.proc.start));
+    let (out, err) = proc::log_paths(Path::new(proc::ROOT), sighting.proc.pid);
+    let told = told_by_shim(&folder);
+    let keep = |name: &str, seen: Option<PathBuf>, told: Option<PathBuf>| {
+        let link = folder.join(name);
+        if link.is_file() {
+            return Some(link);
+        }
+        let seen = seen.filter(|path| *path != dir.agent_out() && *path != dir.agent_err());
+        let Some(path) = seen else { return told };
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        // Another file system: the file is held open while the rank lives, and lost with its folder after that.
+        if made.is_ok() && fs::hard_link(&path, &link).is_ok() { Some(link) } else { Some(path) }
+    };
+    let [told_out, told_err] = told;
+    [keep("stdout.log", out, told_out), keep("stderr.log", err, told_err)]
+}
+
+fn told_by_shim(folder: &Path) -> [Option<PathBuf>; 2] {
+    let told = fs::read(folder.join("rank.json")).ok();
+    let value: Option<serde_json::Value> = told.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    ["out", "err"].map(|key| Some(PathBuf::from(value.as_ref()?.get(key)?.as_str()?)))
+}
+
+/// Adds a rank's files to the logbook.
+pub fn add_rank(logbook: &mut Logbook, paths: [Option<PathBuf>; 2], sighting: &Sighting, local_rank: u32, attempt: u32) {
+    for (path, stream) in paths.into_iter().zip([Stream::Out, Stream::Err]) {
+        let Some(path) = path else { continue };
+        let (rank, pid) = (sighting.place.rank, sighting.proc.pid);
+        logbook.add(Origin { rank, local_rank: Some(local_rank), attempt, pid, stream, path });
+    }
+}
+
+/// Adds the agent's files to the logbook.
+pub fn add_agent(logbook: &mut Logbook, dir: &JobDir) {
+    for path in [dir.agent_err(), dir.agent_out()] {
+        logbook.add(Origin { rank: None, local_rank: None, attempt: 0, pid: 0, stream: Stream::Agent, path });
+    }
+}
+
+/// What a rank wrote into its error file before it died.
+pub fn last_words(dir: &JobDir, proc: ProcId, seen: Option<PathBuf>) -> Option<Input> {
+    let folder = dir.ranks().join(format!("{}-{}", proc.pid, proc.start));
+    let told = || {
+        let bytes = fs::read(folder.join("rank.json")).ok()?;
+        let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        Some(PathBuf::from(value.get("error_file")?.as_str()?))
+    };
+    let mut file = File::open(told().or(seen)?).ok()?;
+    let written = file.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    let mut bytes = Vec::new();
+    file.by_ref().take(MAX_ERROR_FILE).read_to_end(&mut bytes).ok()?;
+    let message = ErrorFile::parse(&bytes)?.message;
+    Some(Input::ErrorFile { pid: proc.pid, message, written: Stamp(u64::try_from(written.as_millis()).ok()?) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_found_in_json_lines_alone() {
+        for (line, step) in [
+            (r#"{"step": 12, "loss": NaN}"#, Some(12)),
+            (r#"{"_step": 3}"#, Some(3)),
+            (r#"{"global_step": 4, "x": -Infinity}"#, Some(4)),
+            (r#"{"step": "12"}"#, None),
+            ("step 12", None),
+            (r#"{"step": 12"#, None),
+            (r#"{"steps": 12}"#, None),
+        ] {
+            assert_eq!(step_of(line), step, "{line}");
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! The loop: inputs from processes, files and viewers go into the core one by one; what comes out is carried out.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::{
+    net::UnixListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    child::{self, Spec},
+    clock::Clock,
+    core::{Asker, Core, Effect, Input, Out},
+    desk,
+    hub::{Hub, Said, ViewerId},
+    journal::Journal,
+    logbook::Logbook,
+    place::{JobDir, Manifest, Roots},
+    reading,
+};
+use crate::{
+    domain::{
+        agent_line::AgentReader,
+        beat::Message,
+        command::Command,
+        ending::Target,
+        id::ProcId,
+        sample::Sighting,
+        time::Stamp,
+    },
+    error::{Error, Result},
+    probe::{beat::BeatSocket, cgroup, finder::Finder, proc, signal as kill},
+    wire::{message::ToViewer, socket},
+};
+
+/// How often processes are looked at while nothing changes.
+const CALM: Duration = Duration::from_secs(1);
+/// How often while ranks come and go.
+const CLOSE: Duration = Duration::from_millis(100);
+/// How often files and sockets of the supervisor itself are looked after.
+const UPKEEP: Duration = Duration::from_secs(10);
+/// How long a job that is over is still served to viewers that stay.
+const AFTERWARDS: Duration = Duration::from_secs(3600);
+
+/// What belongs to one running job.
+#[derive(Debug)]
+pub struct Supervisor {
+    dir: JobDir,
+    manifest: Manifest,
+    /// How the agent is started again; `None` when an adopted agent was gone already.
+    spec: Option<Spec>,
+    core: Core,
+    clock: Clock,
+    journal: Journal,
+    logbook: Logbook,
+    agent_reader: AgentReader,
+    hub: Hub,
+    said: mpsc::Receiver<(ViewerId, Said)>,
+    listener: UnixListener,
+    beat: BeatSocket,
+    finder: Option<Finder>,
+    deaths: JoinSet<ProcId>,
+    children: Signal,
+    last_sample: Stamp,
+    finished: bool,
+}
+
+impl Supervisor {
+    /// Opens all that a supervisor needs. The caller holds the job's lock.
+    ///
+    /// # Errors
+    /// A socket, journal or log index that cannot be opened.
+    pub fn open(
+        roots: &Roots,
+        manifest: Manifest,
+        spec: Option<Spec>,
+        start: impl FnOnce(&mut Clock, &mut Out) -> Core,
+    ) -> Result<Supervisor> {
+        let dir = roots.job(&manifest.id);
+        let at = |path: PathBuf| move |error: std::io::Error| Error::io("cannot open", &path, &error);
+        let journal = Journal::open(&dir.journal()).map_err(at(dir.journal()))?;
+        let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
+        reading::add_agent(&mut logbook, &dir);
+        let listener = listen(&manifest.socket)?;
+        let beat_path = roots.beat(&manifest.id);
+        let beat = BeatSocket::bind(&beat_path).map_err(at(beat_path))?;
+        let children = signal(SignalKind::child())
+            .map_err(|error| Error::environment(format!("cannot wait for child processes: {error}")))?;
+        let (hub, said) = Hub::new();
+        let mut clock = Clock::new(manifest.seen_at);
+        let mut out = Out::default();
+        let core = start(&mut clock, &mut out);
+        let mut supervisor = Supervisor {
+            dir,
+            manifest,
+            spec,
+            core,
+            clock,
+            journal,
+            logbook,
+            agent_reader: AgentReader::default(),
+            hub,
+            said,
+            listener,
+            beat,
+            finder: None,
+            deaths: JoinSet::new(),
+            children,
+            last_sample: Stamp(0),
+            finished: false,
+        };
+        if let Some(agent) = supervisor.manifest.agent {
+            supervisor.follow(agent);
+            supervisor.watch(agent);
+        }
+        supervisor.carry_out(out);
+        Ok(supervisor)
+    }
+
+    /// Ranks that a former supervisor knew, to be followed though their agent may be dead.
+    pub fn follow_ranks(&mut self, ranks: Vec<Sighting>) {
+        if let Some(finder) = &mut self.finder {
+            ranks.into_iter().for_each(|rank| finder.follow(rank));
+        }
+    }
+
+    /// Runs until the job is over and nobody looks any more.
+    ///
+    /// # Errors
+    /// Signals that cannot be listened for.
+    pub async fn run(mut self) -> Result<()> {
+        let told = |error| Error::environment(format!("cannot listen for signals: {error}"));
+        let mut term = signal(SignalKind::terminate()).map_err(told)?;
+        let mut int = signal(SignalKind::interrupt()).map_err(told)?;
+        let mut hup = signal(SignalKind::hangup()).map_err(told)?;
+        let mut upkeep = interval(UPKEEP);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_look = Instant::now();
+        while !self.finished {
+            let deadline = self.until_deadline().min(next_look);
+            tokio::select! {
+                _ = self.children.recv() => self.reap(),
+                Some(died) = self.deaths.join_next(), if !self.deaths.is_empty() => {
+                    if let Ok(proc) = died {
+                        self.process_died(proc);
+                    }
+                }
+                Ok(message) = self.beat.next() => self.rank_said(message),
+                Ok((stream, _)) = self.listener.accept() => self.hub.accept(stream),
+                Some((from, said)) = self.said.recv() => self.viewer_said(from, said),
+                _ = term.recv() => self.stop_by_signal("SIGTERM"),
+                _ = int.recv() => self.stop_by_signal("SIGINT"),
+                _ = hup.recv() => {}
+                _ = upkeep.tick() => self.look_after_files(),
+                () = sleep_until(deadline) => {
+                    if Instant::now() >= next_look {
+                        let more = self.look();
+                        let pause = if self.core.is_in_transition() || more { CLOSE } else { CALM };
+                        next_look = Instant::now() + pause;
+                    } else {
+                        self.handle(Input::Tick);
+                    }
+                }
+            }
+            if self.core.is_in_transition() {
+                next_look = next_look.min(Instant::now() + CLOSE);
+            }
+        }
+        self.serve_the_past().await;
+        Ok(())
+    }
+
+    fn until_deadline(&mut self) -> Instant {
+        let now = self.clock.now();
+        let far = Instant::now() + UPKEEP;
+        // Not at once: a deadline that a machine keeps in the past must not make the loop spin.
+        let soonest = Duration::from_millis(20);
+        self.core.deadline().map_or(far, |due| Instant::now() + due.since(now).max(soonest))
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.clock.now();
+        let mut out = Out::default();
+        self.core.handle(now, input, &mut out);
+        self.carry_out(out);
+    }
+
+    fn carry_out(&mut self, out: Out) {
+        for event in &out.events {
+            self.journal.keep(event);
+        }
+        self.hub.broadcast(&out.events, self.core.state());
+        for effect in out.effects {
+            self.carry_out_one(effect);
+        }
+    }
+
+    fn carry_out_one(&mut self, effect: Effect) {
+        match effect {
+            Effect::SpawnAgent => self.spawn_agent(),
+            Effect::Signal { target, signal } => {
+                let sent = match target {
+                    Target::Agent => self.manifest.agent.map_or(Ok(()), |agent| kill::signal(agent, signal)),
+                    Target::Rank(proc) => kill::signal(proc, signal),
+                    Target::RankGroup(proc) => kill::signal_group(proc, signal),
+                };
+                // Who is gone already needs no signal.
+                if let Err(error) = sent.or_else(|error| if proc::is_gone(&error) { Ok(()) } else { Err(error) }) {
+                    tracing::warn!(?target, signal, %error, "cannot send a signal");
+                }
+            }
+            Effect::SignalRanks { ranks, signal, asker, command } => {
+                let mut sent = Vec::new();
+                let mut failed = None;
+                for (local_rank, proc) in ranks {
+                    match kill::signal(proc, signal) {
+                        Ok(()) => sent.push(local_rank),
+                        Err(error) => failed = Some(error.to_string()),
+                    }
+                }
+                self.handle(Input::Signalled { asker, command, sent, error: failed });
+            }
+            Effect::Reply { to: (viewer, id), outcome } => {
+                self.hub.send(viewer, &ToViewer::Reply { id, outcome });
+            }
+            Effect::Watch(proc) => self.watch(proc),
+            Effect::KeepLogs { sighting, local_rank, attempt } => {
+                let paths = reading::keep_logs(&self.dir, &sighting);
+                reading::add_rank(&mut self.logbook, paths, &sighting, local_rank, attempt);
+            }
+            Effect::Placed { pid, rank } => self.logbook.place(pid, rank),
+            Effect::ReadLastWords(proc) => self.read_last_words(proc),
+            Effect::Drain => self.drain(),
+            Effect::Finish => self.finish(),
+        }
+    }
+
+    fn spawn_agent(&mut self) {
+        let spawned = match &self.spec {
+            Some(spec) => spec.spawn(&self.dir),
+            None => Err("its command line died with the agent; start the job again".into()),
+        };
+        if let Ok(agent) = spawned {
+            self.manifest.agent = Some(agent);
+            self.write_manifest();
+            self.agent_reader = AgentReader::default();
+            self.follow(agent);
+            self.watch(agent);
+        }
+        self.handle(Input::Spawned(spawned));
+        self.count_oom_kills();
+    }
+
+    fn follow(&mut self, agent: ProcId) {
+        self.finder = Some(Finder::new(proc::ROOT, agent));
+    }
+
+    fn watch(&mut self, proc: ProcId) {
+        match kill::open_pidfd(proc) {
+            Ok(pidfd) => {
+                self.deaths.spawn(async move {
+                    // Without a descriptor to watch, the next look finds the death.
+                    let _ = kill::exited(pidfd).await;
+                    proc
+                });
+            }
+            Err(error) if proc::is_gone(&error) => {
+                self.deaths.spawn(async move { proc });
+            }
+            Err(error) => tracing::warn!(%error, pid = proc.pid, "cannot watch a process"),
+        }
+    }
+
+    fn process_died(&mut self, proc: ProcId) {
+        if Some(proc) == self.manifest.agent {
+            // A child's exit comes by `reap`; an adopted agent's was nobody's to see.
+            self.reap();
+            self.read_logs();
+            self.handle(Input::AgentGone(None));
+            return;
+        }
+        let exit = proc::exit_of_zombie(Path::new(proc::ROOT), proc);
+        self.rank_died(proc, exit);
+    }
+
+    fn rank_died(&mut self, proc: ProcId, exit: Option<crate::domain::exit::Exit>) {
+        self.count_oom_kills();
+        self.handle(Input::Died { proc, exit });
+    }
+
+    fn reap(&mut self) {
+        while let Some((pid, exit)) = child::reap() {
+            match self.manifest.agent.filter(|agent| agent.pid == pid) {
+                Some(_) => {
+                    self.read_logs();
+                    self.handle(Input::AgentGone(Some(exit)));
+                }
+                // An orphaned rank that was handed to this process.
+                None => {
+                    if let Some(rank) = self.core.state().ranks.iter().find(|rank| rank.proc.pid == pid) {
+                        let proc = rank.proc;
+                        self.rank_died(proc, Some(exit));
+                    }
+                }
+            }
+        }
+    }
+
+    fn look(&mut self) -> bool {
+        let more = self.read_logs();
+        let now = self.clock.now();
+        let sample = now.since(self.last_sample) + Duration::from_millis(50) >= CALM;
+        if sample {
+            self.last_sample = now;
+            let pids: Vec<_> = self.core.state().ranks.iter().filter(|r| r.state.is_alive()).map(|r| r.proc.pid).collect();
+            let unfinished: Vec<_> =
+                pids.into_iter().filter_map(|pid| reading::unfinished_line(&self.logbook, pid)).collect();
+            unfinished.into_iter().for_each(|input| self.handle(input));
+        }
+        if let Some(look) = self.finder.as_mut().map(Finder::look) {
+            self.handle(Input::Looked { look, sample });
+        }
+        let (journal, logbook) = (self.journal.health(), self.logbook.health());
+        self.handle(Input::Storage { error: journal.error.or(logbook.error), lost: journal.lost + logbook.lost });
+        more
+    }
+
+    fn read_logs(&mut self) -> bool {
+        let now = self.clock.now();
+        let mut inputs = Vec::new();
+        let more = reading::read_logs(&mut self.logbook, &mut self.agent_reader, now, &mut inputs);
+        inputs.into_iter().for_each(|input| self.handle(input));
+        more
+    }
+
+    fn read_last_words(&mut self, proc: ProcId) {
+        let seen = self.finder.as_ref().and_then(|finder| {
+            let env = finder.facts(proc)?.env.as_ref()?;
+            proc::error_file(env, &proc::cwd(Path::new(proc::ROOT), finder.agent().pid)?)
+        });
+        let words = reading::last_words(&self.dir, proc, seen);
+        self.logbook.close_rank(proc.pid);
+        self.read_logs();
+        if let Some(input) = words {
+            self.handle(input);
+        }
+    }
+
+    fn count_oom_kills(&mut self) {
+        let of = self.manifest.agent.map_or_else(|| std::process::id() as i32, |agent| agent.pid);
+        let root = Path::new(proc::ROOT);
+        let count = cgroup::oom_kills(root, of).or_else(|| cgroup::oom_kills(root, std::process::id() as i32));
+        if let Some(count) = count {
+            self.handle(Input::OomKills(count));
+        }
+    }
+
+    fn rank_said(&mut self, message: Message) {
+        match message {
+            Message::Hello(beat) | Message::Beat(beat) | Message::Bye(beat) => self.handle(Input::Beat(beat)),
+            Message::Shim(shim) => {
+                let sighting = Sighting { proc: shim.proc(), agent_pid: shim.ppid, place: shim.place };
+                let ours = self.manifest.agent.is_some_and(|agent| agent.pid == sighting.agent_pid);
+                if ours {
+                    if let Some(finder) = &mut self.finder {
+                        finder.follow(sighting.clone());
+                    }
+                    self.handle(Input::Seen(sighting));
+                }
+            }
+        }
+    }
+
+    fn viewer_said(&mut self, from: ViewerId, said: Said) {
+        let Said::Message(message) = said else {
+            self.hub.remove(from);
+            return;
+        };
+        let now = self.clock.now();
+        let known = (self.core.state(), &self.logbook);
+        let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else { return };
+        let asker = Asker { reply: Some((from, id)), by: self.hub.name(from) };
+        self.handle(Input::Asked(asker, command));
+    }
+
+    fn stop_by_signal(&mut self, name: &str) {
+        let asker = Asker { reply: None, by: format!("{name} to the supervisor") };
+        self.handle(Input::Asked(asker, Command::Stop { now: false }));
+    }
+
+    /// Log cleaners remove what looks old: the socket of a job that runs for weeks is put back.
+    fn look_after_files(&mut self) {
+        let path = self.manifest.socket.clone();
+        if !path.exists()
+            && let Ok(listener) = listen(&path)
+        {
+            self.listener = listener;
+        }
+        if !self.beat.path().exists()
+            && let Err(error) = self.beat.rebind()
+        {
+            tracing::warn!(%error, "cannot put the heartbeat socket back");
+        }
+        self.write_manifest();
+    }
+
+    fn write_manifest(&mut self) {
+        self.manifest.seen_at = self.clock.now();
+        if let Err(error) = self.dir.write_manifest(&self.manifest) {
+            tracing::warn!(%error, "cannot write the manifest");
+        }
+    }
+
+    fn drain(&mut self) {
+        for rank in self.core.state().ranks.iter().map(|rank| rank.proc.pid).collect::<Vec<_>>() {
+            self.logbook.close_rank(rank);
+        }
+        while self.read_logs() {}
+        if let Some(line) = std::mem::take(&mut self.agent_reader).end() {
+            self.handle(Input::AgentLine(line));
+        }
+        self.handle(Input::Drained);
+    }
+
+    fn finish(&mut self) {
+        self.finished = true;
+        self.manifest.ended = true;
+        self.write_manifest();
+        self.journal.close();
+        self.logbook.close();
+    }
+
+    /// Whoever looks at a job that just ended wants to read its logs.
+    async fn serve_the_past(mut self) {
+        let until = Instant::now() + AFTERWARDS;
+        // New viewers read the files themselves.
+        let _ = fs::remove_file(&self.manifest.socket);
+        while !self.hub.is_empty() {
+            tokio::select! {
+                Some((from, said)) = self.said.recv() => self.viewer_said(from, said),
+                () = sleep_until(until) => break,
+            }
+        }
+        self.hub.close("the job is over");
+    }
+}
+
+/// Listens on a socket that only its owner can use; what lies there from a supervisor that died is replaced.
+fn listen(path: &Path) -> Result<UnixListener> {
+    let told = |error: std::io::Error| Error::io("cannot listen on", path, &error);
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.uid() != rustix::process::getuid().as_raw() => {
+            return Err(Error::environment(format!("{} belongs to another user", path.display())));
+        }
+        Ok(_) => fs::remove_file(path).map_err(told)?,
+        Err(_) => {}
+    }
+    let listener = socket::listen(path).map_err(told)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(told)?;
+    Ok(listener)
+}
