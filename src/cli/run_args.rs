@@ -130,6 +130,7 @@ fn arg(flag: &'static Flag) -> Arg {
         Some(short) => arg.short(short),
         None => arg,
     };
+    let arg = arg.hide(flag.name == "print-completion");
     match flag.value {
         Some(value) => arg.action(ArgAction::Set).value_name(value).allow_negative_numbers(true),
         None => arg.action(ArgAction::SetTrue),
@@ -182,3 +183,6 @@ impl RunArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
