@@ -130,7 +130,10 @@ const QUESTION: &str = r#"
 import sys
 here = sys.path[:1] == [""] and not sys.path.pop(0)
 import json, os, re
-from importlib.util import find_spec
+try:
+    from importlib.util import find_spec
+except ImportError:
+    find_spec = None
 if here:
     sys.path.insert(0, "")
 answer = {"executable": sys.executable or "", "version": list(sys.version_info[:2]), "torch": None, "flags": None}

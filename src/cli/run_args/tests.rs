@@ -400,7 +400,12 @@ fn ranks_are_counted_as_torchrun_counts_them() {
     assert_eq!(count("cpu", 4, &[], "2.15.0"), Ok(Some(16)));
     assert_eq!(count("xpu", 4, &[], "2.15.0"), Ok(None));
     assert_eq!(count("gpu", 0, &[], "2.15.0+rocm6.4"), Ok(None));
-    assert!(count("gpu", 0, &[], "2.15.0").is_err());
+    assert_eq!(count("auto", 4, &[], "2.15.0+cpu"), Ok(Some(16)));
+    let refused = |gpus, env: &[(&str, &str)], torch| count("gpu", gpus, env, torch).unwrap_err().text;
+    assert_eq!(refused(0, &[], "2.15.0"), "--nproc-per-node gpu: no GPU was found");
+    assert_eq!(refused(4, &[], "2.15.0+cpu"), "--nproc-per-node gpu: torch 2.15.0+cpu is built without CUDA");
+    let hidden = [("CUDA_VISIBLE_DEVICES", "-1")];
+    assert_eq!(refused(4, &hidden, "2.15.0"), "--nproc-per-node gpu: CUDA_VISIBLE_DEVICES hides every GPU");
 }
 
 #[test]

@@ -449,12 +449,12 @@ fn count_ranks(
     facts: &Facts,
     python: Option<&Python>,
 ) -> Result<Option<u32>, PlanError> {
-    let gpus = visible_gpus(request, facts.gpus);
-    // torch builds for other makers' GPUs count what NVML cannot see.
-    let foreign = !request.local
-        && python
-            .and_then(|python| python.torch.as_deref())
-            .is_some_and(|torch| torch.contains("rocm") || torch.contains("xpu"));
+    let torch =
+        python.and_then(|python| python.torch.as_deref()).filter(|_| !request.local).unwrap_or_default();
+    // What torch cannot use does not count; other makers' GPUs are not for NVML to see.
+    let without_cuda = torch.contains("+cpu");
+    let foreign = torch.contains("+rocm") || torch.contains("+xpu");
+    let gpus = if without_cuda { 0 } else { visible_gpus(request, facts.gpus) };
     let wrong = |why: &str| match request.setting("nproc-per-node") {
         Some(setting) => setting.wrong(why),
         None => PlanError::new(why),
@@ -466,9 +466,12 @@ fn count_ranks(
         Nproc::Auto => Ok(Some(if gpus > 0 { gpus } else { facts.cpus })),
         Nproc::Gpu if gpus > 0 => Ok(Some(gpus)),
         Nproc::Gpu => {
-            let why =
-                if facts.gpus == 0 { "no GPU was found" } else { "CUDA_VISIBLE_DEVICES hides every GPU" };
-            Err(wrong(why)
+            let why = match facts.gpus {
+                _ if without_cuda => format!("torch {torch} is built without CUDA"),
+                0 => "no GPU was found".to_owned(),
+                _ => "CUDA_VISIBLE_DEVICES hides every GPU".to_owned(),
+            };
+            Err(wrong(&why)
                 .hint("--nproc-per-node auto takes the CPUs where there is no GPU; a number always works"))
         }
         Nproc::Xpu if request.local => Err(wrong("--launcher local cannot count XPUs").hint("give a number")),

@@ -238,9 +238,12 @@ impl Request {
             && rank >= nodes.1
         {
             let setting = self.setting("node-rank").expect("was just read");
-            return Err(setting.wrong(format!("with {} node(s), numbers end at {}", nodes.1, nodes.1 - 1)));
+            return Err(setting.wrong(format!("the last of {} nodes is number {}", nodes.1, nodes.1 - 1)));
         }
         self.number::<u16>("master-port", "port number")?;
+        if self.collective_timeout.is_some_and(|span| span.is_zero()) {
+            return Err(PlanError::new("--nccl-collective-timeout 0: no collective could ever end in time"));
+        }
         Ok(Settings {
             nodes,
             nproc: self.nproc()?,

@@ -45,6 +45,7 @@ fn bad_command_lines_get_one_clear_error() {
         "--local-ranks-filter a t.py",
         "--nnodes 2 --node-rank 2 t.py",
         "--master-port 70000 t.py",
+        "--nccl-collective-timeout 0 t.py",
         "--name a/b t.py",
         "-m --no-python t",
         "--print-completion bash",
@@ -74,8 +75,9 @@ fn bad_command_lines_get_one_clear_error() {
     --tee 0:1,x: is none of 0 (none), 1 (stdout), 2 (stderr) and 3 (both), nor LOCAL_RANK:STD,... as in 0:3,1:1
     --start-method threads: is none of spawn, fork and forkserver
     --local-ranks-filter a: is no list of ranks such as 0,1
-    --node-rank 2: with 2 node(s), numbers end at 1
+    --node-rank 2: the last of 2 nodes is number 1
     --master-port 70000: is no port number
+    --nccl-collective-timeout 0: no collective could ever end in time
     --name a/b: has '/'; use letters, digits, '.', '_' and '-'
     --module and --no-python exclude each other
     --print-completion starts no job
@@ -128,7 +130,7 @@ fn the_parser_names_what_it_does_not_know() {
       tip: a similar argument exists: '--nproc-per-node'
       tip: to pass '--nproc-per-nodes' as a value, use '-- --nproc-per-nodes'
 
-    Usage: run --nproc-per-node <N|auto|gpu|cpu|xpu> [SCRIPT] [ARGS]...
+    Usage: elastictop run [OPTIONS] <SCRIPT> [ARGS]...
 
     For more information, try '--help'.
     ---
@@ -143,20 +145,20 @@ fn the_parser_names_what_it_does_not_know() {
     error: the following required arguments were not provided:
       <SCRIPT> [ARGS]...
 
-    Usage: run <SCRIPT> [ARGS]...
+    Usage: elastictop run [OPTIONS] <SCRIPT> [ARGS]...
 
     For more information, try '--help'.
     ---
     error: the argument '--detach' cannot be used with '--wait'
 
-    Usage: run --detach <SCRIPT> [ARGS]...
+    Usage: elastictop run [OPTIONS] <SCRIPT> [ARGS]...
 
     For more information, try '--help'.
     ---
     error: the following required arguments were not provided:
       --dry-run
 
-    Usage: run --dry-run --json <SCRIPT> [ARGS]...
+    Usage: elastictop run [OPTIONS] <SCRIPT> [ARGS]...
 
     For more information, try '--help'.
     ");
