@@ -63,7 +63,7 @@ pub fn look(request: &Request, python: Option<&str>, world: World) -> Result<Fac
     Ok(Facts {
         python,
         gpus: world.gpus,
-        cpus: thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+        cpus: cpus(),
         run_id: world.run_id,
         job_dir: text(&world.job_dir)?,
         elastictop: text(&world.elastictop)?,
@@ -71,6 +71,12 @@ pub fn look(request: &Request, python: Option<&str>, world: World) -> Result<Fac
         ras_port: world.ras_port,
         cwd: text(&cwd)?,
     })
+}
+
+/// CPUs that this process may run on, counted as torchrun counts them: quotas of cgroups do not matter.
+fn cpus() -> u32 {
+    let all = || thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    rustix::thread::sched_getaffinity(None).map_or_else(|_| all(), |set| set.count())
 }
 
 /// A TCP port on localhost that is free now.

@@ -179,7 +179,7 @@ fn scripts_that_cannot_be_run_are_errors_with_near_names() {
 }
 
 #[test]
-fn the_request_is_checked_before_the_world() {
+fn the_request_is_checked_before_the_world_and_both_make_a_plan() {
     let flags = BTreeMap::from([("nnodes".to_owned(), "4:2".to_owned())]);
     let request = Request { script: "/nowhere/t.py".into(), flags, ..Request::default() };
     let world = World {
@@ -192,7 +192,15 @@ fn the_request_is_checked_before_the_world() {
     };
     assert!(look(&request, None, world.clone()).unwrap_err().text.starts_with("--nnodes 4:2"));
     let request = Request { script: "/nowhere/t.py".into(), ..Request::default() };
-    assert_eq!(look(&request, None, world).unwrap_err().text, "/nowhere/t.py: there is no such file");
+    assert_eq!(look(&request, None, world.clone()).unwrap_err().text, "/nowhere/t.py: there is no such file");
+
+    let dir = folder(&["t.py"]);
+    let script = dir.path().join("t.py").display().to_string();
+    let request = Request { script: script.clone(), local: true, env: std::env::vars().collect(), ..request };
+    let facts = look(&request, real_python().to_str(), world).unwrap();
+    assert!(facts.cpus > 0);
+    let plan = crate::domain::launch::plan(&request, &facts).unwrap();
+    assert_eq!(plan.argv.last(), Some(&script));
 }
 
 #[test]
