@@ -8,12 +8,13 @@ use clap::{
 
 use crate::domain::launch::{self, FLAGS, Flag, Orphans, Request};
 
-/// Arguments of `elastictop run`.
+/// Start an elastic job and watch it; takes the place of torchrun
 ///
-/// A drop-in for torchrun: what worked behind `torchrun` works behind `elastictop run`. All flags come before
-/// SCRIPT; what follows it goes to the script untouched. A flag given twice counts once, the last time.
+/// What works behind `torchrun` works behind `elastictop run`, `PET_*` variables too. All flags come before SCRIPT;
+/// what follows it goes to the script untouched. Of a flag given twice the last one counts. What elastictop adds,
+/// and why, is shown by --dry-run; what you set, by flag or by variable, wins.
 #[derive(Clone, Debug, Args)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, override_usage = "elastictop run [OPTIONS] <SCRIPT> [ARGS]...")]
 pub struct RunArgs {
     /// Name of the job [default: the script's]
     #[arg(long, value_name = "NAME", help_heading = OWN)]
@@ -130,6 +131,7 @@ fn arg(flag: &'static Flag) -> Arg {
         Some(short) => arg.short(short),
         None => arg,
     };
+    let arg = arg.hide(flag.name == "print-completion");
     match flag.value {
         Some(value) => arg.action(ArgAction::Set).value_name(value).allow_negative_numbers(true),
         None => arg.action(ArgAction::SetTrue),
@@ -182,3 +184,6 @@ impl RunArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,14 +56,14 @@ pub fn look(request: &Request, python: Option<&str>, world: World) -> Result<Fac
     })?;
     check_script(request, &cwd)?;
     let python = if request.needs_python() {
-        Some(ask_python(&find_python(python, &request.env, &cwd)?, PATIENCE)?)
+        Some(ask_python(&find_python(python, &request.env, &cwd)?, &cwd, PATIENCE)?)
     } else {
         None
     };
     Ok(Facts {
         python,
         gpus: world.gpus,
-        cpus: thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+        cpus: cpus(),
         run_id: world.run_id,
         job_dir: text(&world.job_dir)?,
         elastictop: text(&world.elastictop)?,
@@ -71,6 +71,12 @@ pub fn look(request: &Request, python: Option<&str>, world: World) -> Result<Fac
         ras_port: world.ras_port,
         cwd: text(&cwd)?,
     })
+}
+
+/// CPUs that this process may run on, counted as torchrun counts them: quotas of cgroups do not matter.
+fn cpus() -> u32 {
+    let all = || thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    rustix::thread::sched_getaffinity(None).map_or_else(|_| all(), |set| set.count())
 }
 
 /// A TCP port on localhost that is free now.
@@ -124,12 +130,20 @@ fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Imports nothing big: torch's version and flags are read from its files.
+/// Imports nothing big: torch's version and flags are read from its files. The working directory counts when torch
+/// is looked for, as it does for `python -m`, but its `json.py` or `re.py` is not run.
 const QUESTION: &str = r#"
-import sys, json, re, os
-answer = {"executable": sys.executable or "", "version": list(sys.version_info[:2]), "torch": None, "flags": None}
+import sys
+here = sys.path[:1] == [""] and not sys.path.pop(0)
+import json, os, re
 try:
     from importlib.util import find_spec
+except ImportError:
+    find_spec = None
+if here:
+    sys.path.insert(0, "")
+answer = {"executable": sys.executable or "", "version": list(sys.version_info[:2]), "torch": None, "flags": None}
+try:
     spec = find_spec("torch")
     folders = list(spec.submodule_search_locations or ()) if spec else []
 except Exception:
@@ -150,7 +164,7 @@ elif folders:
     except Exception:
         pass
 flags = set(re.findall(r"""["']--([a-z][a-z-]*)["']""", read("distributed", "run.py")))
-if flags:
+if "nnodes" in flags:
     answer["flags"] = sorted(flags)
 sys.stdout.write("\nelastictop:" + json.dumps(answer) + "\n")
 "#;
@@ -163,15 +177,16 @@ struct Answer {
     flags: Option<BTreeSet<String>>,
 }
 
-/// Asks an interpreter what it is, with one short process that imports no torch.
+/// Asks an interpreter what it is, with one short process that imports no torch and runs in `cwd`.
 ///
 /// # Errors
 /// It cannot be run, fails, is no Python 3, or does not answer within `patience`.
-pub fn ask_python(python: &Path, patience: Duration) -> Result<Python> {
+pub fn ask_python(python: &Path, cwd: &Path, patience: Duration) -> Result<Python> {
     let path = text(python)?;
     let fail = |why: &str| Error::usage(format!("{path} {why}")).hint("--python PATH names another Python");
     let mut child = Command::new(python)
         .args(["-c", QUESTION])
+        .current_dir(cwd)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -222,7 +237,7 @@ fn check_script(request: &Request, cwd: &Path) -> Result<()> {
     }
     match fs::metadata(&path) {
         Ok(meta) if meta.is_dir() && !path.join("__main__.py").is_file() => {
-            let inside = names(&path).into_iter().filter(|name| name.ends_with(".py")).take(3);
+            let inside = names(&path).into_iter().filter(|name| is_python_file(name)).take(3);
             let error = Error::usage(format!("{script}: is a directory, not a script"));
             Err(did_you_mean(error, Path::new(script), inside))
         }
@@ -278,6 +293,10 @@ fn did_you_mean(error: Error, folder: &Path, names: impl Iterator<Item = String>
     if names.is_empty() { error } else { error.hint(format!("did you mean {}?", names.join(" or "))) }
 }
 
+fn is_python_file(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension == "py")
+}
+
 /// The files in a folder, sorted; none where it cannot be read.
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -303,3 +322,6 @@ fn distance(a: &str, b: &str) -> usize {
     }
     row[b.len()]
 }
+
+#[cfg(test)]
+mod tests;

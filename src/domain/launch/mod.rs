@@ -14,9 +14,6 @@ mod plan;
 mod render;
 mod request;
 
-#[cfg(test)]
-mod tests;
-
 pub use flags::{FLAGS, Flag, flag};
 pub use plan::plan;
 pub use render::{quote, render_json, render_text};
@@ -139,7 +136,8 @@ pub struct LaunchPlan {
     pub max_restarts: u32,
     /// How often the agent looks at its ranks.
     pub monitor_interval: Duration,
-    /// Time between SIGTERM to the agent and SIGKILL.
+    /// Time between SIGTERM and SIGKILL. The agent gives its ranks as long: whoever kills the agent waits a little
+    /// more.
     pub stop_grace: Duration,
     /// What ranks do when the agent dies.
     pub orphans: Orphans,

@@ -119,7 +119,8 @@ impl Draft<'_> {
         }
         argv.extend(self.out.flags.iter().map(|added| format!("{}={}", added.name, added.value)));
         if function {
-            argv.push(self.request.script.clone());
+            // Behind "--" the parser of torchrun leaves everything as it is, a "--" of the script's own too.
+            argv.extend(["--".into(), self.request.script.clone()]);
         } else {
             let reason =
                 "each rank starts through elastictop, which becomes the program: same pid, same tree";
@@ -150,14 +151,14 @@ impl Draft<'_> {
         put("run-id", text("rdzv-id").unwrap_or_else(|| self.facts.run_id.clone()));
         put("log-dir", text("log-dir").unwrap_or_else(|| self.log_dir()));
         put("grace", stop_grace(self.request, self.settings).as_secs().to_string());
-        match (text("redirects"), text("tee")) {
-            (None, None) => put("redirects", "3".into()),
-            (redirects, tee) => {
-                redirects.into_iter().for_each(|spec| put("redirects", spec));
-                tee.into_iter().for_each(|spec| put("tee", spec));
+        if text("redirects").or(text("tee")).is_none() {
+            put("redirects", "3".into());
+        }
+        for name in ["redirects", "tee", "role"] {
+            if let Some(value) = text(name) {
+                put(name, value);
             }
         }
-        text("role").into_iter().for_each(|role| put("role", role));
         if self.request.is_on("virtual-local-rank") {
             argv.push("--virtual-local-rank".into());
         }
@@ -298,12 +299,11 @@ impl Draft<'_> {
 
     fn nccl(&mut self) {
         let name = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC";
-        match self.request.heartbeat_timeout {
-            Some(span) => self.asked(name, &span.as_secs().to_string(), "--nccl-heartbeat-timeout"),
-            None => {
-                let reason = "a rank whose NCCL watchdog is stuck ends after 5 minutes (torch: 8)";
-                self.variable(name, &HEARTBEAT_TIMEOUT.as_secs().to_string(), reason);
-            }
+        if let Some(span) = self.request.heartbeat_timeout {
+            self.asked(name, &span.as_secs().to_string(), "--nccl-heartbeat-timeout");
+        } else {
+            let reason = "a rank whose NCCL watchdog is stuck ends after 5 minutes (torch: 8)";
+            self.variable(name, &HEARTBEAT_TIMEOUT.as_secs().to_string(), reason);
         }
         let name = "TORCH_NCCL_ENABLE_MONITORING";
         match self.request.enable_monitoring {
@@ -378,7 +378,9 @@ impl Draft<'_> {
 }
 
 fn stop_grace(request: &Request, settings: &Settings) -> Duration {
-    let theirs = settings.shutdown_timeout.map(|seconds| Duration::from_secs(seconds.into()));
+    let variable = || request.env.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")?.trim().parse().ok();
+    let theirs =
+        settings.shutdown_timeout.or_else(variable).map(|seconds| Duration::from_secs(seconds.into()));
     request.stop_grace.or(theirs).unwrap_or(STOP_GRACE)
 }
 
@@ -447,12 +449,16 @@ fn count_ranks(
     facts: &Facts,
     python: Option<&Python>,
 ) -> Result<Option<u32>, PlanError> {
-    let gpus = visible_gpus(request, facts.gpus);
-    // torch builds for other makers' GPUs count what NVML cannot see.
-    let foreign = !request.local
-        && python
-            .and_then(|python| python.torch.as_deref())
-            .is_some_and(|torch| torch.contains("rocm") || torch.contains("xpu"));
+    let torch =
+        python.and_then(|python| python.torch.as_deref()).filter(|_| !request.local).unwrap_or_default();
+    // What torch cannot use does not count; other makers' GPUs are not for NVML to see.
+    let without_cuda = torch.contains("+cpu");
+    let foreign = torch.contains("+rocm") || torch.contains("+xpu");
+    let gpus = if without_cuda { 0 } else { visible_gpus(request, facts.gpus) };
+    let wrong = |why: &str| match request.setting("nproc-per-node") {
+        Some(setting) => setting.wrong(why),
+        None => PlanError::new(why),
+    };
     match nproc {
         Nproc::Number(number) => Ok(Some(number)),
         Nproc::Cpu => Ok(Some(facts.cpus)),
@@ -460,15 +466,15 @@ fn count_ranks(
         Nproc::Auto => Ok(Some(if gpus > 0 { gpus } else { facts.cpus })),
         Nproc::Gpu if gpus > 0 => Ok(Some(gpus)),
         Nproc::Gpu => {
-            let why =
-                if facts.gpus == 0 { "no GPU was found" } else { "CUDA_VISIBLE_DEVICES hides every GPU" };
-            Err(PlanError::new(format!("--nproc-per-node gpu: {why}"))
+            let why = match facts.gpus {
+                _ if without_cuda => format!("torch {torch} is built without CUDA"),
+                0 => "no GPU was found".to_owned(),
+                _ => "CUDA_VISIBLE_DEVICES hides every GPU".to_owned(),
+            };
+            Err(wrong(&why)
                 .hint("--nproc-per-node auto takes the CPUs where there is no GPU; a number always works"))
         }
-        Nproc::Xpu if request.local => {
-            Err(PlanError::new("--nproc-per-node xpu: --launcher local cannot count XPUs")
-                .hint("give a number"))
-        }
+        Nproc::Xpu if request.local => Err(wrong("--launcher local cannot count XPUs").hint("give a number")),
         Nproc::Xpu => Ok(None),
     }
 }

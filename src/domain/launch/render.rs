@@ -91,3 +91,17 @@ pub fn render_json(plan: &LaunchPlan) -> Value {
         "notes": plan.notes,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_a_shell() {
+        for (word, quoted) in
+            [("a-b/c=1", "a-b/c=1"), ("", "''"), ("it's", r"'it'\''s'"), ("$x", "'$x'"), ("~", "'~'")]
+        {
+            assert_eq!(quote(word), quoted);
+        }
+    }
+}

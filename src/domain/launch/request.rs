@@ -96,7 +96,7 @@ pub(super) struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    fn wrong(&self, why: impl fmt::Display) -> PlanError {
+    pub(super) fn wrong(&self, why: impl fmt::Display) -> PlanError {
         let value = redact::value(&self.name, self.value);
         match self.who {
             Who::Flag => PlanError::new(format!("{} {value}: {why}", self.name)),
@@ -203,12 +203,12 @@ impl Request {
     /// Reads and checks all that can be checked without looking at the world.
     pub(super) fn settings(&self) -> Result<Settings, PlanError> {
         self.job_name()?;
-        if self.script.is_empty() {
-            return Err(PlanError::new("no script was given").hint("elastictop run SCRIPT [ARGS]"));
-        }
         if self.flags.contains_key("print-completion") {
             return Err(PlanError::new("--print-completion starts no job")
                 .hint("torchrun --print-completion SHELL prints torchrun's own completion script"));
+        }
+        if self.script.is_empty() {
+            return Err(PlanError::new("no script was given").hint("elastictop run SCRIPT [ARGS]"));
         }
         for switch in super::FLAGS.iter().filter(|flag| flag.value.is_none()) {
             if let Some(setting) = self.setting(switch.name).filter(|setting| setting.who == Who::Environment)
@@ -238,9 +238,12 @@ impl Request {
             && rank >= nodes.1
         {
             let setting = self.setting("node-rank").expect("was just read");
-            return Err(setting.wrong(format!("with {} node(s), numbers end at {}", nodes.1, nodes.1 - 1)));
+            return Err(setting.wrong(format!("the last of {} nodes is number {}", nodes.1, nodes.1 - 1)));
         }
         self.number::<u16>("master-port", "port number")?;
+        if self.collective_timeout.is_some_and(|span| span.is_zero()) {
+            return Err(PlanError::new("--nccl-collective-timeout 0: no collective could ever end in time"));
+        }
         Ok(Settings {
             nodes,
             nproc: self.nproc()?,
@@ -267,7 +270,7 @@ impl Request {
         if min > max {
             return Err(setting
                 .wrong(format!("the smallest number of nodes, {min}, is above the largest, {max}"))
-                .hint(format!("--nnodes {max}:{min}")));
+                .hint(format!("did you mean --nnodes {max}:{min}?")));
         }
         if max > 1 && self.is_on("standalone") {
             return Err(setting
@@ -298,7 +301,7 @@ impl Request {
         };
         let good = Duration::try_from_secs_f64(seconds).ok().filter(|interval| !interval.is_zero());
         match (good, self.setting("monitor-interval")) {
-            (None, Some(setting)) => Err(setting.wrong("is not above 0")),
+            (None, Some(setting)) => Err(setting.wrong("is no number of seconds above 0")),
             (good, _) => Ok(good),
         }
     }
@@ -362,4 +365,19 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
     seconds
         .map(|seconds| Duration::from_secs(seconds.into()))
         .ok_or_else(|| "is no time span: give seconds, or a unit as in 90s, 5m, 1h".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_seconds_unless_they_say_more() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600), ("0", 0), (" 7 ", 7)] {
+            assert_eq!(parse_span(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "s", "-1", "1d", "1.5", "1 h", "5000000000", "4000000000h", "1m30s"] {
+            assert!(parse_span(bad).is_err(), "{bad}");
+        }
+    }
 }
