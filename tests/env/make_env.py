@@ -3,8 +3,9 @@
 
     python3 tests/env/make_env.py [DIRECTORY]        default: .venv at the root of the repository
 
-Downloads about 0.6 GB, takes 1.3 GB on disk and under a minute. Needs Python 3.11 or newer, a C compiler and binutils; no
-GPU. Returns at once if the environment is there and made from the same inputs; otherwise starts from nothing.
+Downloads about 0.6 GB, takes 1.3 GB on disk and under a minute. Needs Python 3.11 or newer, a C compiler and
+binutils; no GPU. Returns at once if the environment is there and made from the same inputs; otherwise starts from
+nothing.
 """
 
 import fcntl
@@ -27,7 +28,8 @@ TOOLS = ("cc", "ld", "nm", "readelf", "ldd")
 CHECK = """
 import torch.distributed.run, torch.distributed.launcher.api, wandb, torch.distributed as dist
 import torch.distributed.elastic.rendezvous.registry, torch.distributed.elastic.rendezvous.dynamic_rendezvous
-import torch.distributed.elastic.rendezvous.c10d_rendezvous_backend, torch.distributed.elastic.agent.server.local_elastic_agent
+import torch.distributed.elastic.rendezvous.c10d_rendezvous_backend
+import torch.distributed.elastic.agent.server.local_elastic_agent
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -3,10 +3,10 @@
 
     python3 torch_stubs.py SITE_PACKAGES
 
-libtorch's libraries need cuBLAS, cuDNN, NCCL, ... : 2.5 GB that nothing calls without a GPU. Python loads extension modules
-with RTLD_NOW, so each symbol they refer to must exist; it need not do anything. This compiles one library of empty
-functions for each one that is missing, into torch/lib, where the wheel's RUNPATH looks last: a real one wins. The
-CUDA runtime must be real (nvidia-cuda-runtime), as libtorch's static constructors call it.
+libtorch's libraries need cuBLAS, cuDNN, NCCL, ... : 2.5 GB that nothing calls without a GPU. Python loads extension
+modules with RTLD_NOW, so each symbol they refer to must exist; it need not do anything. This compiles one library of
+empty functions for each one that is missing, into torch/lib, where the wheel's RUNPATH looks last: a real one wins.
+The CUDA runtime must be real (nvidia-cuda-runtime), as libtorch's static constructors call it.
 
 Needs cc and binutils.
 """

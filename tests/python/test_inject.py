@@ -120,8 +120,8 @@ class InjectTest(unittest.TestCase):
         return self.finish(self.start(self.shim, sys.executable, *flags, self.file("script.py", script), **env))
 
     def torchrun(self, script, *args, **env):
-        return self.start(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python",
-                          self.shim, sys.executable, "-u", script, *args, ELASTICTOP_AGENT="1", **env)
+        return self.start(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+                          "--no-python", self.shim, sys.executable, "-u", script, *args, ELASTICTOP_AGENT="1", **env)
 
 
 class UnderTorchrun(InjectTest):
@@ -282,13 +282,15 @@ class InOneProcess(InjectTest):
         self.assertIn("row of step 0 is lost", self.bye()["error"])
 
     def test_the_users_sitecustomize_runs_once_as_itself(self):
-        user = self.file("user/sitecustomize.py", "import sys; print(__name__, sys.modules[__name__].__file__ == __file__)")
+        text = "import sys; print(__name__, sys.modules[__name__].__file__ == __file__)"
+        user = self.file("user/sitecustomize.py", text)
         path = f"{INJECT}:{user.parent}"
         ask = "import sitecustomize; print(sitecustomize.__file__)"
         told = f"sitecustomize True\n{user}\n"
         for name, shim in ("rank", [self.shim]), ("other process", []), ("agent", ["env", "ELASTICTOP_AGENT=1"]):
             with self.subTest(name):
-                self.assertEqual(self.finish(self.start(*shim, sys.executable, "-c", ask, PYTHONPATH=path)), (0, told, ""))
+                result = self.finish(self.start(*shim, sys.executable, "-c", ask, PYTHONPATH=path))
+                self.assertEqual(result, (0, told, ""))
 
     def test_errors_of_the_users_sitecustomize_are_as_without_us(self):
         for text in ("1 / 0", "import absent", "raise SystemExit(3)", "import sys; sys.path.insert(0, '/x')"):
@@ -408,7 +410,8 @@ class ElastictopModule(unittest.TestCase):
         with mock.patch.dict(os.environ, clear=True):
             elastictop.log({"loss": 1.0})
             for metrics, step, error in (
-                ([1], None, TypeError), ({1: 2}, None, TypeError), ({"_step": 1}, None, ValueError), ({}, 1.5, TypeError),
+                ([1], None, TypeError), ({1: 2}, None, TypeError), ({"_step": 1}, None, ValueError),
+                ({}, 1.5, TypeError),
             ):
                 with self.subTest(metrics=metrics, step=step), self.assertRaises(error):
                     elastictop.log(metrics, step)

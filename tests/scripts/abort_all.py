@@ -1,4 +1,7 @@
-"""All ranks die of SIGABRT at once in restart 0, after they met in the directory argv[1]; later ones end well. No torch."""
+"""All ranks die of SIGABRT at once in restart 0, after they met in the directory argv[1].
+
+Later ones end well. No torch.
+"""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""What the scripts of this directory share: who this rank is, and waiting for a file or a signal instead of for a time."""
+"""What these scripts share: who this rank is, and waiting for a file or a signal instead of for a time."""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""Rank argv[1] (default 0) prints what torch prints when a GPU is full and exits with 1; the others wait to be ended. No torch."""
+"""Rank argv[1] (default 0) prints what torch prints when a GPU is full and exits with 1.
+
+The others wait to be ended. No torch.
+"""
 
 import sys
 

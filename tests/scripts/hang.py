@@ -1,4 +1,7 @@
-"""All-reduces on gloo until --rank stops joining at --step: asleep, busy in Python (busy), or holding the GIL in C (gil). Never ends by itself."""
+"""All-reduces on gloo until --rank stops joining at --step.
+
+--mode: asleep (sleep), busy in Python (busy), or holding the GIL in C (gil). The others wait until gloo's timeout.
+"""
 
 import argparse
 import ctypes

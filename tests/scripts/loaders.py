@@ -1,4 +1,8 @@
-"""A rank with children that must not be taken for ranks: data loaders with its environment, a zombie grandchild, a session leader named wandb-core. Ends when the file argv[1] exists. No torch."""
+"""A rank with children that must not be taken for ranks.
+
+Data loaders with its environment, a zombie grandchild, a session leader named wandb-core. Ends when the file argv[1]
+exists. No torch.
+"""
 
 import ctypes
 import multiprocessing

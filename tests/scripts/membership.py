@@ -1,4 +1,7 @@
-"""For --nnodes 1:3: each incarnation says its RANK, WORLD_SIZE and node, and waits until the file argv[1] exists. No torch."""
+"""For --nnodes 1:3: says its RANK, WORLD_SIZE and node, and waits until the file argv[1] exists. No torch.
+
+Several agents on one host need --local-addr localhost to find each other.
+"""
 
 import os
 import sys

@@ -1,4 +1,7 @@
-"""Rank 1 raises ValueError in a collective's place; the others then fail with "closed by peer". --record: with torch's error files."""
+"""Rank 1 raises ValueError in a collective's place.
+
+The others then fail with "closed by peer". --record: with torch's error files.
+"""
 
 import signal
 import sys

@@ -1,4 +1,7 @@
-"""Trains a linear model with DistributedDataParallel on gloo; a JSON line per step. --crash-rank raises at --crash-step, in restart 0 only."""
+"""Trains a linear model with DistributedDataParallel on gloo.
+
+A JSON line per step. --crash-rank raises at --crash-step, in restart 0 only.
+"""
 
 import argparse
 import time
@@ -28,6 +31,7 @@ for step in range(args.steps):
     optimizer.step()
     say_metrics(step=step, loss=loss.item())
     time.sleep(args.step_ms / 1000)
-# Without it, about one run in ten of torch 2.15 on gloo aborts at exit ("terminate called without an active exception").
+# Without it, about one run in ten of torch 2.15 on gloo aborts at exit:
+# "terminate called without an active exception".
 dist.barrier()
 dist.destroy_process_group()

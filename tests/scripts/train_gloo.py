@@ -1,4 +1,7 @@
-"""All-reduces a number per step on gloo, without DDP (1 s less to start); a JSON line per step. Ends after --steps, or after the step in which --until FILE exists."""
+"""All-reduces a number per step on gloo, without DDP (1 s less to start).
+
+A JSON line per step. Ends after --steps, or after the step in which --until FILE exists.
+"""
 
 import argparse
 import os

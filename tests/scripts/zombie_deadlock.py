@@ -1,7 +1,8 @@
 """Run by itself, without torchrun: it is the agent, and deadlocks on zombies. Function mode, two ranks.
 
-Ranks that have returned wait for the agent's go-ahead, an event whose set() waits in turn for each waiter to wake. Here the
-ranks stop while they wait, and are killed once the agent is in set(): zombies that the agent waits for without end.
+Ranks that have returned wait for the agent's go-ahead, an event whose set() waits in turn for each waiter to wake.
+Here the ranks stop while they wait, and are killed once the agent is in set(): zombies that the agent waits for
+without end.
 """
 
 import logging

@@ -20,9 +20,8 @@ _write_error = None
 def log(metrics: dict, step: typing.Optional[int] = None) -> None:
     """Appends one row to this rank's metrics; without `step`, the one after the last row's.
 
-    Numbers of numpy and torch are stored as numbers, whatever JSON has no form for as text. A row that cannot be written
-    (disk full, ...) is lost and elastictop says so; the script goes on.
-    """
+    Numbers of numpy and torch are stored as numbers, whatever JSON has no form for as text. A row that cannot be
+    written (disk full, ...) is lost and elastictop says so; the script goes on."""
     global _last_step, _write_error
     if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
         raise TypeError("elastictop.log: metrics must be a dict with text keys")

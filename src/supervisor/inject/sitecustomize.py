@@ -1,8 +1,9 @@
 """Runs at the start of every Python process of a job, before the user's code; acts only in ranks.
 
-elastictop puts this directory in front of PYTHONPATH. In a rank, a thread beats once a second: one JSON datagram with the
-step and how far each process group's collectives are. Nothing here may change what the script does: each failure is caught
-and told in the next datagram. Every other process only goes on to the next `sitecustomize`, as if this one were not there.
+elastictop puts this directory in front of PYTHONPATH. In a rank, a thread beats once a second: one JSON datagram with
+the step and how far each process group's collectives are. Nothing here may change what the script does: each failure
+is caught and told in the next datagram. Every other process only goes on to the next `sitecustomize`, as if this one
+were not there.
 
 Standard library only, Python 3.9 or newer; in processes that are no ranks only os, sys and what `import` itself uses.
 """
@@ -18,7 +19,7 @@ SUN_PATH_MAX = 100  # the kernel's limit is 107
 
 
 def is_rank():
-    """By pid where the rank shim could say so before exec; ranks spawned by multiprocessing are the agent's own children."""
+    """By pid where the rank shim could say it before exec; ranks that multiprocessing spawns are the agent's children."""
     env = os.environ
     if env.get("ELASTICTOP_AGENT"):
         env["ELASTICTOP_AGENT_PID"] = str(os.getpid())
@@ -69,7 +70,7 @@ class Rank:
             planned = max(planned + PERIOD, now)
 
     def finish(self):
-        """Ends the thread while the interpreter is whole: later, taking the GIL in C++ code would end the process badly."""
+        """Ends the thread while the interpreter is whole: later, to take the GIL in C++ code would abort the process."""
         if os.getpid() == self.pid:
             self.stop.release()
             self.send("bye")
@@ -89,7 +90,7 @@ class Rank:
             self.deliver(data)
             self.error = None
         except OSError:
-            pass  # no supervisor at the moment, or a full socket: the next beat is the retry, and its number shows the gap
+            pass  # no supervisor now, or a full socket: the next beat is the retry, and its number shows the gap
         except Exception as error:
             self.failed("beat", error)
         finally:
@@ -201,9 +202,8 @@ class Rank:
 class Recorder:
     """A backend's flight recorder: how far its groups are.
 
-    It knows groups by a number of its own, and only its list of collectives tells which name that is. The list is long (17 ms
-    when full), so it is read only for a group that is not known yet.
-    """
+    It knows groups by a number of its own, and only its list of collectives tells which name that is. The list is
+    long (17 ms when full), so it is read only for a group that is not known yet."""
 
     TRIES = 3
 
