@@ -21,6 +21,7 @@ pub mod redact;
 pub mod report;
 pub mod sample;
 pub mod state;
+pub mod telling;
 pub mod time;
 pub mod tree;
 pub mod watchdog;

@@ -1,6 +1,7 @@
 //! The only writer: the loop, children, hub, journal; the rank shim and the injected Python files.
 
 pub mod agent;
+pub mod aside;
 pub mod child;
 pub mod clock;
 pub mod core;

@@ -259,7 +259,7 @@ impl Core {
     }
 
     /// A job that somebody else started, to look at only.
-    pub fn observe(now: Stamp, job: JobInfo, agent: Option<ProcId>, out: &mut Out) -> Core {
+    pub fn observe(now: Stamp, job: JobInfo, agent: Option<ProcId>, stale_store: bool, out: &mut Out) -> Core {
         let rules =
             Rules { monitor_interval_ms: 3000, stop_grace_ms: 0, end_orphans: false, expects_beats: false };
         let mut core = Core::empty(rules);
@@ -268,6 +268,20 @@ impl Core {
         if let Some(proc) = agent {
             (core.agent, core.agent_alive) = (Some(proc), true);
             core.emit(now, Fact::AgentStarted { proc }, out);
+        }
+        if stale_store {
+            let alert = Alert {
+                kind: AlertKind::StaleStore,
+                local_rank: None,
+                since: now,
+                text: "ranks share the agent's store: after a restart they may meet addresses of dead ranks".into(),
+                evidence: vec![
+                    "TORCHELASTIC_USE_AGENT_STORE=True and restarts are allowed".into(),
+                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 cures it; elastictop run sets it".into(),
+                ],
+                acts_at: None,
+            };
+            core.emit(now, Fact::AlertRaised { alert }, out);
         }
         core
     }

@@ -1,0 +1,154 @@
+//! Facts as sentences: one wording for the screen, `--plain` and the summary at the end.
+
+use super::{
+    alert::AlertKind,
+    command::{Command, Outcome},
+    event::{Event, Fact, Launcher, Reason},
+    exit::signal_name,
+    rank::JobState,
+    state::State,
+};
+
+/// One event as a sentence; `None` for what is no line of its own. `state` is the state after the event.
+pub fn event(state: &State, event: &Event) -> Option<String> {
+    Some(match &event.fact {
+        Fact::JobStarted { job } => format!("job {} on {}, {}", job.id, job.node, launcher(job.launcher)),
+        Fact::AgentStarted { proc } => format!("agent started, pid {proc}"),
+        Fact::RankStarted { proc, local_rank, attempt, place, .. } => {
+            format!("{} started, pid {proc}, attempt {attempt}", rank_tag(place.rank, *local_rank))
+        }
+        Fact::RankExited { local_rank, proc, rank, exit } => {
+            let tag = rank_tag(*rank, *local_rank);
+            match exit {
+                None => format!("{tag} ended, pid {proc}"),
+                Some(exit) if exit.is_success() => format!("{tag} ended with exit code 0"),
+                Some(exit) => format!("{tag} ended: {exit}, pid {proc}"),
+            }
+        }
+        Fact::RankExitKnown { local_rank, pid, exit } => {
+            format!("{} had ended: {exit}, pid {pid}", tag_of(state, *local_rank))
+        }
+        Fact::GroupStarted { world_size, .. } => format!("group started{}", with_ranks(*world_size)),
+        Fact::Restart { attempt, restarts, reason, cause, world_size } => {
+            let asked = if *reason == Reason::Manual { " by hand" } else { "" };
+            let spent = spent(*restarts, state.job.as_ref().and_then(|job| job.max_restarts));
+            let cause = cause.as_ref().map(|cause| format!(": {}", cause.text)).unwrap_or_default();
+            format!("attempt {attempt} begins{asked}{}, restarts {spent}{cause}", with_ranks(*world_size))
+        }
+        Fact::MembershipChanged { attempt, from, world_size } => {
+            let number = |n: &Option<u32>| n.map_or("?".into(), |n| n.to_string());
+            format!("attempt {attempt} begins: membership changed, {} to {} ranks", number(from), number(world_size))
+        }
+        Fact::CauseFound { attempt, cause } => format!("attempt {attempt} failed: {}", cause.text),
+        Fact::JobState { state, .. } => format!("job is {}", job_state(*state)),
+        Fact::AlertRaised { alert } => alert.text.clone(),
+        Fact::AlertCleared { alert_kind, local_rank } => {
+            let whose = local_rank.map(|local| format!(" ({})", tag_of(state, local))).unwrap_or_default();
+            format!("over: {}{whose}", alert_word(*alert_kind))
+        }
+        Fact::Adopted { text, .. } | Fact::Note { text } => text.clone(),
+        Fact::Command { command: asked, by, outcome } => match outcome {
+            Outcome::Done(text) => format!("{} by {by}: {text}", command(asked)),
+            Outcome::Refused(text) => format!("{} by {by} refused: {text}", command(asked)),
+        },
+        Fact::AgentExited { exit } => match exit {
+            None => "agent is gone; nobody saw how it ended".into(),
+            Some(exit) if exit.is_success() => "agent ended with exit code 0".into(),
+            Some(exit) => format!("agent ended: {exit}"),
+        },
+        Fact::JobEnded { state, exit_code, cause } => {
+            let code = exit_code.map_or("exit code unknown".into(), |code| format!("exit code {code}"));
+            let cause = cause.as_ref().map(|cause| format!(": {}", cause.text)).unwrap_or_default();
+            format!("job {}, {code}{cause}", job_state(*state))
+        }
+        Fact::RankPlaced { .. } | Fact::RankState { .. } | Fact::Sample { .. } | Fact::Unknown => return None,
+    })
+}
+
+/// A job's state in one or two words.
+pub fn job_state(state: JobState) -> &'static str {
+    match state {
+        JobState::Starting => "starting",
+        JobState::Running => "running",
+        JobState::Restarting => "restarting",
+        JobState::MembershipChange => "membership change",
+        JobState::TearingDown => "tearing down",
+        JobState::ZombieDeadlock => "zombie deadlock",
+        JobState::Orphaned => "orphaned",
+        JobState::Done => "done",
+        JobState::Failed => "failed",
+        JobState::Stopped => "stopped",
+        JobState::Unknown => "unknown",
+    }
+}
+
+/// What started the ranks.
+pub fn launcher(launcher: Launcher) -> &'static str {
+    match launcher {
+        Launcher::Torchrun => "torchrun",
+        Launcher::Local => "local",
+        Launcher::Foreign => "not started by elastictop",
+    }
+}
+
+/// `r3` where the global rank is known, `L3` where only the position on the node is.
+pub fn rank_tag(rank: Option<u32>, local_rank: u32) -> String {
+    match rank {
+        Some(rank) => format!("r{rank}"),
+        None => format!("L{local_rank}"),
+    }
+}
+
+/// The tag of the rank at this position.
+pub fn tag_of(state: &State, local_rank: u32) -> String {
+    rank_tag(state.rank(local_rank).and_then(|rank| rank.place.rank), local_rank)
+}
+
+fn with_ranks(world_size: Option<u32>) -> String {
+    world_size.map(|ranks| format!(" with {ranks} ranks")).unwrap_or_default()
+}
+
+/// `SIGKILL`, or the number of a signal that has no name.
+pub fn signal_word(signal: i32) -> String {
+    signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
+}
+
+/// A command in one or two words.
+pub fn command(command: &Command) -> String {
+    match command {
+        Command::Stop { now: false } => "stop".into(),
+        Command::Stop { now: true } => "stop now".into(),
+        Command::Restart => "restart".into(),
+        Command::Signal { rank, signal } => {
+            let whom = rank.map_or("all ranks".into(), |rank| format!("r{rank}"));
+            format!("{} to {whom}", signal_word(*signal))
+        }
+        Command::KeepZombies => "keep zombies".into(),
+        Command::Unknown => "unknown command".into(),
+    }
+}
+
+/// An alert's kind in words.
+pub fn alert_word(kind: AlertKind) -> &'static str {
+    match kind {
+        AlertKind::Stopped => "rank stopped",
+        AlertKind::BlockedIo => "rank blocked in the kernel",
+        AlertKind::Orphan => "orphaned ranks",
+        AlertKind::ZombieDeadlock => "zombie deadlock",
+        AlertKind::StaleStore => "stale store",
+        AlertKind::CrashLoop => "crash loop",
+        AlertKind::Oom => "out of memory",
+        AlertKind::SlowTeardown => "slow teardown",
+        AlertKind::AgentStuck => "agent stuck",
+        AlertKind::Storage => "storage trouble",
+        AlertKind::Unknown => "alert",
+    }
+}
+
+/// `1/3` restarts, or `1` when the budget is not known.
+pub fn spent(restarts: u32, max_restarts: Option<u32>) -> String {
+    match max_restarts {
+        Some(max) => format!("{restarts}/{max}"),
+        None => restarts.to_string(),
+    }
+}

@@ -1,0 +1,213 @@
+//! Jobs without a supervisor of ours, served to viewers by this very process: foreign ones, from `/proc` alone, and
+//! those that are over, from their files.
+
+use std::{path::Path, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{
+    clock::Clock,
+    core::{Core, Input, Out},
+    desk,
+    hub::{Hub, Said, ViewerId},
+    journal,
+    logbook::Logbook,
+    place::{JobDir, Roots},
+    reading,
+};
+use crate::{
+    domain::{
+        agent_line::AgentReader,
+        event::{JobInfo, Launcher},
+        id::{JobId, ProcId, name_from_path},
+        state::State,
+        time::Stamp,
+    },
+    error::{Error, Result},
+    probe::{
+        finder::Finder,
+        proc::{self, ROOT},
+        scan::{self, FoundJob},
+    },
+    wire::link::Link,
+};
+
+const LOOK: Duration = Duration::from_secs(1);
+/// Bytes that may be on their way between the two ends inside this process.
+const PIPE: usize = 256 << 10;
+
+/// Watches a job that somebody else started. Read-only: nothing is signalled, written or linked.
+#[derive(Debug)]
+pub struct Observer {
+    core: Core,
+    finder: Finder,
+    logbook: Logbook,
+    clock: Clock,
+}
+
+impl Observer {
+    /// Begins with a first look.
+    pub fn new(found: &FoundJob) -> Observer {
+        let mut clock = Clock::new(Stamp(0));
+        let nobody = ProcId { pid: 0, start: 0 };
+        let mut finder = Finder::new(ROOT, found.agent.unwrap_or(nobody));
+        found.ranks.iter().cloned().for_each(|rank| finder.follow(rank));
+        let mut out = Out::default();
+        let stale_store = found.use_agent_store == Some(true) && found.max_restarts.is_some_and(|max| max > 0);
+        let core = Core::observe(clock.now(), describe(found), found.agent, stale_store, &mut out);
+        let mut observer = Observer { core, finder, logbook: Logbook::in_memory(), clock };
+        observer.look();
+        observer
+    }
+
+    /// What is known.
+    pub fn state(&self) -> &State {
+        self.core.state()
+    }
+
+    /// Looks once more. Returns what changed.
+    pub fn look(&mut self) -> Out {
+        let now = self.clock.now();
+        let mut out = Out::default();
+        let look = self.finder.look();
+        let agent_gone = look.agent.is_none() && self.core.state().agent.as_ref().is_some_and(|agent| agent.alive);
+        let mut inputs = Vec::new();
+        reading::read_logs(&mut self.logbook, &mut AgentReader::default(), now, &mut inputs);
+        for rank in look.ranks.iter().filter(|rank| rank.fresh) {
+            let (out, err) = proc::log_paths(Path::new(ROOT), rank.sighting.proc.pid);
+            let local_rank = rank.sighting.place.slot().unwrap_or(0);
+            reading::add_rank(&mut self.logbook, [out, err], &rank.sighting, local_rank, 0);
+        }
+        inputs.push(Input::Looked { look, sample: true });
+        if agent_gone {
+            inputs.push(Input::AgentGone(None));
+        }
+        inputs.into_iter().for_each(|input| self.core.handle(now, input, &mut out));
+        if out.effects.contains(&super::core::Effect::Drain) {
+            self.core.handle(now, Input::Drained, &mut out);
+        }
+        out
+    }
+
+    /// Serves one viewer until it leaves.
+    pub fn serve(mut self) -> Link {
+        let (mut hub, mut said, link) = one_viewer();
+        tokio::spawn(async move {
+            let mut looks = interval(LOOK);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while !hub.is_empty() {
+                tokio::select! {
+                    _ = looks.tick() => {
+                        let out = self.look();
+                        hub.broadcast(&out.events, self.core.state());
+                    }
+                    Some((from, said)) = said.recv() => {
+                        let now = self.clock.now();
+                        let known = (self.core.state(), &self.logbook);
+                        let no = self.core.read_only().unwrap_or_else(|| "read-only".into());
+                        answer(&mut hub, from, said, known, now, &no);
+                    }
+                }
+            }
+        });
+        link
+    }
+}
+
+fn describe(found: &FoundJob) -> JobInfo {
+    let pid = found.agent.map(|agent| agent.pid).or_else(|| found.ranks.first().map(|rank| rank.proc.pid));
+    let script = found.command.iter().find(|word| word.ends_with(".py") && !word.contains("torchrun"));
+    let place = found.ranks.first().map(|rank| rank.place.clone()).unwrap_or_default();
+    JobInfo {
+        id: JobId(format!("pid-{}", pid.unwrap_or_default())),
+        name: script.map_or_else(|| "torchrun".into(), |script| name_from_path(script)),
+        launcher: Launcher::Foreign,
+        node: found.node.clone(),
+        command: found.command.clone(),
+        cwd: found.cwd.as_ref().map(|cwd| cwd.display().to_string()).unwrap_or_default(),
+        max_restarts: found.max_restarts,
+        local_world_size: place.local_world_size,
+        nodes: (1, 1),
+        uid: found.uid,
+    }
+}
+
+/// The foreign job that an agent, or a rank without one, belongs to.
+///
+/// # Errors
+/// There is no such job.
+pub fn find_foreign(pid: i32) -> Result<FoundJob> {
+    let fits = |job: &FoundJob| match job.agent {
+        Some(agent) => agent.pid == pid,
+        None => job.ranks.iter().any(|rank| rank.proc.pid == pid),
+    };
+    scan::scan(Path::new(ROOT)).into_iter().find(fits).ok_or_else(|| {
+        Error::job(format!("process {pid} is no torchrun agent that can be seen from here"))
+            .hint("elastictop ps --all lists the agents of this machine")
+    })
+}
+
+/// A job that is over, or whose supervisor is on another machine, from its files.
+#[derive(Debug)]
+pub struct Archive {
+    /// All its events, folded.
+    pub state: State,
+    logbook: Logbook,
+    why: String,
+}
+
+impl Archive {
+    /// Reads the files. `why` says why nothing can be done to the job.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn open(roots: &Roots, id: &JobId, why: &str) -> Result<Archive> {
+        let dir = roots.job(id);
+        let past =
+            journal::read(&dir.journal(), |_| {}).map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
+        Ok(Archive { state: past.state, logbook: open_logs(&dir)?, why: why.to_owned() })
+    }
+
+    /// Serves one viewer until it leaves.
+    pub fn serve(self) -> Link {
+        let (mut hub, mut said, link) = one_viewer();
+        tokio::spawn(async move {
+            while let Some((from, said)) = said.recv().await {
+                answer(&mut hub, from, said, (&self.state, &self.logbook), super::clock::wall(), &self.why);
+                if hub.is_empty() {
+                    return;
+                }
+            }
+        });
+        link
+    }
+}
+
+/// The logs of a job, for reading.
+///
+/// # Errors
+/// An index that cannot be read.
+pub fn open_logs(dir: &JobDir) -> Result<Logbook> {
+    Logbook::open(&dir.log_index(), false).map_err(|error| Error::io("cannot read", &dir.log_index(), &error))
+}
+
+fn one_viewer() -> (Hub, mpsc::Receiver<(ViewerId, Said)>, Link) {
+    let (mut hub, said) = Hub::new();
+    let (near, far) = tokio::io::duplex(PIPE);
+    let (read, write) = tokio::io::split(far);
+    hub.add(read, write);
+    let (read, write) = tokio::io::split(near);
+    (hub, said, Link::over(read, write))
+}
+
+fn answer(hub: &mut Hub, from: ViewerId, said: Said, known: (&State, &Logbook), now: Stamp, why: &str) {
+    match said {
+        Said::Gone => hub.remove(from),
+        Said::Message(message) => {
+            desk::answer(hub, from, message, known, now, Some(why));
+        }
+    }
+}
