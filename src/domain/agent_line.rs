@@ -205,7 +205,7 @@ fn parse_message(message: &str) -> Option<AgentLine> {
         return Some(AgentLine::Failed { exit: Exit::from_python(code), local_rank, pid });
     }
     if let Some((before, _)) = message.split_once(" death signal, shutting down workers") {
-        let said = word(after(before, "Received ")?);
+        let said = word(after(before, "Received ")?).rsplit('.').next()?;
         return Some(AgentLine::DeathSignal { signal: said.parse().ok().or_else(|| signal_number(said))? });
     }
     if let Some(rest) = after(message, "Detected ") {

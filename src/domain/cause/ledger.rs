@@ -333,7 +333,12 @@ impl Ledger {
         findings.retain(|found| agent_killed.is_none_or(|gone| found.at <= gone + SLACK));
         findings.retain(|found| match found.standing {
             Standing::Secondary => {
-                closing.is_none_or(|closing| found.at <= closing + SLACK)
+                // Without a word of a failure the agent may end the group because a node joined: connections break
+                // then too, and only a rank that was dead before has its own reason.
+                let dead_before = |closing| {
+                    self.agents_guess.is_some() || found.rank.exited.is_some_and(|exited| exited <= closing)
+                };
+                closing.is_none_or(|closing| found.at <= closing + SLACK && dead_before(closing))
                     && agent_gone.is_none_or(|gone| found.at <= gone + SLACK)
                     && !self.new_nodes
             }
