@@ -423,11 +423,8 @@ fn read_entry(mut entry: FailureEntry, told: bool, line: &str) -> Block {
             entry.message = Some(cut(value));
             return Block::Entry { entry, told: true };
         }
-        _ if told => {
-            if !line.trim().is_empty() {
-                entry.message = Some(cut(line.trim()));
-            }
-        }
+        _ if told && line.trim().is_empty() => {}
+        _ if told => entry.message = Some(cut(line.trim())),
         Some(("time", value)) => entry.time = Some(cut(value)),
         Some(("host", value)) => entry.host = Some(cut(value)),
         Some(("error_file", value)) => entry.error_file = (value != "<N/A>").then(|| value.to_owned()),

@@ -100,9 +100,9 @@ fn uninterruptible_sleep_counts_when_it_lasts() {
 
 #[test]
 fn a_rank_that_computes_and_does_not_beat_is_stuck_and_an_idle_one_is_not() {
-    let looks = |used: u32| (1..=16).map(|at| format!("{at} R+{used}, ")).collect::<String>();
+    let looks = |used: u32| (1..=16).map(|at| format!("{at} R+{used}")).collect::<Vec<_>>().join(", ");
     assert_eq!(
-        run(true, &format!("0.5 beat step, {}17 beat", looks(900))),
+        run(true, &format!("0.5 beat step, {}, 17 beat", looks(900))),
         ["0.5 Running", "11 GilStuck", "17 Running"]
     );
     assert_eq!(run(true, &format!("0.5 beat step, {}", looks(100))), ["0.5 Running"]);

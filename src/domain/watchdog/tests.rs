@@ -18,7 +18,6 @@ fn run(mut zombies: Zombies, script: &str) -> Vec<String> {
         let mut look =
             Look { ranks: dead, agent: Kernel::Alive, agent_cpu_ns: Some(cpu), agent_in_futex: false };
         match what {
-            "Z" => {}
             "z" => look.ranks[0].1 = Kernel::Alive,
             "R" => look.ranks.iter_mut().for_each(|rank| rank.1 = Kernel::Alive),
             "-" => look.ranks.clear(),
@@ -27,7 +26,7 @@ fn run(mut zombies: Zombies, script: &str) -> Vec<String> {
             "Z?" => look.agent_cpu_ns = None,
             "ZT" => look.agent = Kernel::Stopped,
             "ZX" => look.agent = Kernel::Dead,
-            "keep" | "tick" => {}
+            "Z" | "keep" | "tick" => {}
             _ => panic!("{word}"),
         }
         match what {

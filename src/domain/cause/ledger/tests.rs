@@ -331,12 +331,11 @@ fn the_failure_block_alone_is_enough_when_nobody_saw_the_exits() {
 
 #[test]
 fn facts_stay_few_when_thousands_of_ranks_fall() {
-    let mut script = String::from("ranks 4096\n10.0 7: ValueError: bad\n10.1 exit 7 1\n");
-    for rank in (0..4096).filter(|rank| *rank != 7) {
-        script += &format!(
-            "10.2 {rank}: X: Connection closed by peer\n10.3 closing {rank} 15\n10.4 exit {rank} -15\n"
-        );
-    }
+    let falls = |rank| {
+        format!("10.2 {rank}: X: Connection closed by peer\n10.3 closing {rank} 15\n10.4 exit {rank} -15\n")
+    };
+    let others: Vec<_> = (0..4096).filter(|rank| *rank != 7).map(falls).collect();
+    let script = format!("ranks 4096\n10.0 7: ValueError: bad\n10.1 exit 7 1\n{}", others.concat());
     let (transcript, cause) = run(&script);
     assert_eq!(transcript, ["Exception: rank 7 raised ValueError: bad"]);
     let evidence = cause.expect("a cause").evidence;
