@@ -135,6 +135,14 @@ fn while_the_agent_ends_its_ranks_stopped_ones_are_woken_and_its_patience_is_sho
 }
 
 #[test]
+fn the_same_look_given_again_wakes_nobody_twice() {
+    assert_eq!(
+        run("0 look R T\n1 stop 9\n1.1 look R T\n1.9 look R T\n2.1 look R T\n2.2 look R R\n2.3 look R T"),
+        ["agent 15", "group 0 18", "group 0 18", "group 0 18"]
+    );
+}
+
+#[test]
 fn stopped_agents_are_woken_too() {
     assert_eq!(run("0 look T R\n1 stop 5"), ["agent 15", "agent 18"]);
 }
