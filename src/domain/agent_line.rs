@@ -205,7 +205,7 @@ fn parse_message(message: &str) -> Option<AgentLine> {
         return Some(AgentLine::Failed { exit: Exit::from_python(code), local_rank, pid });
     }
     if let Some((before, _)) = message.split_once(" death signal, shutting down workers") {
-        let said = word(after(before, "Received ")?);
+        let said = word(after(before, "Received ")?).rsplit('.').next()?;
         return Some(AgentLine::DeathSignal { signal: said.parse().ok().or_else(|| signal_number(said))? });
     }
     if let Some(rest) = after(message, "Detected ") {
@@ -423,11 +423,8 @@ fn read_entry(mut entry: FailureEntry, told: bool, line: &str) -> Block {
             entry.message = Some(cut(value));
             return Block::Entry { entry, told: true };
         }
-        _ if told => {
-            if !line.trim().is_empty() {
-                entry.message = Some(cut(line.trim()));
-            }
-        }
+        _ if told && line.trim().is_empty() => {}
+        _ if told => entry.message = Some(cut(line.trim())),
         Some(("time", value)) => entry.time = Some(cut(value)),
         Some(("host", value)) => entry.host = Some(cut(value)),
         Some(("error_file", value)) => entry.error_file = (value != "<N/A>").then(|| value.to_owned()),

@@ -7,6 +7,7 @@ use super::{id::ProcId, sample::Kernel, time::Stamp};
 /// How long the agent waits for ranks after it told them to end, before it kills them: fixed in torchrun.
 pub const AGENT_PATIENCE: Duration = Duration::from_secs(30);
 /// After SIGKILL, what still lives is killed again this often: a rank may have been started in between.
+/// The same for SIGCONT: one look may be given many times.
 const AGAIN: Duration = Duration::from_secs(1);
 
 const SIGKILL: i32 = 9;
@@ -105,6 +106,8 @@ pub struct Ending {
     orphans_asked: bool,
     /// The ranks that the agent is ending.
     group: Vec<ProcId>,
+    /// Who got SIGCONT, and when last.
+    woken: Vec<(Target, Stamp)>,
 }
 
 impl Ending {
@@ -127,7 +130,7 @@ impl Ending {
                 if self.phase == Phase::Idle {
                     self.group = self.live().map(|rank| rank.proc).collect();
                     (self.phase, self.deadline) = (Phase::Teardown, Some(now + AGENT_PATIENCE));
-                    self.wake(out);
+                    self.wake(now, out);
                 }
             }
         }
@@ -179,24 +182,29 @@ impl Ending {
         if self.phase == Phase::Killed && self.deadline.is_none() {
             self.deadline = Some(now + AGAIN);
         }
-        self.wake(out);
+        self.wake(now, out);
     }
 
     /// What is stopped cannot take a SIGTERM.
-    fn wake(&self, out: &mut Vec<Output>) {
+    fn wake(&mut self, now: Stamp, out: &mut Vec<Output>) {
         if !matches!(self.phase, Phase::Teardown | Phase::Asked) {
             return;
         }
-        if self.phase == Phase::Asked && self.last.agent == Some(Kernel::Stopped) {
-            out.push(Output::Signal { target: Target::Agent, signal: SIGCONT });
+        let agent =
+            (self.phase == Phase::Asked && self.last.agent == Some(Kernel::Stopped)).then_some(Target::Agent);
+        let ranks = self
+            .live()
+            .filter(|rank| rank.state == Kernel::Stopped)
+            .filter(|rank| self.phase == Phase::Asked || self.group.contains(&rank.proc))
+            .map(|rank| Target::RankGroup(rank.proc));
+        let stopped: Vec<_> = agent.into_iter().chain(ranks).collect();
+        self.woken.retain(|(target, at)| stopped.contains(target) && now.since(*at) < AGAIN);
+        for target in stopped {
+            if self.woken.iter().all(|(known, _)| *known != target) {
+                self.woken.push((target, now));
+                out.push(Output::Signal { target, signal: SIGCONT });
+            }
         }
-        let ours = |rank: &&RankLook| self.phase == Phase::Asked || self.group.contains(&rank.proc);
-        out.extend(
-            self.live()
-                .filter(|rank| rank.state == Kernel::Stopped)
-                .filter(ours)
-                .map(|rank| Output::Signal { target: Target::RankGroup(rank.proc), signal: SIGCONT }),
-        );
     }
 
     fn kill(&mut self, now: Stamp, out: &mut Vec<Output>) {

@@ -265,7 +265,7 @@ static PATTERNS: LazyLock<Vec<(Regex, Make)>> = LazyLock::new(|| {
         // Before the errors of connections: a mesh that cannot be made says "Connection refused" or the like too.
         ("connectFullMesh failed", |_| Some(Mark::Rendezvous)),
         (
-            r"onnection closed by (?:remote )?peer(?: \[?([0-9A-Za-z.:%_-]+?)\]?:?([0-9]+)?(?:[ ,.<]|$))?",
+            r"onnection closed by (?:remote )?peer(?: \[([^\]\s]+)\](?::([0-9]+))?| ([A-Za-z0-9._-]+)<)?",
             |c| Some(Mark::PeerGone { peer: address(c) }),
         ),
         (
@@ -330,7 +330,7 @@ fn int(captures: &Captures, group: usize) -> Option<u64> {
 }
 
 fn address(captures: &Captures) -> Option<String> {
-    let host = captures.get(1)?.as_str();
+    let host = captures.get(1).or_else(|| captures.get(3))?.as_str();
     Some(captures.get(2).map_or_else(|| host.to_owned(), |port| format!("{host}:{}", port.as_str())))
 }
 

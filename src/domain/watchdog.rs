@@ -183,16 +183,12 @@ impl Zombies {
         if self.row.as_ref().is_none_or(|row| row.is_torn(now)) {
             return self.clear(out);
         }
-        let signal = match self.phase {
-            Phase::Suspect { .. } => {
-                self.phase = Phase::Ending { kills_at: now + TERM_GRACE };
-                SIGTERM
-            }
-            _ => {
-                self.phase = Phase::Killed;
-                SIGKILL
-            }
+        let (phase, signal) = if matches!(self.phase, Phase::Suspect { .. }) {
+            (Phase::Ending { kills_at: now + TERM_GRACE }, SIGTERM)
+        } else {
+            (Phase::Killed, SIGKILL)
         };
+        self.phase = phase;
         out.push(Output::EndAgent { signal });
     }
 

@@ -88,7 +88,7 @@ I1120 09:31:09.123000 25780 x.py:1] [default] Rendezvous complete for workers. R
         global_ranks: vec![2, 3],
         world_size: Some(4),
     });
-    assert_eq!(read(plain), [world.clone()]);
+    assert_eq!(read(plain), std::slice::from_ref(&world));
     assert_eq!(read(&plain.replace("\n  ", "\nI1120 09:31:09.123000 25780 x.py:1]   ")), [world]);
 }
 

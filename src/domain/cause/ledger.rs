@@ -131,8 +131,9 @@ pub(super) struct Note {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rank {
-    pub(super) local_rank: u32,
-    pub(super) rank: Option<u32>,
+    pub(super) local: u32,
+    /// Its global rank.
+    pub(super) global: Option<u32>,
     pub(super) pid: Option<i32>,
     /// When it was seen dead.
     pub(super) exited: Option<Stamp>,
@@ -189,7 +190,7 @@ impl Ledger {
         match clue {
             Clue::Started { local_rank, rank, pid } => {
                 let entry = self.rank_mut(local_rank);
-                entry.rank = rank.or(entry.rank);
+                entry.global = rank.or(entry.global);
                 entry.pid = Some(pid);
             }
             Clue::Exited { local_rank, pid, exit } => {
@@ -283,7 +284,7 @@ impl Ledger {
                     self.agents_guess = Some(pid);
                 }
                 if let (Some(rank), Some(exit)) = (self.rank_of_pid(pid), entry.exit) {
-                    rank.rank = rank.rank.or(entry.rank);
+                    rank.global = rank.global.or(entry.rank);
                     rank.ended(at, exit);
                 }
             }
@@ -302,7 +303,8 @@ impl Ledger {
         (now >= ready).then(|| words::cause(self, &blame))
     }
 
-    /// The first cause by what is known, settled or not: for when there is no more time to wait.
+    /// The first cause by what is known, settled or not: for when there is no more time to wait, because the next
+    /// attempt starts or the job is over. Give all lines that are still unread before that.
     pub fn best(&self) -> Option<Cause> {
         self.judge().map(|(blame, _)| words::cause(self, &blame))
     }
@@ -320,20 +322,27 @@ impl Ledger {
         let first = deaths.chain(agents).chain(stop).chain(self.deadlock).min()?;
 
         let mut findings: Vec<_> =
-            self.ranks.iter().filter_map(|rank| self.finding(rank, first, agent_failed.is_some())).collect();
+            self.ranks.iter().filter_map(|rank| Self::finding(rank, first, agent_failed.is_some())).collect();
         let asked = stop.into_iter().chain(self.death_signal.map(|(at, _)| at)).min();
         findings.retain(|found| asked.is_none_or(|asked| found.at <= asked));
         // A rank that is signalled was alive; so one that the agent ended did not fail before that. Connections that
         // break after the agent began to end ranks break because of it.
         let closing = self.ranks.iter().filter_map(|rank| rank.by_agent).map(|(at, _)| at).min();
         let agent_gone = self.agent_exit.map(|(at, _)| at).filter(|_| closing.is_none());
-        // An agent that a signal ended takes its ranks with it.
-        let agent_killed =
-            self.agent_exit.filter(|(_, exit)| matches!(exit, Some(Exit::Signal(_)))).map(|(at, _)| at);
-        findings.retain(|found| agent_killed.is_none_or(|gone| found.at <= gone + SLACK));
+        // What ends after its agent was ended by somebody, mostly elastictop, who cleaned up.
+        let gone = agents.filter(|_| self.deadlock.is_none());
+        findings.retain(|found| {
+            let at = found.rank.exited.map_or(found.at, |exited| exited.min(found.at));
+            gone.is_none_or(|gone| at <= gone + SLACK)
+        });
         findings.retain(|found| match found.standing {
             Standing::Secondary => {
-                closing.is_none_or(|closing| found.at <= closing + SLACK)
+                // Without a word of a failure the agent may end the group because a node joined: connections break
+                // then too, and only a rank that was dead before has its own reason.
+                let dead_before = |closing| {
+                    self.agents_guess.is_some() || found.rank.exited.is_some_and(|exited| exited <= closing)
+                };
+                closing.is_none_or(|closing| found.at <= closing + SLACK && dead_before(closing))
                     && agent_gone.is_none_or(|gone| found.at <= gone + SLACK)
                     && !self.new_nodes
             }
@@ -353,7 +362,7 @@ impl Ledger {
             .then_some((Blame::Agent, first + SETTLE))
     }
 
-    fn finding<'a>(&'a self, rank: &'a Rank, first: Stamp, agent_failed: bool) -> Option<Finding<'a>> {
+    fn finding(rank: &Rank, first: Stamp, agent_failed: bool) -> Option<Finding<'_>> {
         let exited = rank.exited;
         let alone = |standing, at| Some(Finding { rank, standing, at, note: None, exit_counts: true });
         if rank.exit.is_some_and(Exit::is_success) {
@@ -428,10 +437,10 @@ impl Ledger {
     }
 
     fn rank_mut(&mut self, local_rank: u32) -> &mut Rank {
-        let place = match self.ranks.binary_search_by_key(&local_rank, |rank| rank.local_rank) {
+        let place = match self.ranks.binary_search_by_key(&local_rank, |rank| rank.local) {
             Ok(found) => found,
             Err(place) => {
-                self.ranks.insert(place, Rank { local_rank, ..Rank::default() });
+                self.ranks.insert(place, Rank { local: local_rank, ..Rank::default() });
                 place
             }
         };
@@ -445,7 +454,7 @@ impl Ledger {
     /// The rank of this node that a line such as `[rank3]: …` in the agent's output came from.
     fn rank_of_prefix(&self, line: &str) -> Option<u32> {
         let number: u32 = line.strip_prefix("[rank")?.split_once(']')?.0.parse().ok()?;
-        self.ranks.iter().find(|rank| rank.rank == Some(number)).map(|rank| rank.local_rank)
+        self.ranks.iter().find(|rank| rank.global == Some(number)).map(|rank| rank.local)
     }
 }
 
@@ -453,7 +462,7 @@ impl Ledger {
 fn choose<'a>(findings: &[Finding<'a>]) -> Option<Finding<'a>> {
     let earliest = |standings: &[Standing]| {
         let fits = findings.iter().filter(|found| standings.contains(&found.standing));
-        fits.min_by_key(|found| (found.weighed(), found.rank.local_rank)).copied()
+        fits.min_by_key(|found| (found.weighed(), found.rank.local)).copied()
     };
     let failed = earliest(&[Standing::Primary, Standing::Timeout, Standing::Bare]);
     if let Some(found) = failed.filter(|found| found.standing != Standing::Timeout) {
@@ -531,9 +540,9 @@ impl Rank {
 
     /// What to call it.
     pub(super) fn name(&self) -> String {
-        match self.rank {
+        match self.global {
             Some(rank) => format!("rank {rank}"),
-            None => format!("local rank {}", self.local_rank),
+            None => format!("local rank {}", self.local),
         }
     }
 }

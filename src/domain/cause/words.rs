@@ -70,7 +70,7 @@ fn of_rank(ledger: &Ledger, found: &Finding) -> Cause {
     } else {
         format!("{} {what}", rank.name())
     };
-    Cause { rank: rank.rank, kind, text, evidence: evidence(ledger, found), hint: hint.map(str::to_owned) }
+    Cause { rank: rank.global, kind, text, evidence: evidence(ledger, found), hint: hint.map(str::to_owned) }
 }
 
 fn by_mark(ledger: &Ledger, rank: &Rank, mark: &Mark) -> Said {
@@ -395,7 +395,7 @@ fn evidence(ledger: &Ledger, found: &Finding) -> Vec<String> {
     if let Some((before, after)) = ledger.oom_rose(rank) {
         facts.push(format!("oom_kill in the cgroup's memory.events rose from {before} to {after}"));
     }
-    let others = || ledger.ranks.iter().filter(|other| other.local_rank != rank.local_rank);
+    let others = || ledger.ranks.iter().filter(|other| other.local != rank.local);
     let ended = others().filter(|other| other.ended_by_agent()).map(Rank::number);
     if let Some(list) = ranges(ended) {
         facts.push(format!("the agent ended {list} afterwards"));
@@ -422,7 +422,7 @@ fn evidence(ledger: &Ledger, found: &Finding) -> Vec<String> {
         facts.push(format!("{}, {when}: {}", other.name(), note.line));
     }
     let guess = ledger.agents_guess.and_then(|pid| ledger.ranks.iter().find(|rank| rank.pid == Some(pid)));
-    if let Some(guess) = guess.filter(|guess| guess.local_rank != rank.local_rank) {
+    if let Some(guess) = guess.filter(|guess| guess.local != rank.local) {
         facts.push(format!("torchrun names {} instead", guess.name()));
     }
     facts
@@ -430,7 +430,7 @@ fn evidence(ledger: &Ledger, found: &Finding) -> Vec<String> {
 
 impl Rank {
     fn number(&self) -> u32 {
-        self.rank.unwrap_or(self.local_rank)
+        self.global.unwrap_or(self.local)
     }
 }
 
