@@ -1,3 +1,131 @@
-//! The command line.
+//! The command line: one file for each family of commands.
 
+mod control;
+mod demo;
+mod list;
+mod plain;
+mod reach;
+mod read;
+mod run;
 pub mod run_args;
+mod screen;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use self::run_args::RunArgs;
+use crate::{
+    error::Result,
+    supervisor::{agent, detach, shim, trainer},
+};
+
+/// Start, watch and steer elastic PyTorch training from a terminal.
+///
+/// Without a command: the list of jobs. Jobs outlive the terminal; `q` on the screen leaves a job running.
+#[derive(Debug, Parser)]
+#[command(name = "elastictop", version, arg_required_else_help = false, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    screen: screen::ScreenArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start an elastic job in torchrun's place, and watch it
+    Run(Box<RunArgs>),
+    /// Watch a running job again, or look at one that is over
+    Attach(list::AttachArgs),
+    /// Run a small real job that needs nothing but this binary: four ranks, one crash, one recovery
+    Demo(demo::DemoArgs),
+    /// List jobs: those started by elastictop, and torchrun jobs of this machine
+    Ps(list::PsArgs),
+    /// Print the state of a job
+    Status(read::StatusArgs),
+    /// Print what happened in a job
+    Events(read::EventsArgs),
+    /// Print what the ranks wrote
+    Logs(read::LogsArgs),
+    /// End a job
+    Stop(control::StopArgs),
+    /// End the group of ranks and start it anew, without spending a restart
+    Restart(control::RestartArgs),
+    /// Send a signal to a rank
+    Signal(control::SignalArgs),
+    /// Remove what is kept of jobs that are over
+    Rm(control::RmArgs),
+    /// Print a completion script for a shell
+    #[command(hide = true)]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the program and gives its exit code: 0 success, 1 the world refused, 2 the request is wrong, 3 no such job;
+/// `run` and `demo` give the job's own.
+pub fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let program = args.next();
+    match args.next().as_deref().and_then(|arg| arg.to_str()) {
+        Some("__rank") => return shim::main(args),
+        Some("__agent") => return agent::main(args),
+        Some("__trainer") => return trainer::main(args),
+        Some("__supervise") => return detach::main(),
+        _ => {}
+    }
+    let args: Vec<OsString> = program.into_iter().chain(std::env::args_os().skip(1)).collect();
+    let cli = Cli::parse_from(args);
+    match cli.run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+impl Cli {
+    fn run(self) -> Result<u8> {
+        let screen = self.screen;
+        match self.command {
+            None => list::choose(&screen),
+            Some(Command::Run(args)) => run::run(&args, &screen),
+            Some(Command::Attach(args)) => list::attach(&args, &screen),
+            Some(Command::Demo(args)) => demo::demo(&args, &screen),
+            Some(Command::Ps(args)) => list::ps(&args),
+            Some(Command::Status(args)) => read::status(&args),
+            Some(Command::Events(args)) => read::events(&args),
+            Some(Command::Logs(args)) => read::logs(&args),
+            Some(Command::Stop(args)) => control::stop(&args),
+            Some(Command::Restart(args)) => control::restart(&args),
+            Some(Command::Signal(args)) => control::signal(&args),
+            Some(Command::Rm(args)) => control::rm(&args),
+            Some(Command::Completions { shell }) => {
+                clap_complete::generate(shell, &mut Cli::command(), "elastictop", &mut std::io::stdout());
+                Ok(0)
+            }
+        }
+    }
+}
+
+/// The event loop of one command.
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime
+        .map_err(|error| crate::error::Error::environment(format!("cannot start the event loop: {error}")))?;
+    runtime.block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

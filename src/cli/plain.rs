@@ -1,0 +1,166 @@
+//! One line per event: for pipes, schedulers, CI and screen readers.
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::reach::{Target, greet};
+use crate::{
+    domain::{
+        command::Command,
+        event::{Event, Fact},
+        log::{Anchor, LogFilter, LogQuery},
+        rank::JobState,
+        state::State,
+        telling,
+    },
+    error::{Error, Result},
+    wire::message::{ToSupervisor, ToViewer},
+};
+
+/// Lines of the failing rank that are shown at the end.
+const LAST_LINES: u32 = 20;
+/// Pause before a lost supervisor is looked for again.
+const AGAIN: Duration = Duration::from_millis(500);
+/// How often that is tried.
+const TRIES: u32 = 20;
+
+/// Follows a job until it is over, and gives its exit code. `quiet` prints the end alone.
+///
+/// # Errors
+/// The supervisor is lost and cannot be replaced.
+pub async fn follow(target: &Target, quiet: bool) -> Result<u8> {
+    let told = |error| Error::environment(format!("cannot listen for signals: {error}"));
+    let mut int = signal(SignalKind::interrupt()).map_err(told)?;
+    let mut term = signal(SignalKind::terminate()).map_err(told)?;
+    let mut printer = Printer { state: State::default(), printed: 0, quiet, readers: true };
+    let (mut asked, mut failures) = (0, 0);
+    loop {
+        let mut link = target.link(true).await?;
+        match greet(&mut link, true).await {
+            Ok(state) => printer.catch_up(state),
+            Err(error) if failures >= TRIES => return Err(error),
+            Err(_) => {
+                failures += 1;
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+        }
+        failures = 0;
+        while !printer.state.state.is_over() {
+            tokio::select! {
+                message = link.incoming.recv() => match message {
+                    Some(ToViewer::Events { events }) => printer.events(&events),
+                    Some(ToViewer::Snapshot { state, .. }) => printer.catch_up(*state),
+                    Some(ToViewer::Bye { .. }) | None => break,
+                    Some(_) => {}
+                },
+                _ = int.recv() => ask_to_stop(&link.outgoing, &mut asked).await,
+                _ = term.recv() => ask_to_stop(&link.outgoing, &mut asked).await,
+            }
+        }
+        if printer.state.state.is_over() {
+            let last_lines = last_lines(target, &printer.state).await;
+            printer.end(&last_lines);
+            return Ok(exit_code(&printer.state));
+        }
+    }
+}
+
+/// Ctrl-C ends the job as torchrun's would; a second one does not wait.
+async fn ask_to_stop(outgoing: &tokio::sync::mpsc::Sender<ToSupervisor>, asked: &mut u64) {
+    *asked += 1;
+    let command = Command::Stop { now: *asked > 1 };
+    // A link that is gone is made again by the caller; the next Ctrl-C goes through it.
+    let _ = outgoing.send(ToSupervisor::Do { id: *asked, command }).await;
+}
+
+/// What `run --wait` exits with.
+pub fn exit_code(state: &State) -> u8 {
+    match (state.exit_code, state.state) {
+        (Some(code), _) => code,
+        (None, JobState::Done) => 0,
+        (None, _) => 1,
+    }
+}
+
+async fn last_lines(target: &Target, state: &State) -> Vec<String> {
+    let Some(rank) = state.cause.as_ref().and_then(|cause| cause.rank) else { return Vec::new() };
+    let Some(rank) = state.ranks.iter().find(|known| known.number() == rank) else { return Vec::new() };
+    let filter = LogFilter { local_rank: Some(rank.local_rank), attempt: Some(rank.attempt) };
+    let Ok(mut link) = target.link(false).await else { return Vec::new() };
+    if greet(&mut link, false).await.is_err() {
+        return Vec::new();
+    }
+    let query = LogQuery::Page { filter, anchor: Anchor::Tail, max: LAST_LINES };
+    if link.outgoing.send(ToSupervisor::Logs { id: 0, query }).await.is_err() {
+        return Vec::new();
+    }
+    while let Some(message) = link.incoming.recv().await {
+        if let ToViewer::Logs { page, .. } = message {
+            return page.lines.into_iter().map(|line| line.text).collect();
+        }
+    }
+    Vec::new()
+}
+
+struct Printer {
+    state: State,
+    /// The last event that was printed.
+    printed: u64,
+    quiet: bool,
+    /// Nobody reads any more: the job is waited for all the same.
+    readers: bool,
+}
+
+impl Printer {
+    /// A whole state: what happened before or meanwhile is printed once.
+    fn catch_up(&mut self, state: State) {
+        let missed: Vec<Event> = state.recent.iter().filter(|event| event.seq > self.printed).cloned().collect();
+        self.state = state;
+        missed.iter().for_each(|event| self.print(event));
+    }
+
+    fn events(&mut self, events: &[Event]) {
+        for event in events {
+            self.state.apply(event);
+            self.print(event);
+        }
+    }
+
+    fn print(&mut self, event: &Event) {
+        self.printed = self.printed.max(event.seq);
+        let is_end = matches!(event.fact, Fact::JobEnded { .. });
+        if (self.quiet && !is_end) || matches!(event.fact, Fact::JobState { state, .. } if state.is_over()) {
+            return;
+        }
+        if let Some(sentence) = telling::event(&self.state, event) {
+            let at = event.at.to_string();
+            self.say(&format!("{} {sentence}", at.get(11..19).unwrap_or(&at)));
+        }
+    }
+
+    fn end(&mut self, last_lines: &[String]) {
+        let Some(cause) = self.state.cause.clone().filter(|_| self.state.state == JobState::Failed) else { return };
+        for fact in &cause.evidence {
+            self.say(&format!("  evidence: {fact}"));
+        }
+        if let Some(hint) = &cause.hint {
+            self.say(&format!("  hint: {hint}"));
+        }
+        if let (Some(rank), false) = (cause.rank, last_lines.is_empty()) {
+            self.say(&format!("  last lines of rank {rank}:"));
+            last_lines.iter().for_each(|line| self.say(&format!("  | {line}")));
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        if self.readers {
+            let mut out = io::stdout().lock();
+            self.readers = writeln!(out, "{line}").and_then(|()| out.flush()).is_ok();
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Reaching a job: over its supervisor's socket, by a new supervisor, from its files, or from `/proc`.
+
+use std::path::Path;
+
+use crate::{
+    domain::{
+        command::{Command, Outcome},
+        id::JobId,
+        state::State,
+    },
+    error::{Error, Result},
+    probe::scan,
+    supervisor::{
+        aside::{self, Archive, Observer},
+        detach,
+        place::{Manifest, Roots},
+    },
+    wire::{
+        link::Link,
+        message::{PROTOCOL, ToSupervisor, ToViewer},
+    },
+};
+
+/// A job that was found.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Started by elastictop.
+    Own {
+        /// Where its files are.
+        roots: Roots,
+        /// What it is.
+        manifest: Box<Manifest>,
+    },
+    /// Started by somebody else; the agent's process id, or that of a rank without one.
+    Foreign(i32),
+}
+
+impl Target {
+    /// The job that `wanted` means: an id, a name, the start of an id; `None` means the newest.
+    ///
+    /// # Errors
+    /// There is none, or it fits several.
+    pub fn find(wanted: Option<&str>, pid: Option<i32>) -> Result<Target> {
+        if let Some(pid) = pid.or_else(|| wanted?.strip_prefix("pid-")?.parse().ok()) {
+            return Ok(Target::Foreign(pid));
+        }
+        let roots = Roots::find()?;
+        let manifest = Box::new(roots.find_job(wanted)?);
+        Ok(Target::Own { roots, manifest })
+    }
+
+    /// A link to it. A job that lost its supervisor gets a new one when `adopt` says so.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being reached.
+    pub async fn link(&self, adopt: bool) -> Result<Link> {
+        match self {
+            Target::Foreign(pid) => Ok(Observer::new(&aside::find_foreign(*pid)?).serve()),
+            Target::Own { roots, manifest } => link_own(roots, &manifest.id, adopt).await,
+        }
+    }
+}
+
+async fn link_own(roots: &Roots, id: &JobId, adopt: bool) -> Result<Link> {
+    let dir = roots.job(id);
+    let read = || dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error));
+    let manifest = read()?;
+    if manifest.ended {
+        return Ok(Archive::open(roots, id, "the job is over")?.serve());
+    }
+    if let Ok(link) = Link::unix(&manifest.socket).await {
+        return Ok(link);
+    }
+    if manifest.node != scan::node_name() {
+        let why = format!("the job's supervisor is on {}; run elastictop there", manifest.node);
+        return Ok(Archive::open(roots, id, &why)?.serve());
+    }
+    if !adopt {
+        let why = format!("the job's supervisor died; elastictop attach {id} takes it over");
+        return Ok(Archive::open(roots, id, &why)?.serve());
+    }
+    match detach::adopt(id.clone()) {
+        Ok(()) => eprintln!("elastictop: the supervisor of {id} had died; a new one took over"),
+        // Somebody else was faster, or the job has just ended.
+        Err(error) if error.kind == crate::error::Kind::Job => {}
+        Err(error) => return Err(error),
+    }
+    let manifest = read()?;
+    if manifest.ended {
+        return Ok(Archive::open(roots, id, "the job is over")?.serve());
+    }
+    Link::unix(&manifest.socket).await.map_err(|error| {
+        Error::io("cannot reach the supervisor at", &manifest.socket, &error)
+            .hint(format!("its log is {}", dir.supervisor_log().display()))
+    })
+}
+
+/// Who this viewer is, for the timeline: `user on /dev/pts/3`.
+pub fn viewer_name() -> String {
+    let user = std::env::var("USER").unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
+    let tty = std::fs::read_link(Path::new("/proc/self/fd/0")).ok();
+    match tty.filter(|tty| tty.starts_with("/dev/pts") || tty.starts_with("/dev/tty")) {
+        Some(tty) => format!("{user} on {}", tty.display()),
+        None => user,
+    }
+}
+
+/// The first message of a viewer.
+pub fn hello(watch: bool) -> ToSupervisor {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    ToSupervisor::Hello { protocol: PROTOCOL, version, viewer: viewer_name(), watch }
+}
+
+/// Greets, and gives the state that the other side answers with.
+///
+/// # Errors
+/// The other side refuses or leaves.
+pub async fn greet(link: &mut Link, watch: bool) -> Result<State> {
+    let lost = || Error::environment("the supervisor left without an answer");
+    link.outgoing.send(hello(watch)).await.map_err(|_| lost())?;
+    while let Some(message) = link.incoming.recv().await {
+        match message {
+            ToViewer::Snapshot { state, .. } => return Ok(*state),
+            ToViewer::Bye { text } => return Err(Error::environment(text)),
+            _ => {}
+        }
+    }
+    Err(lost())
+}
+
+/// Has a command carried out, and gives the sentence that says what was done.
+///
+/// # Errors
+/// It was refused, or the supervisor left before it answered.
+pub async fn carry_out(link: &mut Link, command: Command) -> Result<String> {
+    let lost = || Error::environment("the supervisor left before it answered; see elastictop status");
+    link.outgoing.send(ToSupervisor::Do { id: 1, command }).await.map_err(|_| lost())?;
+    while let Some(message) = link.incoming.recv().await {
+        match message {
+            ToViewer::Reply { outcome: Outcome::Done(text), .. } => return Ok(text),
+            ToViewer::Reply { outcome: Outcome::Refused(text), .. } => return Err(Error::job(text)),
+            ToViewer::Bye { text } => return Err(Error::environment(text)),
+            _ => {}
+        }
+    }
+    Err(lost())
+}

@@ -1,0 +1,271 @@
+//! Commands that print what is known about a job.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    time::Duration,
+};
+
+use clap::Args;
+
+use super::{
+    block_on,
+    reach::{Target, greet},
+};
+use crate::{
+    domain::{
+        log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, MAX_PAGE, Stream},
+        report::Status,
+        state::State,
+        telling,
+        time::{Stamp, human},
+    },
+    error::{Error, Result},
+    supervisor::{
+        aside::{self, Observer},
+        clock, journal,
+        place::{Manifest, Roots},
+    },
+    wire::message::{ToSupervisor, ToViewer},
+};
+
+/// How often a file that is followed is looked at.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Id, name or start of the id; the newest running job if left out
+    job: Option<String>,
+    /// A torchrun agent that elastictop did not start
+    #[arg(long, conflicts_with = "job")]
+    pid: Option<i32>,
+    /// Print JSON (schema 1)
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `events`.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Id, name or start of the id; the newest running job if left out
+    job: Option<String>,
+    /// Print one JSON object per line (schema 1)
+    #[arg(long)]
+    json: bool,
+    /// Go on until the job is over
+    #[arg(long, short)]
+    follow: bool,
+}
+
+/// Arguments of `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Id, name or start of the id; the newest running job if left out
+    job: Option<String>,
+    /// Only this global rank
+    #[arg(long, short)]
+    rank: Option<u32>,
+    /// Only this start of the group, counted from 0
+    #[arg(long)]
+    attempt: Option<u32>,
+    /// Only the last lines
+    #[arg(long, short = 'n')]
+    lines: Option<usize>,
+    /// Go on until the job is over
+    #[arg(long, short)]
+    follow: bool,
+    /// Leave the agent's own lines out
+    #[arg(long)]
+    no_agent: bool,
+}
+
+/// `elastictop status`.
+pub fn status(args: &StatusArgs) -> Result<u8> {
+    let target = Target::find(args.job.as_deref(), args.pid)?;
+    let state = block_on(async {
+        if let Target::Foreign(pid) = target {
+            let mut observer = Observer::new(&aside::find_foreign(pid)?);
+            // CPU use is the difference of two looks.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            observer.look();
+            return Ok(observer.state().clone());
+        }
+        greet(&mut target.link(true).await?, false).await
+    })?;
+    let now = clock::wall();
+    let text = if args.json {
+        serde_json::to_string_pretty(&Status::new(&state, now))
+            .map_err(|error| Error::environment(format!("cannot write JSON: {error}")))?
+    } else {
+        describe(&state, now)
+    };
+    print(&format!("{text}\n"));
+    Ok(0)
+}
+
+/// The state of a job in some lines.
+fn describe(state: &State, now: Stamp) -> String {
+    let job = state.job.as_ref();
+    let mut text = format!(
+        "{}  {}  attempt {}  restarts {}  up {}\n",
+        job.map_or("?", |job| &job.id.0),
+        telling::job_state(state.state),
+        state.attempt(),
+        telling::spent(state.restarts, job.and_then(|job| job.max_restarts)),
+        state.started_at.map_or("n/a".into(), |at| human(state.ended_at.unwrap_or(now).since(at))),
+    );
+    for alert in &state.alerts {
+        text += &format!("! {} (since {})\n", alert.text, human(now.since(alert.since)));
+    }
+    if let Some(cause) = &state.cause {
+        text += &format!("cause: {}\n", cause.text);
+        text += &cause.hint.as_ref().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
+    }
+    text += "RANK  PID      STATE      CPU%   RSS      STEP     BEAT\n";
+    let or = |value: Option<String>| value.unwrap_or_else(|| "n/a".into());
+    for rank in &state.ranks {
+        let state = match rank.exit {
+            Some(exit) => exit.to_string(),
+            None => format!("{:?}", rank.state).to_lowercase(),
+        };
+        text += &format!(
+            "{:<5} {:<8} {state:<10} {:<6} {:<8} {:<8} {}\n",
+            rank.number(),
+            rank.proc.pid,
+            or(rank.cpu_pct.map(|pct| format!("{pct:.0}"))),
+            or(rank.rss_bytes.map(|bytes| format!("{}M", bytes >> 20))),
+            or(rank.step.map(|step| step.to_string())),
+            or(rank.beat_at.map(|at| human(now.since(at)))),
+        );
+    }
+    text.trim_end().to_owned()
+}
+
+/// `elastictop events`.
+pub fn events(args: &EventsArgs) -> Result<u8> {
+    let (roots, manifest) = own(args.job.as_deref())?;
+    let dir = roots.job(&manifest.id);
+    let path = dir.journal();
+    let mut file = File::open(&path).map_err(|error| Error::io("cannot open", &path, &error))?;
+    let (mut state, mut rest) = (State::default(), Vec::new());
+    loop {
+        file.read_to_end(&mut rest).map_err(|error| Error::io("cannot read", &path, &error))?;
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        let mut text = String::new();
+        for line in rest[..whole].split(|byte| *byte == b'\n') {
+            let Some(event) = journal::parse(line) else { continue };
+            state.apply(&event);
+            if args.json {
+                text += &String::from_utf8_lossy(line);
+                text.push('\n');
+            } else if let Some(sentence) = telling::event(&state, &event) {
+                text += &format!("{}  {sentence}\n", event.at);
+            }
+        }
+        rest.drain(..whole);
+        if !print(&text) || !args.follow || state.state.is_over() {
+            return Ok(0);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// `elastictop logs`.
+pub fn logs(args: &LogsArgs) -> Result<u8> {
+    let (roots, manifest) = own(args.job.as_deref())?;
+    let book = aside::open_logs(&roots.job(&manifest.id))?;
+    let filter = LogFilter { local_rank: None, attempt: args.attempt };
+    let wanted = |line: &LogLine| {
+        args.rank.is_none_or(|rank| line.rank.or(line.local_rank) == Some(rank))
+            && !(args.no_agent && line.stream == Stream::Agent)
+    };
+    let mut from = 0;
+    let mut kept = Vec::new();
+    loop {
+        let page = book.answer(&LogQuery::Page { filter: filter.clone(), anchor: Anchor::From(from), max: MAX_PAGE });
+        let Some(last) = page.lines.last() else { break };
+        from = last.n + 1;
+        let lines = page.lines.into_iter().filter(wanted);
+        match args.lines {
+            Some(most) => {
+                kept.extend(lines);
+                kept.drain(..kept.len().saturating_sub(most));
+            }
+            None if !print(&lines.map(|line| tagged(&line)).collect::<String>()) => return Ok(0),
+            None => {}
+        }
+    }
+    if !print(&kept.iter().map(tagged).collect::<String>()) || !args.follow || manifest.ended {
+        return Ok(0);
+    }
+    let target = Target::Own { roots, manifest: Box::new(manifest) };
+    block_on(follow_logs(&target, &filter, from, wanted))?;
+    Ok(0)
+}
+
+async fn follow_logs(
+    target: &Target,
+    filter: &LogFilter,
+    mut from: u64,
+    wanted: impl Fn(&LogLine) -> bool,
+) -> Result<()> {
+    let mut link = target.link(true).await?;
+    let mut state = greet(&mut link, true).await?;
+    let mut over = false;
+    loop {
+        let query = LogQuery::Page { filter: filter.clone(), anchor: Anchor::From(from), max: MAX_PAGE };
+        if link.outgoing.send(ToSupervisor::Logs { id: 0, query }).await.is_err() {
+            return Ok(());
+        }
+        let Some(page) = next_page(&mut link.incoming, &mut state).await else { return Ok(()) };
+        from = page.lines.last().map_or(from, |line| line.n + 1);
+        let text: String = page.lines.iter().filter(|line| wanted(line)).map(tagged).collect();
+        if !print(&text) {
+            return Ok(());
+        }
+        if page.lines.is_empty() {
+            // One more question after the end: the last lines may have come with it.
+            if over {
+                return Ok(());
+            }
+            over = state.state.is_over();
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+async fn next_page(incoming: &mut tokio::sync::mpsc::Receiver<ToViewer>, state: &mut State) -> Option<LogPage> {
+    loop {
+        match incoming.recv().await? {
+            ToViewer::Logs { page, .. } => return Some(page),
+            ToViewer::Events { events } => events.iter().for_each(|event| state.apply(event)),
+            ToViewer::Snapshot { state: fresh, .. } => *state = *fresh,
+            ToViewer::Bye { .. } => return None,
+            _ => {}
+        }
+    }
+}
+
+fn tagged(line: &LogLine) -> String {
+    match (line.stream, line.local_rank) {
+        (Stream::Agent, _) | (_, None) => format!("agent | {}\n", line.text),
+        (_, Some(local)) => format!("{:<5} | {}\n", telling::rank_tag(line.rank, local), line.text),
+    }
+}
+
+fn own(job: Option<&str>) -> Result<(Roots, Manifest)> {
+    match Target::find(job, None)? {
+        Target::Own { roots, manifest } => Ok((roots, *manifest)),
+        Target::Foreign(_) => {
+            Err(Error::job("elastictop did not start that job: it has no journal and no log index of it")
+                .hint("elastictop attach --pid PID shows what can be seen"))
+        }
+    }
+}
+
+/// Prints; false when nobody reads any more.
+fn print(text: &str) -> bool {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
+}
