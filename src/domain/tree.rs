@@ -273,6 +273,8 @@ pub fn role(agent: &ProcFacts, child: &ProcFacts) -> Role {
     }
     match &child.env {
         Some(env) if child.is_leader() && env.has_local_rank => Role::Rank(Mode::Script),
+        // A launcher may leave it to the new program to make itself a session leader.
+        Some(env) if env.has_local_rank => Role::Undecided,
         None if child.is_leader() => Role::Rank(Mode::Script),
         _ => Role::Other,
     }

@@ -139,6 +139,9 @@ fn a_rank_is_undecided_until_its_exec() {
     let mut half = rank(200, 100, 0);
     half.env = Some(EnvFacts::default());
     assert_eq!(role(&agent, &half), Role::Undecided, "the environment comes last");
+    let mut not_yet_leading = rank(200, 100, 0);
+    not_yet_leading.sid = 50;
+    assert_eq!(role(&agent, &not_yet_leading), Role::Undecided, "it may make itself a session leader");
     assert_eq!(role(&agent, &rank(200, 100, 0)), Role::Rank(Mode::Script));
     assert_eq!(ranks_of(&agent, &[agent.clone(), half]).undecided, [ProcId { pid: 200, start: 1200 }]);
 }

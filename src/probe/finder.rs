@@ -235,3 +235,7 @@ impl Finder {
         &self.root
     }
 }
+
+#[cfg(test)]
+#[path = "finder_tests.rs"]
+mod tests;

@@ -382,3 +382,7 @@ pub fn log_paths(proc_root: &Path, pid: i32) -> (Option<PathBuf>, Option<PathBuf
 pub fn error_file(env: &EnvFacts, agent_cwd: &Path) -> Option<PathBuf> {
     env.error_file.as_ref().filter(|path| !path.is_empty()).map(|path| agent_cwd.join(path))
 }
+
+#[cfg(test)]
+#[path = "proc_tests.rs"]
+mod tests;
