@@ -46,8 +46,6 @@ pub struct EnvFacts {
     pub error_file: Option<String>,
     /// Length of the whole environment in bytes; 0 for zombies and in the middle of an exec.
     pub bytes: usize,
-    /// Hash of the whole environment, to tell a forked child from one that has its own.
-    pub digest: u64,
 }
 
 /// How a job's ranks were started.
@@ -281,15 +279,12 @@ pub fn role(agent: &ProcFacts, child: &ProcFacts) -> Role {
 }
 
 /// Whether a living child has not finished the exec that makes it what it will be: it has nothing yet, or
-/// still the command line and environment of its parent.
+/// still the command line of its parent. Its environment tells nothing then: it can be read half, when the
+/// exec takes it away in between.
 fn is_before_exec(agent: &ProcFacts, child: &ProcFacts) -> bool {
-    let same_env = match (&agent.env, &child.env) {
-        (Some(agent), Some(child)) => agent.digest == child.digest,
-        _ => true,
-    };
     child.cmdline.is_empty()
         || child.env.as_ref().is_some_and(|env| env.bytes == 0)
-        || (child.cmdline == agent.cmdline && same_env)
+        || child.cmdline == agent.cmdline
 }
 
 /// The ranks among `facts` that `agent` started.

@@ -9,7 +9,7 @@ fn facts(pid: i32, ppid: i32, sid: i32, comm: &str, cmdline: &[&str]) -> ProcFac
         comm: comm.into(),
         cmdline: cmdline.iter().map(|&word| word.to_owned()).collect(),
         kernel: Kernel::Alive,
-        env: Some(EnvFacts { bytes: 20, digest: 7, ..EnvFacts::default() }),
+        env: Some(EnvFacts { bytes: 20, ..EnvFacts::default() }),
     }
 }
 
@@ -21,7 +21,7 @@ fn with_place(mut facts: ProcFacts, local_rank: u32, run_id: &str) -> ProcFacts 
         run_id: Some(run_id.into()),
         ..Place::default()
     };
-    facts.env = Some(EnvFacts { place, has_local_rank: true, bytes: 500, digest: 99, ..EnvFacts::default() });
+    facts.env = Some(EnvFacts { place, has_local_rank: true, bytes: 500, ..EnvFacts::default() });
     facts
 }
 
@@ -134,6 +134,12 @@ fn a_rank_is_undecided_until_its_exec() {
     forked.sid = 200;
     assert_eq!(role(&agent, &forked), Role::Undecided, "after setsid");
     assert_eq!(find_agents(&[agent.clone(), forked.clone()]).len(), 1, "the copy is no agent");
+    forked.env = rank(200, 100, 0).env;
+    assert_eq!(
+        role(&agent, &forked),
+        Role::Undecided,
+        "the environment was read after the exec, the rest before"
+    );
     forked.cmdline.clear();
     assert_eq!(role(&agent, &forked), Role::Undecided, "in the middle of exec");
     let mut half = rank(200, 100, 0);

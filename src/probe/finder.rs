@@ -168,8 +168,11 @@ impl Finder {
     fn look_at_children(&mut self) -> bool {
         let pids = proc::children(&self.root, self.agent.pid);
         self.children.retain(|pid, _| pids.contains(pid));
-        let is_open = |child: Option<&Child>| child.is_none_or(|child| child.role == Role::Undecided);
-        let open: Vec<i32> = pids.into_iter().filter(|pid| is_open(self.children.get(pid))).collect();
+        // That a child is no rank is only believed at the second look.
+        let is_open =
+            |child: &Child| child.role == Role::Undecided || (child.role == Role::Other && child.looks < 2);
+        let open: Vec<i32> =
+            pids.into_iter().filter(|pid| self.children.get(pid).is_none_or(is_open)).collect();
         if open.is_empty() {
             return false;
         }

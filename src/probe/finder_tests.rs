@@ -269,3 +269,57 @@ fn what_a_look_costs() {
         rank.wait().unwrap();
     }
 }
+
+/// What Python's `subprocess` does with ranks, fast and often; with a `preexec_fn` it forks for real.
+const FORKING_AGENT: &str = r#"
+import os, subprocess, sys
+sys.stdin.readline()
+for attempt in range(40):
+    ranks = []
+    for n in "01":
+        env = dict(os.environ, LOCAL_RANK=n, RANK=n, TORCHELASTIC_RUN_ID="r", TORCHELASTIC_RESTART_COUNT=str(attempt))
+        hook = (lambda: None) if attempt % 2 else None
+        ranks.append(subprocess.Popen(["sleep", "0.1"], env=env, start_new_session=True, preexec_fn=hook))
+    for rank in ranks: rank.wait()
+    print(*[rank.pid for rank in ranks], flush=True)
+"#;
+
+/// `cargo test --lib no_rank_is_missed -- --ignored`
+#[test]
+#[ignore = "needs python3 and takes some seconds"]
+fn no_rank_is_missed_while_it_comes_to_be() {
+    use std::{
+        io::{Read, Write},
+        process::{Command, Stdio},
+    };
+    let mut child = Command::new("python3")
+        .args(["-c", FORKING_AGENT])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let root = Path::new(proc::ROOT);
+    let agent = proc::identify(root, child.id() as i32).unwrap();
+    let mut finder = Finder::new(root, agent);
+    child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    let mut seen = HashMap::new();
+    loop {
+        let look = finder.look();
+        for RankLook { sighting, .. } in look.ranks {
+            seen.insert(sighting.proc.pid, (sighting.place.slot(), sighting.place.restart_count));
+        }
+        if look.agent.is_none_or(|agent| agent.kernel == Kernel::Dead) {
+            break;
+        }
+    }
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    child.wait().unwrap();
+    let mut started = HashMap::new();
+    for (attempt, line) in (0..).zip(text.lines()) {
+        for (slot, pid) in (0..).zip(line.split(' ')) {
+            started.insert(pid.parse().unwrap(), (Some(slot), Some(attempt)));
+        }
+    }
+    assert_eq!(seen, started);
+}

@@ -167,11 +167,13 @@ fn what_may_not_be_read_is_unknown() {
 }
 
 #[test]
-fn huge_command_lines_are_cut() {
+fn huge_command_lines_are_cut_and_large_environments_are_not() {
     let mut fake = Fake::new(200, 1, "x", "x");
     fake.cmdline = vec![b'a'; 3 << 20];
+    fake.environ = [b"A=", &vec![b'x'; 3 << 20][..], b"\0LOCAL_RANK=4\0"].concat();
     let tree = FakeProc::new(&[fake]);
-    assert_eq!(read_cmdline(tree.root(), 200)[0].len() as u64, MAX_CMDLINE);
+    assert_eq!(read_cmdline(tree.root(), 200)[0].len(), MAX_CMDLINE);
+    assert_eq!(read_env(tree.root(), 200).unwrap().place.local_rank, Some(4));
 }
 
 #[test]
