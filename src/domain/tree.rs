@@ -144,10 +144,15 @@ impl ProcFacts {
         })
     }
 
+    fn is_wandb_core(&self) -> bool {
+        self.comm == WANDB_CORE
+            || self.cmdline.first().is_some_and(|program| file_name(program) == WANDB_CORE)
+    }
+
     /// Whether all that can be seen of it alone is what a rank of script mode shows.
     fn looks_like_rank(&self) -> bool {
         self.is_leader()
-            && self.comm != WANDB_CORE
+            && !self.is_wandb_core()
             && self.env.as_ref().is_some_and(|env| env.has_local_rank && env.place.run_id.is_some())
     }
 
@@ -229,7 +234,11 @@ pub fn find_agents(facts: &[ProcFacts]) -> Vec<AgentFound> {
         .iter()
         .filter(|facts| facts.looks_like_rank())
         .map(|rank| rank.ppid)
-        .filter(|ppid| by_pid.get(ppid).is_some_and(|parent| can_be_agent(parent)))
+        .filter(|ppid| {
+            by_pid.get(ppid).is_some_and(|parent| {
+                can_be_agent(parent) && by_pid.get(&parent.ppid).is_none_or(|agent| is_agent(agent).is_none())
+            })
+        })
         .collect();
     facts
         .iter()
@@ -250,13 +259,15 @@ fn can_be_agent(parent: &ProcFacts) -> bool {
     parent.proc.pid > 1
         && !parent.is_dead()
         && !parent.looks_like_rank()
+        // A rank of function mode puts its place into the environment of what it starts.
+        && !parent.is_multiprocessing_fork()
         && program != "elastictop"
         && !REAPERS.iter().any(|reaper| parent.comm.starts_with(reaper))
 }
 
 /// What `child` is to `agent`, by what can be seen of the two.
 pub fn role(agent: &ProcFacts, child: &ProcFacts) -> Role {
-    if child.ppid != agent.proc.pid || child.comm == WANDB_CORE || child.is_multiprocessing_helper() {
+    if child.ppid != agent.proc.pid || child.is_wandb_core() || child.is_multiprocessing_helper() {
         return Role::Other;
     }
     if child.is_dead() {
@@ -351,8 +362,13 @@ fn number_by_order(ranks: &mut [Sighting]) {
 /// only be a rank and what it left behind, the oldest is the rank.
 pub fn orphans(facts: &[ProcFacts], run_id: Option<&str>, known: &[ProcId]) -> Vec<Sighting> {
     let agents: HashSet<i32> = find_agents(facts).iter().map(|agent| agent.proc.pid).collect();
-    let ranks: HashSet<i32> =
-        facts.iter().filter(|facts| facts.looks_like_rank()).map(|facts| facts.proc.pid).collect();
+    let ranks: HashSet<i32> = facts
+        .iter()
+        .filter(|facts| {
+            facts.looks_like_rank() || facts.is_multiprocessing_fork() || agents.contains(&facts.ppid)
+        })
+        .map(|facts| facts.proc.pid)
+        .collect();
     let was_rank = |pid: i32| ranks.contains(&pid) || known.iter().any(|proc| proc.pid == pid);
     let mut found: Vec<&ProcFacts> = facts
         .iter()

@@ -225,6 +225,17 @@ fn a_session_leader_started_by_a_rank_makes_it_no_agent() {
 }
 
 #[test]
+fn a_session_leader_started_by_a_function_rank_makes_it_no_agent_and_is_no_orphan() {
+    let board = |pid, ppid| with_place(facts(pid, ppid, pid, "board", &["board"]), 0, "run");
+    let fork_mode_rank = facts(202, 100, 50, "python", &["python", "x"]);
+    let all = [torchrun(100), spawned(200, 100), board(300, 200), fork_mode_rank, board(301, 202)];
+    assert_eq!(find_agents(&all).len(), 1);
+    assert_eq!(orphans(&all, None, &[]), []);
+    let renamed = with_place(facts(302, 1, 302, "sleep", &["/x/wandb-core", "60"]), 0, "run");
+    assert_eq!(orphans(&[renamed], None, &[]), []);
+}
+
+#[test]
 fn orphans_are_ranks_and_not_what_ranks_left_behind() {
     let init = facts(1, 0, 1, "systemd", &["/sbin/init"]);
     let board = with_place(facts(300, 1, 300, "board", &["board"]), 0, "run");

@@ -208,12 +208,13 @@ impl Finder {
 
     /// Once after the agent's death: ranks that it started so shortly before that nobody saw them.
     fn seek_orphans(&mut self) {
-        if std::mem::replace(&mut self.orphans_sought, true) {
+        if self.orphans_sought {
             return;
         }
         let Some(run_id) = self.ranks.iter().find_map(|rank| rank.sighting.place.run_id.clone()) else {
             return;
         };
+        self.orphans_sought = true;
         let all = scan::read_all(&self.root);
         for rank in tree::orphans(&all, Some(&run_id), &[]) {
             // A rank that died leaves daemons that look like it; they carry its place and restart count.
