@@ -21,7 +21,7 @@ impl Stamp {
     /// `None` for what is no time at all: NaN, negative, or past the year 9999.
     pub fn from_epoch_seconds(seconds: f64) -> Option<Stamp> {
         (seconds.is_finite() && (0.0..253_402_300_800.0).contains(&seconds))
-            .then(|| Stamp((seconds * 1000.0) as u64))
+            .then_some(Stamp((seconds * 1000.0) as u64))
     }
 
     fn timestamp(self) -> jiff::Timestamp {

@@ -46,8 +46,6 @@ pub struct EnvFacts {
     pub error_file: Option<String>,
     /// Length of the whole environment in bytes; 0 for zombies and in the middle of an exec.
     pub bytes: usize,
-    /// Hash of the whole environment, to tell a forked child from one that has its own.
-    pub digest: u64,
 }
 
 /// How a job's ranks were started.
@@ -146,10 +144,15 @@ impl ProcFacts {
         })
     }
 
+    fn is_wandb_core(&self) -> bool {
+        self.comm == WANDB_CORE
+            || self.cmdline.first().is_some_and(|program| file_name(program) == WANDB_CORE)
+    }
+
     /// Whether all that can be seen of it alone is what a rank of script mode shows.
     fn looks_like_rank(&self) -> bool {
         self.is_leader()
-            && self.comm != WANDB_CORE
+            && !self.is_wandb_core()
             && self.env.as_ref().is_some_and(|env| env.has_local_rank && env.place.run_id.is_some())
     }
 
@@ -231,7 +234,11 @@ pub fn find_agents(facts: &[ProcFacts]) -> Vec<AgentFound> {
         .iter()
         .filter(|facts| facts.looks_like_rank())
         .map(|rank| rank.ppid)
-        .filter(|ppid| by_pid.get(ppid).is_some_and(|parent| can_be_agent(parent)))
+        .filter(|ppid| {
+            by_pid.get(ppid).is_some_and(|parent| {
+                can_be_agent(parent) && by_pid.get(&parent.ppid).is_none_or(|agent| is_agent(agent).is_none())
+            })
+        })
         .collect();
     facts
         .iter()
@@ -252,13 +259,15 @@ fn can_be_agent(parent: &ProcFacts) -> bool {
     parent.proc.pid > 1
         && !parent.is_dead()
         && !parent.looks_like_rank()
+        // A rank of function mode puts its place into the environment of what it starts.
+        && !parent.is_multiprocessing_fork()
         && program != "elastictop"
         && !REAPERS.iter().any(|reaper| parent.comm.starts_with(reaper))
 }
 
 /// What `child` is to `agent`, by what can be seen of the two.
 pub fn role(agent: &ProcFacts, child: &ProcFacts) -> Role {
-    if child.ppid != agent.proc.pid || child.comm == WANDB_CORE || child.is_multiprocessing_helper() {
+    if child.ppid != agent.proc.pid || child.is_wandb_core() || child.is_multiprocessing_helper() {
         return Role::Other;
     }
     if child.is_dead() {
@@ -273,21 +282,20 @@ pub fn role(agent: &ProcFacts, child: &ProcFacts) -> Role {
     }
     match &child.env {
         Some(env) if child.is_leader() && env.has_local_rank => Role::Rank(Mode::Script),
+        // A launcher may leave it to the new program to make itself a session leader.
+        Some(env) if env.has_local_rank => Role::Undecided,
         None if child.is_leader() => Role::Rank(Mode::Script),
         _ => Role::Other,
     }
 }
 
 /// Whether a living child has not finished the exec that makes it what it will be: it has nothing yet, or
-/// still the command line and environment of its parent.
+/// still the command line of its parent. Its environment tells nothing then: it can be read half, when the
+/// exec takes it away in between.
 fn is_before_exec(agent: &ProcFacts, child: &ProcFacts) -> bool {
-    let same_env = match (&agent.env, &child.env) {
-        (Some(agent), Some(child)) => agent.digest == child.digest,
-        _ => true,
-    };
     child.cmdline.is_empty()
         || child.env.as_ref().is_some_and(|env| env.bytes == 0)
-        || (child.cmdline == agent.cmdline && same_env)
+        || child.cmdline == agent.cmdline
 }
 
 /// The ranks among `facts` that `agent` started.
@@ -354,8 +362,13 @@ fn number_by_order(ranks: &mut [Sighting]) {
 /// only be a rank and what it left behind, the oldest is the rank.
 pub fn orphans(facts: &[ProcFacts], run_id: Option<&str>, known: &[ProcId]) -> Vec<Sighting> {
     let agents: HashSet<i32> = find_agents(facts).iter().map(|agent| agent.proc.pid).collect();
-    let ranks: HashSet<i32> =
-        facts.iter().filter(|facts| facts.looks_like_rank()).map(|facts| facts.proc.pid).collect();
+    let ranks: HashSet<i32> = facts
+        .iter()
+        .filter(|facts| {
+            facts.looks_like_rank() || facts.is_multiprocessing_fork() || agents.contains(&facts.ppid)
+        })
+        .map(|facts| facts.proc.pid)
+        .collect();
     let was_rank = |pid: i32| ranks.contains(&pid) || known.iter().any(|proc| proc.pid == pid);
     let mut found: Vec<&ProcFacts> = facts
         .iter()

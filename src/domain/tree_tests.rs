@@ -9,7 +9,7 @@ fn facts(pid: i32, ppid: i32, sid: i32, comm: &str, cmdline: &[&str]) -> ProcFac
         comm: comm.into(),
         cmdline: cmdline.iter().map(|&word| word.to_owned()).collect(),
         kernel: Kernel::Alive,
-        env: Some(EnvFacts { bytes: 20, digest: 7, ..EnvFacts::default() }),
+        env: Some(EnvFacts { bytes: 20, ..EnvFacts::default() }),
     }
 }
 
@@ -21,7 +21,7 @@ fn with_place(mut facts: ProcFacts, local_rank: u32, run_id: &str) -> ProcFacts 
         run_id: Some(run_id.into()),
         ..Place::default()
     };
-    facts.env = Some(EnvFacts { place, has_local_rank: true, bytes: 500, digest: 99, ..EnvFacts::default() });
+    facts.env = Some(EnvFacts { place, has_local_rank: true, bytes: 500, ..EnvFacts::default() });
     facts
 }
 
@@ -134,11 +134,20 @@ fn a_rank_is_undecided_until_its_exec() {
     forked.sid = 200;
     assert_eq!(role(&agent, &forked), Role::Undecided, "after setsid");
     assert_eq!(find_agents(&[agent.clone(), forked.clone()]).len(), 1, "the copy is no agent");
+    forked.env = rank(200, 100, 0).env;
+    assert_eq!(
+        role(&agent, &forked),
+        Role::Undecided,
+        "the environment was read after the exec, the rest before"
+    );
     forked.cmdline.clear();
     assert_eq!(role(&agent, &forked), Role::Undecided, "in the middle of exec");
     let mut half = rank(200, 100, 0);
     half.env = Some(EnvFacts::default());
     assert_eq!(role(&agent, &half), Role::Undecided, "the environment comes last");
+    let mut not_yet_leading = rank(200, 100, 0);
+    not_yet_leading.sid = 50;
+    assert_eq!(role(&agent, &not_yet_leading), Role::Undecided, "it may make itself a session leader");
     assert_eq!(role(&agent, &rank(200, 100, 0)), Role::Rank(Mode::Script));
     assert_eq!(ranks_of(&agent, &[agent.clone(), half]).undecided, [ProcId { pid: 200, start: 1200 }]);
 }
@@ -213,6 +222,17 @@ fn a_session_leader_started_by_a_rank_makes_it_no_agent() {
         [torchrun(100), rank(200, 100, 0), with_place(facts(300, 200, 300, "board", &["board"]), 0, "run")];
     assert_eq!(find_agents(&all).len(), 1);
     assert_eq!(orphans(&all, None, &[]), []);
+}
+
+#[test]
+fn a_session_leader_started_by_a_function_rank_makes_it_no_agent_and_is_no_orphan() {
+    let board = |pid, ppid| with_place(facts(pid, ppid, pid, "board", &["board"]), 0, "run");
+    let fork_mode_rank = facts(202, 100, 50, "python", &["python", "x"]);
+    let all = [torchrun(100), spawned(200, 100), board(300, 200), fork_mode_rank, board(301, 202)];
+    assert_eq!(find_agents(&all).len(), 1);
+    assert_eq!(orphans(&all, None, &[]), []);
+    let renamed = with_place(facts(302, 1, 302, "sleep", &["/x/wandb-core", "60"]), 0, "run");
+    assert_eq!(orphans(&[renamed], None, &[]), []);
 }
 
 #[test]

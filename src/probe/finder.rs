@@ -168,8 +168,11 @@ impl Finder {
     fn look_at_children(&mut self) -> bool {
         let pids = proc::children(&self.root, self.agent.pid);
         self.children.retain(|pid, _| pids.contains(pid));
-        let is_open = |child: Option<&Child>| child.is_none_or(|child| child.role == Role::Undecided);
-        let open: Vec<i32> = pids.into_iter().filter(|pid| is_open(self.children.get(pid))).collect();
+        // That a child is no rank is only believed at the second look.
+        let is_open =
+            |child: &Child| child.role == Role::Undecided || (child.role == Role::Other && child.looks < 2);
+        let open: Vec<i32> =
+            pids.into_iter().filter(|pid| self.children.get(pid).is_none_or(is_open)).collect();
         if open.is_empty() {
             return false;
         }
@@ -205,12 +208,13 @@ impl Finder {
 
     /// Once after the agent's death: ranks that it started so shortly before that nobody saw them.
     fn seek_orphans(&mut self) {
-        if std::mem::replace(&mut self.orphans_sought, true) {
+        if self.orphans_sought {
             return;
         }
         let Some(run_id) = self.ranks.iter().find_map(|rank| rank.sighting.place.run_id.clone()) else {
             return;
         };
+        self.orphans_sought = true;
         let all = scan::read_all(&self.root);
         for rank in tree::orphans(&all, Some(&run_id), &[]) {
             // A rank that died leaves daemons that look like it; they carry its place and restart count.
@@ -235,3 +239,7 @@ impl Finder {
         &self.root
     }
 }
+
+#[cfg(test)]
+#[path = "finder_tests.rs"]
+mod tests;

@@ -2,6 +2,8 @@
 
 pub mod beat;
 pub mod cgroup;
+#[cfg(test)]
+mod fake;
 pub mod finder;
 pub mod gpu;
 pub mod proc;

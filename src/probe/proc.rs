@@ -6,8 +6,7 @@
 
 use std::{
     fs::{self, File},
-    hash::{DefaultHasher, Hash, Hasher},
-    io::{self, Read},
+    io,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
@@ -23,10 +22,13 @@ use crate::domain::{
 pub const ROOT: &str = "/proc";
 
 /// The longest command line that is read, in bytes; what follows is left out.
-const MAX_CMDLINE: u64 = 256 << 10;
+const MAX_CMDLINE: usize = 256 << 10;
 
 /// The longest environment that is read, in bytes: more than the kernel lets a program start with.
-const MAX_ENVIRON: u64 = 8 << 20;
+const MAX_ENVIRON: usize = 8 << 20;
+
+/// Room for most command lines and environments.
+const FIRST_READ: usize = 16 << 10;
 
 /// The flag of kernel threads in field 9 of `stat`.
 const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -190,10 +192,20 @@ pub(super) fn process_dir(proc_root: &Path, pid: i32) -> PathBuf {
     proc_root.join(pid.to_string())
 }
 
-fn read_up_to(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(most).read_to_end(&mut bytes).map_err(gone_if_esrch)?;
-    Ok(bytes)
+/// Reads a file in as few calls as it takes, and stops at the first that gives less than asked: an exec between
+/// two calls would put the pieces of two programs together.
+fn read_up_to(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let mut bytes = vec![0; most.min(FIRST_READ)];
+    let mut length = 0;
+    loop {
+        length += file.read_at(&mut bytes[length..], length as u64).map_err(gone_if_esrch)?;
+        if length < bytes.len() || length == most {
+            bytes.truncate(length);
+            return Ok(bytes);
+        }
+        bytes.resize(most.min(bytes.len() * 4), 0);
+    }
 }
 
 /// Reads `stat` of `pid` and hands it to `take`. `None` when there is no such process.
@@ -288,9 +300,7 @@ pub fn read_env(proc_root: &Path, pid: i32) -> Option<EnvFacts> {
 
 /// Picks what torchrun sets out of an environment, `NAME=value` ended by zero bytes each.
 pub fn parse_env(bytes: &[u8]) -> EnvFacts {
-    let mut digest = DefaultHasher::new();
-    bytes.hash(&mut digest);
-    let mut env = EnvFacts { bytes: bytes.len(), digest: digest.finish(), ..EnvFacts::default() };
+    let mut env = EnvFacts { bytes: bytes.len(), ..EnvFacts::default() };
     for entry in bytes.split(|&byte| byte == 0) {
         let Some(equals) = entry.iter().position(|&byte| byte == b'=') else { continue };
         let value = &entry[equals + 1..];
@@ -382,3 +392,7 @@ pub fn log_paths(proc_root: &Path, pid: i32) -> (Option<PathBuf>, Option<PathBuf
 pub fn error_file(env: &EnvFacts, agent_cwd: &Path) -> Option<PathBuf> {
     env.error_file.as_ref().filter(|path| !path.is_empty()).map(|path| agent_cwd.join(path))
 }
+
+#[cfg(test)]
+#[path = "proc_tests.rs"]
+mod tests;

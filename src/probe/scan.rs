@@ -120,11 +120,14 @@ fn job_of(
 pub(super) fn read_all(proc_root: &Path) -> Vec<ProcFacts> {
     let read = |pid| {
         proc::with_stat(proc_root, pid, |stat| {
+            if stat.is_kernel_thread {
+                return None;
+            }
             let is_dead = stat.kernel == Kernel::Dead;
             let cmdline = if is_dead { Vec::new() } else { proc::read_cmdline(proc_root, pid) };
             let is_candidate = !is_dead && stat.sid == pid;
             let env = is_candidate.then(|| proc::read_env(proc_root, pid)).flatten();
-            (!stat.is_kernel_thread).then(|| proc::facts_of(stat, cmdline, env))
+            Some(proc::facts_of(stat, cmdline, env))
         })
         .flatten()
     };

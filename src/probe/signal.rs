@@ -8,7 +8,7 @@ use std::{io, os::fd::OwnedFd, path::Path};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::domain::id::ProcId;
+use crate::domain::{id::ProcId, sample::Kernel};
 
 use super::proc::{self, ROOT};
 
@@ -81,7 +81,8 @@ fn signal_left_behind(leader: ProcId, signal: Signal) -> io::Result<()> {
     }
     let members = proc::pids(root).into_iter().filter_map(|pid| {
         proc::with_stat(root, pid, |stat| {
-            (stat.sid == leader.pid && stat.proc.start >= leader.start).then_some(stat.proc)
+            let is_left = stat.sid == leader.pid && stat.kernel != Kernel::Dead;
+            (is_left && stat.proc.start >= leader.start).then_some(stat.proc)
         })?
     });
     let mut outcome = Err(gone());
@@ -110,3 +111,7 @@ fn gone() -> io::Error {
 fn gone_if_esrch(error: rustix::io::Errno) -> io::Error {
     if error == rustix::io::Errno::SRCH { gone() } else { error.into() }
 }
+
+#[cfg(test)]
+#[path = "signal_tests.rs"]
+mod tests;
