@@ -1,1 +1,126 @@
 //! The screen: a function of the app state.
+//!
+//! [`App::update`] is the only thing that changes that state; it takes [`Msg`]s (keys, the supervisor's messages,
+//! the time) and says what to do as [`Cmd`]s. [`draw`] reads it. The loop in `run` carries both to the terminal and
+//! to the [`Link`](crate::wire::link::Link), and is the only part with a clock.
+
+mod app;
+#[cfg(test)]
+mod fixture;
+mod jobs;
+mod keys;
+mod run;
+mod screen;
+#[cfg(test)]
+mod tests;
+mod text;
+mod theme;
+mod view;
+mod words;
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use ratatui::crossterm::{event::EventStream, terminal};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use self::{
+    app::{App, Cmd, LinkState, Msg},
+    jobs::JobRow,
+    theme::{ColorDepth, Role, Theme, wants_ascii},
+    view::draw,
+};
+use self::{
+    jobs::Jobs,
+    run::Surroundings,
+    screen::{Guard, Screen, Writer},
+};
+use crate::{domain::state::State, domain::time::Stamp, error::Result, wire::link::Link};
+
+/// How a viewer gets (back) to the job it shows. Called at the start and after a lost link; an error of kind
+/// [`Job`](crate::error::Kind::Job) means that it will never come back.
+pub type Connector = Box<dyn FnMut() -> Pin<Box<dyn Future<Output = Result<Link>> + Send>> + Send>;
+
+/// What the user and the terminal want of the screen.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Roles and their colours.
+    pub theme: Theme,
+    /// Whether to draw with ASCII only.
+    pub ascii: bool,
+    /// How many colours the terminal shows.
+    pub color: ColorDepth,
+    /// Who looks, for the timeline: `user on tty`.
+    pub viewer: String,
+    /// Whether to capture the mouse; then the terminal cannot select text.
+    pub mouse: bool,
+}
+
+/// How a look at a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The user left, or the terminal did; the job goes on.
+    Detached,
+    /// There was no link when the user left: why. Whether the job goes on is not known.
+    Lost(String),
+    /// The job is over.
+    Over,
+}
+
+/// Shows a job until the user leaves, and gives back what was known of it last.
+///
+/// The first link is made before the screen is taken, so that what makes it may ask for a password.
+///
+/// # Errors
+/// When the first link cannot be made, or the terminal not be used.
+pub async fn watch(mut connector: Connector, options: &Options) -> Result<(Ending, State)> {
+    let link = connector().await?;
+    let size = size()?;
+    let mut app = App::new(options, size, now(), jiff::Zoned::now().offset().seconds());
+    let _guard = Guard::take(options.mouse).map_err(|error| run::terminal(&error))?;
+    let writer = Writer::new().map_err(|error| run::terminal(&error))?;
+    let mut screen = Screen::new(Box::new(writer), size);
+    let around =
+        Surroundings { input: EventStream::new(), clock: now, hung_up: screen::hung_up, stop: told_to_end() };
+    let ending = run::run(&mut app, &mut screen, link, connector, around).await?;
+    Ok((ending, app.state))
+}
+
+/// Shows the jobs of this machine until one is chosen: its key. `refresh` makes the list, on a thread of its own.
+///
+/// # Errors
+/// When the terminal cannot be used.
+pub async fn choose(
+    refresh: Arc<dyn Fn() -> Vec<JobRow> + Send + Sync>,
+    options: &Options,
+) -> Result<Option<String>> {
+    let size = size()?;
+    let mut jobs = Jobs::new(options, now());
+    let _guard = Guard::take(false).map_err(|error| run::terminal(&error))?;
+    let writer = Writer::new().map_err(|error| run::terminal(&error))?;
+    let mut screen = Screen::new(Box::new(writer), size);
+    let around =
+        Surroundings { input: EventStream::new(), clock: now, hung_up: screen::hung_up, stop: told_to_end() };
+    jobs::run(&mut jobs, &mut screen, refresh, around).await
+}
+
+fn size() -> Result<(u16, u16)> {
+    terminal::size().map_err(|error| run::terminal(&error))
+}
+
+fn now() -> Stamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Stamp(since.as_millis() as u64)
+}
+
+/// Resolves when the program is told to end, or its terminal goes away.
+async fn told_to_end() {
+    let (Ok(mut terminate), Ok(mut hang_up)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
+    }
+}

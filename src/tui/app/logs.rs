@@ -1,0 +1,362 @@
+//! The log view: a window on lines that the supervisor keeps. Pages are asked for one at a time, on demand.
+
+use std::collections::VecDeque;
+
+use ratatui::crossterm::event::{Event as TerminalEvent, KeyCode, KeyEvent};
+use tui_input::{Input, backend::crossterm::EventHandler};
+
+use crate::{
+    domain::{
+        log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, Needle},
+        state::State,
+        time::Stamp,
+    },
+    tui::theme::Role,
+};
+
+/// Lines asked for at once.
+const PAGE: u32 = 400;
+/// Most lines kept; the supervisor has the others.
+const MAX_LINES: usize = 4000;
+/// Lines between the cursor and the end of the window that make it ask for more.
+const MARGIN: usize = 60;
+/// A question without an answer is given up after this, in milliseconds.
+const PATIENCE_MS: u64 = 5000;
+/// How often the end is looked at when no sample says that it grew, in milliseconds: the agent's lines are in no
+/// sample.
+const POLL_MS: u64 = 1000;
+
+/// What the cursor shall go to, when the window does not hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Goal {
+    /// The first line there is.
+    Top,
+    /// The last.
+    Tail,
+    /// The line with this number.
+    Line(u64),
+    /// The next match from a line on.
+    Find { from: Option<u64>, backwards: bool, text: String },
+    /// The first error of an attempt.
+    Error { attempt: u32, first_asked: u32 },
+}
+
+/// What was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Question {
+    Newer,
+    Older,
+    Goal(Goal),
+}
+
+/// The window, its cursor, and what is asked.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    /// Only this rank, by its position on the node.
+    pub(crate) local_rank: Option<u32>,
+    pub(crate) lines: VecDeque<LogLine>,
+    /// Index of the selected line.
+    pub(crate) cursor: usize,
+    /// Whether the cursor stays on the last line as more arrive.
+    pub(crate) follow: bool,
+    /// Lines that arrived since it does not.
+    pub(crate) arrived: u64,
+    pub(crate) wrap: bool,
+    /// Cells that long lines are moved to the left.
+    pub(crate) shift: usize,
+    /// What is searched for.
+    pub(crate) search: Option<String>,
+    /// The search while it is typed.
+    pub(crate) input: Option<Input>,
+    /// Whether an answer has come since the view was opened.
+    pub(crate) loaded: bool,
+    goal: Option<Goal>,
+    asked: Option<(u64, Question, Stamp)>,
+    /// Oldest line that can be asked for.
+    start: u64,
+    /// The window is complete up to this line.
+    reached: u64,
+    polled_at: Stamp,
+    /// Lines written by the shown ranks, as the last samples tell.
+    written: u64,
+    grew: bool,
+}
+
+impl Default for Logs {
+    fn default() -> Logs {
+        Logs {
+            local_rank: None,
+            lines: VecDeque::new(),
+            cursor: 0,
+            follow: true,
+            arrived: 0,
+            wrap: false,
+            shift: 0,
+            search: None,
+            input: None,
+            loaded: false,
+            goal: Some(Goal::Tail),
+            asked: None,
+            start: 0,
+            reached: 0,
+            polled_at: Stamp(0),
+            written: 0,
+            grew: false,
+        }
+    }
+}
+
+impl Logs {
+    /// Shows one rank's lines, or all, from the end on.
+    pub(crate) fn open(&mut self, local_rank: Option<u32>) {
+        if self.local_rank != local_rank || !self.loaded {
+            let (wrap, search) = (self.wrap, self.search.take());
+            *self = Logs { local_rank, wrap, search, ..Logs::default() };
+        }
+    }
+
+    pub(crate) fn selected(&self) -> Option<&LogLine> {
+        self.lines.get(self.cursor)
+    }
+
+    /// Learns from the state how many lines were written.
+    pub(crate) fn count(&mut self, state: &State) {
+        let shown =
+            state.ranks.iter().filter(|rank| self.local_rank.is_none_or(|local| local == rank.local_rank));
+        let written: u64 = shown.map(|rank| rank.lines).sum();
+        if written == self.written {
+            return;
+        }
+        // A new incarnation counts from 0.
+        let more = written.checked_sub(self.written).unwrap_or(written);
+        if !self.follow && self.loaded {
+            self.arrived += more;
+        }
+        (self.written, self.grew) = (written, true);
+    }
+
+    /// The link is new: what was asked over the former one will not be answered.
+    pub(crate) fn forget_question(&mut self) {
+        if let Some((_, Question::Goal(goal), _)) = self.asked.take() {
+            self.goal.get_or_insert(goal);
+        }
+    }
+
+    fn filter(&self) -> LogFilter {
+        LogFilter { local_rank: self.local_rank, attempt: None }
+    }
+
+    /// What to ask the supervisor now.
+    pub(crate) fn question(&mut self, id: u64, now: Stamp) -> Option<LogQuery> {
+        if let Some((_, _, since)) = &self.asked {
+            if now.since(*since).as_millis() < u128::from(PATIENCE_MS) {
+                return None;
+            }
+            self.forget_question();
+        }
+        let filter = self.filter();
+        let page = |anchor| LogQuery::Page { filter: filter.clone(), anchor, max: PAGE };
+        let at_end = self.cursor + MARGIN >= self.lines.len();
+        let due = self.grew || now.since(self.polled_at).as_millis() >= u128::from(POLL_MS);
+        let (question, query) = if let Some(goal) = self.goal.take() {
+            let query = match &goal {
+                Goal::Top => page(Anchor::From(0)),
+                Goal::Tail => page(Anchor::Tail),
+                Goal::Line(n) => page(Anchor::From(*n)),
+                Goal::Find { from, backwards, text } => LogQuery::Find {
+                    filter: filter.clone(),
+                    from: *from,
+                    backwards: *backwards,
+                    needle: Needle::Text(text.clone()),
+                },
+                Goal::Error { attempt, .. } => LogQuery::Find {
+                    filter: LogFilter { attempt: Some(*attempt), ..filter.clone() },
+                    from: None,
+                    backwards: false,
+                    needle: Needle::Error,
+                },
+            };
+            (Question::Goal(goal), query)
+        } else if self.cursor < MARGIN
+            && self.lines.front().is_some_and(|line| line.n > self.start)
+            && !self.follow
+        {
+            (Question::Older, page(Anchor::Before(self.lines[0].n)))
+        } else if at_end && due {
+            self.polled_at = now;
+            self.grew = false;
+            (Question::Newer, page(Anchor::From(self.reached)))
+        } else {
+            return None;
+        };
+        self.asked = Some((id, question, now));
+        Some(query)
+    }
+
+    /// Takes an answer in; what to tell the user, if anything.
+    pub(crate) fn answer(&mut self, id: u64, page: LogPage) -> Option<(Role, String)> {
+        let (_, question, _) = self.asked.take_if(|(asked, ..)| *asked == id)?;
+        self.loaded = true;
+        self.start = page.start;
+        match question {
+            Question::Goal(Goal::Find { backwards, text, .. }) => {
+                let Some(n) = page.found else {
+                    let (side, other) = if backwards { ("before this", "n") } else { ("after this", "N") };
+                    return Some((
+                        Role::Info,
+                        format!("no match of {text:?} {side} line; {other} looks the other way"),
+                    ));
+                };
+                self.go_to(n);
+            }
+            Question::Goal(Goal::Error { attempt, first_asked }) => match page.found {
+                Some(n) => {
+                    self.go_to(n);
+                    return Some((Role::Info, format!("first error of attempt {attempt}")));
+                }
+                None if attempt > 0 && attempt + 1 > first_asked => {
+                    self.goal = Some(Goal::Error { attempt: attempt - 1, first_asked });
+                }
+                None => return Some((Role::Ok, "no error found in this attempt and the one before".into())),
+            },
+            Question::Goal(goal) => {
+                // Fewer lines than a page from the end: the window holds all that is there.
+                self.reached = match (&goal, page.lines.last()) {
+                    (Goal::Tail, _) | (_, None) => page.end,
+                    (_, Some(_)) if page.lines.len() < PAGE as usize => page.end,
+                    (_, Some(last)) => last.n + 1,
+                };
+                self.lines = page.lines.into();
+                self.follow = goal == Goal::Tail;
+                self.cursor = if self.follow { self.lines.len().saturating_sub(1) } else { 0 };
+                if self.follow {
+                    self.arrived = 0;
+                }
+            }
+            Question::Older => {
+                if page.lines.is_empty() {
+                    // Nothing of this rank is older, whatever the numbers say.
+                    self.start = self.lines.front().map_or(page.start, |line| line.n);
+                }
+                self.cursor += page.lines.len();
+                page.lines.into_iter().rev().for_each(|line| self.lines.push_front(line));
+                while self.lines.len() > MAX_LINES {
+                    self.reached = self.lines.pop_back().map_or(self.reached, |line| line.n);
+                }
+            }
+            Question::Newer if page.end < self.reached => self.goal = Some(Goal::Tail),
+            Question::Newer => {
+                let full = page.lines.len() >= PAGE as usize;
+                if full && self.follow {
+                    self.goal = Some(Goal::Tail);
+                    return None;
+                }
+                self.reached = page.lines.last().filter(|_| full).map_or(page.end, |line| line.n + 1);
+                self.lines.extend(page.lines);
+                while self.lines.len() > MAX_LINES {
+                    self.lines.pop_front();
+                    self.cursor = self.cursor.saturating_sub(1);
+                }
+                if self.follow {
+                    self.cursor = self.lines.len().saturating_sub(1);
+                }
+            }
+        }
+        None
+    }
+
+    fn go_to(&mut self, n: u64) {
+        self.pause();
+        match self.lines.binary_search_by_key(&n, |line| line.n) {
+            Ok(at) => self.cursor = at,
+            Err(_) => self.goal = Some(Goal::Line(n)),
+        }
+    }
+
+    fn pause(&mut self) {
+        if self.follow {
+            (self.follow, self.arrived) = (false, 0);
+        }
+    }
+
+    pub(crate) fn step(&mut self, by: i64) {
+        match by {
+            i64::MAX => self.resume(),
+            i64::MIN => {
+                self.pause();
+                self.goal = Some(Goal::Top);
+            }
+            _ => {
+                if by < 0 {
+                    self.pause();
+                }
+                let last = self.lines.len().saturating_sub(1) as i64;
+                self.cursor = (self.cursor as i64).saturating_add(by).clamp(0, last) as usize;
+            }
+        }
+    }
+
+    fn resume(&mut self) {
+        (self.follow, self.arrived, self.goal) = (true, 0, Some(Goal::Tail));
+        self.cursor = self.lines.len().saturating_sub(1);
+    }
+
+    pub(crate) fn toggle_follow(&mut self) {
+        if self.follow { self.pause() } else { self.resume() }
+    }
+
+    pub(crate) fn shift_by(&mut self, cells: isize) {
+        self.shift = self.shift.saturating_add_signed(cells).min(crate::domain::log::MAX_LINE);
+    }
+
+    pub(crate) fn start_search(&mut self) {
+        self.input = Some(Input::default());
+    }
+
+    /// Forgets the search; whether there was one.
+    pub(crate) fn end_search(&mut self) -> bool {
+        self.search.take().is_some()
+    }
+
+    /// Goes to the next match, or the one before; false when nothing is searched for.
+    pub(crate) fn find_next(&mut self, backwards: bool) -> bool {
+        let Some(text) = self.search.clone() else { return false };
+        let at = self.selected().map(|line| line.n);
+        let from = if backwards { at.map(|n| n.checked_sub(1)) } else { at.map(|n| n.checked_add(1)) };
+        match from {
+            Some(None) => {}
+            from => self.goal = Some(Goal::Find { from: from.flatten(), backwards, text }),
+        }
+        true
+    }
+
+    /// Goes to the first error of the attempt that the selected line is of, or of the running one at the end.
+    pub(crate) fn find_error(&mut self, running: u32) {
+        let attempt = self.selected().filter(|_| !self.follow).map_or(running, |line| line.attempt);
+        self.goal = Some(Goal::Error { attempt, first_asked: attempt });
+    }
+
+    /// Takes a key while a search is typed; whether it did.
+    pub(crate) fn key(&mut self, event: &KeyEvent) -> bool {
+        let Some(input) = &mut self.input else { return false };
+        match event.code {
+            KeyCode::Esc => self.input = None,
+            KeyCode::Backspace if input.value().is_empty() => self.input = None,
+            KeyCode::Enter => {
+                let typed = self.input.take().map(|input| input.value().to_owned()).unwrap_or_default();
+                if !typed.is_empty() {
+                    self.search = Some(typed);
+                }
+                if let Some(text) = self.search.clone() {
+                    // At the end of the log what one looks for lies before; else it lies ahead.
+                    let from = self.selected().map(|line| line.n);
+                    self.goal = Some(Goal::Find { from, backwards: self.follow, text });
+                }
+            }
+            _ => {
+                input.handle_event(&TerminalEvent::Key(*event));
+            }
+        }
+        true
+    }
+}

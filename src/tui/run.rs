@@ -1,0 +1,190 @@
+//! The loop around the screen: keys, link, clock and signals in; frames and messages out.
+
+use std::{future::Future, io, pin::Pin, time::Duration};
+
+use futures_util::{Stream, StreamExt};
+use ratatui::crossterm::event::{Event as TerminalEvent, KeyEventKind};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+use super::{
+    Connector, Ending,
+    app::{App, Cmd, LinkState, Msg},
+    screen::Screen,
+    view,
+};
+use crate::{
+    domain::{command::Outcome, time::Stamp},
+    error::{Error, Kind, Result},
+    wire::{
+        link::Link,
+        message::{ToSupervisor, ToViewer},
+    },
+};
+
+/// Least time between two frames that no key asked for.
+const FRAME: Duration = Duration::from_millis(50);
+/// Wait before the first attempt to make a lost link anew; it doubles up to the longest.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// What surrounds the loop. In tests all of it is made up.
+pub(crate) struct Surroundings<I, C, G, S> {
+    /// Keys, mouse and size.
+    pub(crate) input: I,
+    /// The viewer's clock.
+    pub(crate) clock: C,
+    /// Whether the terminal is gone.
+    pub(crate) hung_up: G,
+    /// Resolves when the program is told to end.
+    pub(crate) stop: S,
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<Link>> + Send>>;
+
+/// Runs the job screen until the user leaves it. `link` is the first one; `connector` makes the others.
+pub(crate) async fn run<I, C, G, S>(
+    app: &mut App,
+    screen: &mut Screen,
+    link: Link,
+    mut connector: Connector,
+    around: Surroundings<I, C, G, S>,
+) -> Result<Ending>
+where
+    I: Stream<Item = io::Result<TerminalEvent>> + Unpin,
+    C: Fn() -> Stamp,
+    G: Fn() -> bool,
+    S: Future<Output = ()>,
+{
+    let Surroundings { mut input, clock, hung_up, stop } = around;
+    tokio::pin!(stop);
+    let mut link = Some(link);
+    let mut connecting: Option<Connecting> = None;
+    let mut retry = Instant::now();
+    let mut wait = FIRST_RETRY;
+    let mut tick = interval_at(Instant::now() + Duration::from_secs(1), Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut dirty = true;
+    let mut frame_at = Instant::now();
+    let mut inbox = vec![Msg::Tick(clock()), Msg::Linked];
+    loop {
+        for msg in inbox.drain(..) {
+            for cmd in app.update(msg) {
+                match cmd {
+                    Cmd::Send(message) => {
+                        if let Some(refused) = send(link.as_ref(), message) {
+                            app.update(refused);
+                        }
+                    }
+                    Cmd::Leave => return Ok(ending(app)),
+                    Cmd::Mouse(on) => screen.capture_mouse(on).map_err(|error| terminal(&error))?,
+                    Cmd::Yank(text) => screen.yank(&text).map_err(|error| terminal(&error))?,
+                    Cmd::Redraw => screen.forget(),
+                }
+            }
+        }
+        if dirty && Instant::now() >= frame_at {
+            if screen.is_broken() {
+                return Ok(ending(app));
+            }
+            let drawn = screen
+                .show(|area, buffer| view::paint(app, area, buffer))
+                .map_err(|error| terminal(&error))?;
+            // A terminal that is slow gets the next frame when it has taken this one.
+            dirty = !drawn;
+            frame_at = Instant::now() + FRAME;
+        }
+        let idle = link.is_none() && connecting.is_none() && !matches!(app.link, LinkState::Gone(_));
+        tokio::select! {
+            event = input.next() => match event {
+                Some(Ok(event)) => {
+                    if let TerminalEvent::Resize(columns, rows) = event {
+                        screen.resize((columns, rows));
+                    }
+                    if let Some(msg) = message(event) {
+                        inbox.push(msg);
+                        (dirty, frame_at) = (true, Instant::now());
+                    }
+                }
+                Some(Err(_)) | None => return Ok(ending(app)),
+            },
+            heard = async { link.as_mut().expect("guarded").incoming.recv().await }, if link.is_some() => {
+                match heard {
+                    Some(first) => {
+                        wait = FIRST_RETRY;
+                        inbox.push(Msg::Heard(Box::new(first)));
+                        // What came together is drawn together.
+                        while let Some(next) = link.as_mut().and_then(|link| link.incoming.try_recv().ok()) {
+                            inbox.push(Msg::Heard(Box::new(next)));
+                        }
+                    }
+                    None => {
+                        link = None;
+                        retry = Instant::now() + wait;
+                        inbox.push(Msg::Unlinked("the supervisor closed the link".into()));
+                    }
+                }
+                dirty = true;
+            }
+            result = async { connecting.as_mut().expect("guarded").await }, if connecting.is_some() => {
+                connecting = None;
+                dirty = true;
+                match result {
+                    Ok(made) => {
+                        link = Some(made);
+                        inbox.push(Msg::Linked);
+                    }
+                    // There is no such job any more, or it is over and its supervisor with it.
+                    Err(error) if error.kind == Kind::Job || app.state.state.is_over() => {
+                        inbox.push(Msg::GaveUp(error.text));
+                    }
+                    Err(error) => {
+                        inbox.push(Msg::Unlinked(error.text));
+                        wait = (wait * 2).min(LONGEST_RETRY);
+                        retry = Instant::now() + wait;
+                    }
+                }
+            }
+            () = sleep_until(retry), if idle => connecting = Some(connector()),
+            _ = tick.tick() => {
+                if hung_up() {
+                    return Ok(ending(app));
+                }
+                inbox.push(Msg::Tick(clock()));
+                dirty = true;
+            }
+            () = sleep_until(frame_at), if dirty => {}
+            () = &mut stop => return Ok(ending(app)),
+        }
+    }
+}
+
+/// What a terminal event means to the app; `None` for what it does not care about.
+fn message(event: TerminalEvent) -> Option<Msg> {
+    match event {
+        TerminalEvent::Key(key) if key.kind != KeyEventKind::Release => Some(Msg::Key(key)),
+        TerminalEvent::Mouse(mouse) => Some(Msg::Mouse(mouse)),
+        TerminalEvent::Resize(columns, rows) => Some(Msg::Resize(columns, rows)),
+        _ => None,
+    }
+}
+
+/// Sends, without waiting; what the app must hear when that is not possible.
+fn send(link: Option<&Link>, message: ToSupervisor) -> Option<Msg> {
+    let command = if let ToSupervisor::Do { id, .. } = &message { Some(*id) } else { None };
+    let sent = link.is_some_and(|link| link.outgoing.try_send(message).is_ok());
+    let id = command.filter(|_| !sent)?;
+    let outcome = Outcome::Refused("the supervisor does not take messages now; try again".into());
+    Some(Msg::Heard(Box::new(ToViewer::Reply { id, outcome })))
+}
+
+fn ending(app: &App) -> Ending {
+    match &app.link {
+        _ if app.state.state.is_over() => Ending::Over,
+        LinkState::Lost { text, .. } | LinkState::Gone(text) => Ending::Lost(text.clone()),
+        LinkState::Live | LinkState::Connecting => Ending::Detached,
+    }
+}
+
+pub(super) fn terminal(error: &io::Error) -> Error {
+    Error::environment(format!("cannot use the terminal: {error}"))
+}

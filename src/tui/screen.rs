@@ -1,0 +1,253 @@
+//! The terminal: taken and given back whatever happens, and written to without ever waiting for it.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use ratatui::{
+    backend::{Backend, CrosstermBackend},
+    buffer::Buffer,
+    crossterm::{
+        clipboard::CopyToClipboard,
+        cursor::{Hide, Show},
+        event::{DisableMouseCapture, EnableMouseCapture},
+        queue,
+        style::ResetColor,
+        terminal::{
+            BeginSynchronizedUpdate, Clear, ClearType, EndSynchronizedUpdate, EnterAlternateScreen,
+            LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+        },
+    },
+    layout::Rect,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Room for the bytes of one frame, so that each is one write.
+const FRAME_BYTES: usize = 64 << 10;
+
+/// Takes the bytes of frames.
+pub(crate) trait Sink: Send {
+    /// Whether the last bytes are out. While they are not, nothing may be sent.
+    fn is_idle(&self) -> bool;
+    /// Whether the terminal is gone.
+    fn is_broken(&self) -> bool;
+    /// Writes, at some time.
+    fn send(&mut self, bytes: Vec<u8>);
+}
+
+/// A thread that writes to the terminal, one frame at a time. A terminal that stops reading holds up this thread and
+/// nothing else; frames are not queued, the next one that is drawn has all that is new.
+pub(crate) struct Writer {
+    frames: SyncSender<Vec<u8>>,
+    busy: Arc<AtomicBool>,
+    broken: Arc<AtomicBool>,
+}
+
+impl Writer {
+    /// A writer to standard output.
+    pub(crate) fn new() -> io::Result<Writer> {
+        let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let (frames, work) = sync_channel::<Vec<u8>>(1);
+        let (busy, broken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (is_busy, is_broken) = (Arc::clone(&busy), Arc::clone(&broken));
+        thread::Builder::new().name("screen".into()).spawn(move || {
+            while let Ok(bytes) = work.recv() {
+                if write_all(&out, &bytes).is_err() {
+                    is_broken.store(true, Ordering::Release);
+                }
+                is_busy.store(false, Ordering::Release);
+            }
+        })?;
+        Ok(Writer { frames, busy, broken })
+    }
+}
+
+impl Sink for Writer {
+    fn is_idle(&self) -> bool {
+        !self.busy.load(Ordering::Acquire)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    fn send(&mut self, bytes: Vec<u8>) {
+        self.busy.store(true, Ordering::Release);
+        if self.frames.try_send(bytes).is_err() {
+            self.broken.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// Gives the last frame a moment, so that it does not come after the terminal was given back.
+    fn drop(&mut self) {
+        let patience = Instant::now() + Duration::from_millis(200);
+        while !self.is_idle() && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Writes all bytes, also where standard output shares a non-blocking standard input.
+fn write_all(mut out: &File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match out.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                poll(&mut [PollFd::new(&out, PollFlags::OUT)], None)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the terminal behind standard input hung up. The reader of keys does not tell: it reads on for ever.
+pub(crate) fn hung_up() -> bool {
+    let stdin = io::stdin();
+    let mut fds = [PollFd::new(&stdin, PollFlags::empty())];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
+        && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+}
+
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// The terminal while it is ours: raw, on the alternate screen. Given back on drop and on panic.
+pub(crate) struct Guard(());
+
+impl Guard {
+    pub(crate) fn take(mouse: bool) -> io::Result<Guard> {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                give_back();
+                before(info);
+            }));
+        });
+        enable_raw_mode()?;
+        TAKEN.store(true, Ordering::Release);
+        let guard = Guard(());
+        let mut bytes = Vec::new();
+        queue!(bytes, EnterAlternateScreen, Hide)?;
+        if mouse {
+            queue!(bytes, EnableMouseCapture)?;
+        }
+        let mut out = io::stdout();
+        out.write_all(&bytes)?;
+        out.flush()?;
+        Ok(guard)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+fn give_back() {
+    if !TAKEN.swap(false, Ordering::AcqRel) {
+        return;
+    }
+    // A terminal that does not read must not keep the program from ending.
+    let out = io::stdout();
+    let writable =
+        poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&Timespec { tv_sec: 0, tv_nsec: 200_000_000 }));
+    if writable.is_ok_and(|ready| ready > 0) {
+        let mut bytes = Vec::new();
+        let queued =
+            queue!(bytes, EndSynchronizedUpdate, DisableMouseCapture, ResetColor, LeaveAlternateScreen, Show);
+        if queued.is_ok() {
+            let mut out = out.lock();
+            let _ = out.write_all(&bytes).and_then(|()| out.flush());
+        }
+    }
+    let _ = disable_raw_mode();
+}
+
+/// What the terminal shows, and the bytes that make it show something else.
+pub(crate) struct Screen {
+    sink: Box<dyn Sink>,
+    shown: Buffer,
+    /// Whether it is not known what the terminal shows.
+    blank: bool,
+    /// Bytes that go out with the next frame.
+    extra: Vec<u8>,
+}
+
+impl Screen {
+    pub(crate) fn new(sink: Box<dyn Sink>, size: (u16, u16)) -> Screen {
+        Screen { sink, shown: Buffer::empty(Rect::new(0, 0, size.0, size.1)), blank: true, extra: Vec::new() }
+    }
+
+    pub(crate) fn resize(&mut self, size: (u16, u16)) {
+        self.shown = Buffer::empty(Rect::new(0, 0, size.0, size.1));
+        self.blank = true;
+    }
+
+    /// Draws all of it the next time.
+    pub(crate) fn forget(&mut self) {
+        self.blank = true;
+    }
+
+    pub(crate) fn capture_mouse(&mut self, on: bool) -> io::Result<()> {
+        if on { queue!(self.extra, EnableMouseCapture) } else { queue!(self.extra, DisableMouseCapture) }
+    }
+
+    /// Puts text on the terminal's clipboard, where it lets programs do that.
+    pub(crate) fn yank(&mut self, text: &str) -> io::Result<()> {
+        queue!(self.extra, CopyToClipboard::to_clipboard_from(text))
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.sink.is_broken()
+    }
+
+    /// Draws and sends what changed; false when the terminal has not taken the frame before yet.
+    pub(crate) fn show(&mut self, draw: impl FnOnce(Rect, &mut Buffer)) -> io::Result<bool> {
+        if !self.sink.is_idle() {
+            return Ok(false);
+        }
+        let area = self.shown.area;
+        let mut next = Buffer::empty(area);
+        draw(area, &mut next);
+        let mut bytes = Vec::with_capacity(FRAME_BYTES);
+        queue!(bytes, BeginSynchronizedUpdate)?;
+        bytes.append(&mut self.extra);
+        if self.blank {
+            self.shown.reset();
+            queue!(bytes, ResetColor, Clear(ClearType::All))?;
+        }
+        let before = bytes.len();
+        let changes = self.shown.diff(&next);
+        let changed = !changes.is_empty();
+        CrosstermBackend::new(&mut bytes).draw(changes.into_iter())?;
+        let said_more = before > queued_length(BeginSynchronizedUpdate)?;
+        if changed || said_more {
+            queue!(bytes, EndSynchronizedUpdate)?;
+            self.sink.send(bytes);
+        }
+        self.shown = next;
+        self.blank = false;
+        Ok(true)
+    }
+}
+
+fn queued_length(command: impl ratatui::crossterm::Command) -> io::Result<usize> {
+    let mut bytes = Vec::new();
+    queue!(bytes, command)?;
+    Ok(bytes.len())
+}

@@ -1,0 +1,270 @@
+//! What every view looks like, as text and as a map of roles, at four sizes.
+
+use std::fmt::Write as _;
+
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    style::{Color, Modifier},
+};
+
+use super::scripts::press;
+use crate::tui::{
+    app::{App, Msg},
+    fixture::{self, Story},
+    jobs::{JobRow, Jobs},
+    text::Glyphs,
+    theme::{ColorDepth, Theme},
+    view,
+};
+
+const SIZES: [(u16, u16); 4] = [(40, 12), (80, 24), (120, 40), (200, 50)];
+
+/// One letter per role, in the order of the theme's slots; text itself is a dot.
+const LETTERS: &[u8; 34] = b".d-=TaSoiwcskmelgggggHHHHH01234567";
+const SELECTION: Color = Color::Indexed(6);
+
+fn paint(app: &App, size: (u16, u16)) -> Buffer {
+    let area = Rect::new(0, 0, size.0, size.1);
+    let mut buffer = Buffer::empty(area);
+    view::paint(app, area, &mut buffer);
+    buffer
+}
+
+fn row_text(buffer: &Buffer, y: u16) -> String {
+    let mut text = String::new();
+    let mut skip = 0;
+    for x in 0..buffer.area.width {
+        let symbol = buffer[(x, y)].symbol();
+        if skip == 0 {
+            text.push_str(symbol);
+        }
+        skip = if skip > 0 { skip - 1 } else { crate::tui::text::width(symbol).saturating_sub(1) };
+    }
+    text.trim_end().to_owned()
+}
+
+/// The roles of a row; a selected row begins with `>`.
+fn row_roles(buffer: &Buffer, y: u16) -> String {
+    let cells = || (0..buffer.area.width).map(|x| &buffer[(x, y)]);
+    let mark = if cells().any(|cell| cell.bg == SELECTION) { '>' } else { ' ' };
+    let roles = cells().map(|cell| match cell.fg {
+        _ if cell.symbol() == " " && !cell.modifier.contains(Modifier::REVERSED) => ' ',
+        Color::Indexed(slot) => LETTERS[usize::from(slot)] as char,
+        _ => '?',
+    });
+    let roles: String = roles.collect();
+    format!("{mark}{}", roles.trim_end()).trim_end().to_owned()
+}
+
+pub(super) fn picture(buffer: &Buffer) -> String {
+    let mut out = String::new();
+    for y in 0..buffer.area.height {
+        let _ = writeln!(out, "{}", row_text(buffer, y));
+    }
+    let _ = writeln!(out, "{}", "~".repeat(usize::from(buffer.area.width)));
+    for y in 0..buffer.area.height {
+        let _ = writeln!(out, "{}", row_roles(buffer, y));
+    }
+    out
+}
+
+struct Scene {
+    name: &'static str,
+    story: fn() -> Story,
+    read_only: Option<&'static str>,
+    /// Lines that the supervisor can answer with.
+    lines: u64,
+    keys: &'static str,
+}
+
+const fn scene(name: &'static str, story: fn() -> Story, keys: &'static str) -> Scene {
+    Scene { name, story, read_only: None, lines: 300, keys }
+}
+
+const FOREIGN: &str = "not started by elastictop: it can only be watched";
+
+fn scenes() -> Vec<Scene> {
+    vec![
+        scene("healthy_4", || fixture::healthy(4), "j"),
+        scene("healthy_8", || fixture::healthy(8), ""),
+        scene("healthy_64", || fixture::healthy(64), "G"),
+        scene("veteran", fixture::veteran, ""),
+        scene("restarting", fixture::restarting, ""),
+        scene("failed", fixture::failed, ""),
+        scene("orphaned", fixture::orphaned, ""),
+        scene("zombies", fixture::zombies, ""),
+        scene("troubled", fixture::troubled, "j j j"),
+        Scene { read_only: Some(FOREIGN), ..scene("foreign", fixture::foreign, "") },
+        Scene { read_only: Some(FOREIGN), ..scene("refused", fixture::foreign, "Q") },
+        scene("odd_text", fixture::odd_text, ""),
+        scene("rank", fixture::veteran, "j j <Enter>"),
+        scene("rank_troubled", fixture::troubled, "j <Enter>"),
+        scene("logs_merged", fixture::veteran, "L"),
+        scene("logs_error", fixture::veteran, "L k e"),
+        scene("logs_search", fixture::veteran, "j l / s t e p <Space> 1 2 <Enter> w"),
+        scene("logs_typing", fixture::veteran, "L / l o s s"),
+        scene("logs_wrapped", fixture::veteran, "l g w"),
+        Scene { lines: 0, ..scene("logs_empty", || fixture::healthy(4), "L") },
+        scene("timeline", fixture::veteran, "3 g"),
+        scene("timeline_failed", fixture::failed, "3"),
+        scene("events", fixture::veteran, "4 k k"),
+        scene("help", || fixture::healthy(4), "?"),
+        scene("stop", || fixture::healthy(4), "Q 4"),
+        scene("restart", || fixture::healthy(4), "R"),
+        scene("signal", || fixture::healthy(4), "j x j j"),
+    ]
+}
+
+fn shown(scene: &Scene, size: (u16, u16)) -> App {
+    let lines = fixture::log_lines(scene.lines);
+    let mut app = fixture::app(&(scene.story)(), size, scene.read_only);
+    press(&mut app, scene.keys, &lines);
+    app
+}
+
+#[test]
+fn every_view_at_every_size() {
+    for scene in scenes() {
+        let mut pictures = String::new();
+        for size in SIZES {
+            let mut app = shown(&scene, size);
+            app.theme = Theme::unique();
+            let _ = writeln!(pictures, "== {}x{}\n{}", size.0, size.1, picture(&paint(&app, size)));
+        }
+        insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!(scene.name, pictures);
+        });
+    }
+}
+
+#[test]
+fn a_lost_link_is_seen_and_what_is_shown_is_marked_stale() {
+    let size = (80, 24);
+    let story = fixture::healthy(4);
+    let mut app = fixture::app(&story, size, None);
+    app.update(Msg::Unlinked("no route to host".into()));
+    app.update(Msg::Unlinked("no route to host".into()));
+    app.update(Msg::Tick(story.now() + std::time::Duration::from_secs(12)));
+    app.theme = Theme::unique();
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("reconnecting", picture(&paint(&app, size)));
+    });
+}
+
+#[test]
+fn before_anything_is_known() {
+    let mut app = App::new(&fixture::options(), (80, 24), fixture::BEGIN, 0);
+    app.theme = Theme::unique();
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("connecting", picture(&paint(&app, (80, 24))));
+    });
+}
+
+#[test]
+fn ascii_is_ascii() {
+    for scene in scenes() {
+        let mut app = shown(&scene, (120, 40));
+        app.glyphs = Glyphs::new(true);
+        let buffer = paint(&app, (120, 40));
+        let odd = buffer.content.iter().find(|cell| !cell.symbol().is_ascii());
+        assert_eq!(odd.map(|cell| cell.symbol().to_owned()), None, "{}", scene.name);
+    }
+}
+
+#[test]
+fn nothing_on_screen_is_a_control_character() {
+    for scene in scenes() {
+        for size in SIZES {
+            let buffer = paint(&shown(&scene, size), size);
+            assert!(
+                buffer.content.iter().all(|cell| !cell.symbol().contains(char::is_control)),
+                "{}",
+                scene.name
+            );
+        }
+    }
+}
+
+#[test]
+fn every_small_size_can_be_drawn() {
+    for scene in scenes() {
+        let mut app = shown(&scene, (80, 24));
+        for columns in 0..=20 {
+            for rows in 0..=20 {
+                app.update(Msg::Resize(columns, rows));
+                paint(&app, (columns, rows));
+            }
+        }
+    }
+}
+
+fn job_rows() -> Vec<JobRow> {
+    let row = |id: &str, state, pid, foreign| JobRow {
+        key: id.into(),
+        id: id.into(),
+        state,
+        node: "gpu-node-03".into(),
+        pid,
+        world: state.map(|_| 8),
+        started_at: state.map(|_| fixture::BEGIN),
+        owner: "ada".into(),
+        foreign,
+        note: String::new(),
+    };
+    use crate::domain::rank::JobState;
+    vec![
+        row("llama-7b-x3k9", Some(JobState::Running), 48_211, false),
+        row("vit-large-p0q2", Some(JobState::Failed), 51_002, false),
+        row("train-60412", None, 60_412, true),
+    ]
+}
+
+#[test]
+fn the_list_of_jobs() {
+    let mut options = fixture::options();
+    let mut pictures = String::new();
+    let mut jobs = Jobs::new(&options, fixture::BEGIN);
+    options.color = ColorDepth::None;
+    jobs.unique_theme();
+    let later = fixture::BEGIN + std::time::Duration::from_secs(7300);
+    for rows in [Vec::new(), job_rows()] {
+        jobs.take(rows, later);
+        for size in SIZES {
+            let area = Rect::new(0, 0, size.0, size.1);
+            let mut buffer = Buffer::empty(area);
+            jobs.paint(area, &mut buffer);
+            let _ = writeln!(pictures, "== {}x{}\n{}", size.0, size.1, picture(&buffer));
+        }
+    }
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("jobs", pictures);
+    });
+    for columns in 0..=20 {
+        for rows in 0..=20 {
+            let area = Rect::new(0, 0, columns, rows);
+            jobs.paint(area, &mut Buffer::empty(area));
+        }
+    }
+}
+
+/// Writes every scene as a terminal would get it: `ELASTICTOP_SCREENS=DIR cargo test write_screens -- --ignored`.
+#[test]
+#[ignore = "writes files to look at"]
+fn write_screens() {
+    use ratatui::backend::{Backend, CrosstermBackend};
+    let folder =
+        std::path::PathBuf::from(std::env::var_os("ELASTICTOP_SCREENS").expect("ELASTICTOP_SCREENS"));
+    let theme = std::env::var("ELASTICTOP_THEME").unwrap_or("default-dark".into());
+    for scene in scenes() {
+        for size in SIZES {
+            let mut app = shown(&scene, size);
+            app.theme = Theme::load(&theme).unwrap();
+            let buffer = paint(&app, size);
+            let mut bytes = Vec::new();
+            let blank = Buffer::empty(buffer.area);
+            CrosstermBackend::new(&mut bytes).draw(blank.diff(&buffer).into_iter()).unwrap();
+            std::fs::write(folder.join(format!("{}@{}x{}.ansi", scene.name, size.0, size.1)), bytes).unwrap();
+        }
+    }
+}

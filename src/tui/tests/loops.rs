@@ -1,0 +1,372 @@
+//! The loop with made-up surroundings: a far end that follows a script, and a terminal emulator that shows the bytes.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{Stream, stream};
+use ratatui::crossterm::event::Event as TerminalEvent;
+use tokio::sync::mpsc;
+
+use crate::{
+    domain::{command::Command, command::Outcome, event::Fact, time::Stamp},
+    error::Error,
+    tui::{
+        Connector, Ending,
+        app::App,
+        fixture::{self, Story, answer, log_lines},
+        keys,
+        run::{Surroundings, run},
+        screen::{Screen, Sink},
+    },
+    wire::{
+        link::{FarEnd, Link},
+        message::{PROTOCOL, ToSupervisor, ToViewer},
+    },
+};
+
+const SIZE: (u16, u16) = (80, 24);
+
+/// A terminal emulator behind the screen; it can stop reading.
+#[derive(Clone)]
+struct Glass {
+    parser: Arc<Mutex<vt100::Parser>>,
+    reads: Arc<AtomicBool>,
+    frames: Arc<AtomicUsize>,
+    waiting: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Glass {
+    fn new() -> Glass {
+        Glass {
+            parser: Arc::new(Mutex::new(vt100::Parser::new(SIZE.1, SIZE.0, 0))),
+            reads: Arc::new(AtomicBool::new(true)),
+            frames: Arc::default(),
+            waiting: Arc::default(),
+        }
+    }
+
+    fn text(&self) -> String {
+        self.parser.lock().unwrap().screen().contents()
+    }
+
+    fn read_on(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap());
+        self.parser.lock().unwrap().process(&waiting);
+        self.reads.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Sink for Glass {
+    fn is_idle(&self) -> bool {
+        self.waiting.lock().unwrap().is_empty()
+    }
+    fn is_broken(&self) -> bool {
+        false
+    }
+    fn send(&mut self, bytes: Vec<u8>) {
+        assert!(
+            bytes.starts_with(b"\x1b[?2026h") && bytes.ends_with(b"\x1b[?2026l"),
+            "one synchronised update"
+        );
+        self.frames.fetch_add(1, Ordering::SeqCst);
+        if self.reads.load(Ordering::SeqCst) {
+            self.parser.lock().unwrap().process(&bytes);
+        } else {
+            self.waiting.lock().unwrap().extend(bytes);
+        }
+    }
+}
+
+type Keys = mpsc::UnboundedSender<TerminalEvent>;
+
+fn keyboard() -> (Keys, impl Stream<Item = io::Result<TerminalEvent>> + Unpin) {
+    let (keys, presses) = mpsc::unbounded_channel();
+    let input = stream::unfold(presses, |mut presses: mpsc::UnboundedReceiver<_>| async {
+        presses.recv().await.map(|event| (Ok(event), presses))
+    });
+    (keys, Box::pin(input))
+}
+
+fn press(keys: &Keys, script: &str) {
+    keys::script(script).into_iter().for_each(|key| drop(keys.send(TerminalEvent::Key(key))));
+}
+
+/// A clock that stands where the story does, and goes on with tokio's.
+fn clock(story: &Story) -> impl Fn() -> Stamp + use<> {
+    let (begin, from) = (story.now(), tokio::time::Instant::now());
+    move || begin + from.elapsed()
+}
+
+async fn greet(far: &mut FarEnd, story: &Story) {
+    let Some(ToSupervisor::Hello { protocol: PROTOCOL, watch: true, .. }) = far.incoming.recv().await else {
+        panic!("no hello")
+    };
+    let welcome =
+        ToViewer::Welcome { protocol: PROTOCOL, version: "0.1.0".into(), now: story.now(), read_only: None };
+    far.outgoing.send(welcome).await.unwrap();
+    let snapshot = ToViewer::Snapshot { state: Box::new(story.state.clone()), lost: 0 };
+    far.outgoing.send(snapshot).await.unwrap();
+}
+
+/// Waits until the glass shows something, by the paused clock of the test.
+async fn until(glass: &Glass, what: &str) {
+    for _ in 0..2000 {
+        if glass.text().contains(what) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("no {what:?} on\n{}", glass.text());
+}
+
+/// Runs a test on one thread with a clock that jumps to the next deadline when all wait.
+fn on_paused_clock(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(test);
+}
+
+fn no_way_back() -> Connector {
+    Box::new(|| Box::pin(async { Err(Error::environment("nobody listens")) }))
+}
+
+#[test]
+fn a_session_from_hello_to_detach() {
+    on_paused_clock(async {
+        let mut story = fixture::healthy(4);
+        let (link, mut far) = Link::pair();
+        let glass = Glass::new();
+        let mut screen = Screen::new(Box::new(glass.clone()), SIZE);
+        let mut app = App::new(&fixture::options(), SIZE, story.now(), 0);
+        let (keys, input) = keyboard();
+        let around =
+            Surroundings { input, clock: clock(&story), hung_up: || false, stop: std::future::pending() };
+        let viewer = run(&mut app, &mut screen, link, no_way_back(), around);
+        let supervisor = async {
+            greet(&mut far, &story).await;
+            until(&glass, "running").await;
+            let known = story.events.len();
+            story.fact(Fact::Note { text: "checkpoint written".into() });
+            let events = story.events.split_off(known);
+            far.outgoing.send(ToViewer::Events { events }).await.unwrap();
+            until(&glass, "checkpoint written").await;
+            press(&keys, "j R y");
+            let Some(ToSupervisor::Do { id, command: Command::Restart }) = far.incoming.recv().await else {
+                panic!("no restart")
+            };
+            let outcome = Outcome::Done("4 ranks were restarted".into());
+            far.outgoing.send(ToViewer::Reply { id, outcome }).await.unwrap();
+            until(&glass, "restart: 4 ranks were restarted").await;
+            press(&keys, "l");
+            let Some(ToSupervisor::Logs { id, query }) = far.incoming.recv().await else {
+                panic!("no question")
+            };
+            let page = answer(&log_lines(100), &query);
+            far.outgoing.send(ToViewer::Logs { id, page }).await.unwrap();
+            until(&glass, "step 96 loss").await;
+            press(&keys, "q");
+        };
+        let (ending, ()) = tokio::join!(viewer, supervisor);
+        assert_eq!(ending.unwrap(), Ending::Detached);
+    });
+}
+
+#[test]
+fn a_lost_link_is_made_anew_and_the_state_stays_on_screen() {
+    on_paused_clock(async {
+        let story = fixture::healthy(4);
+        let (first, mut far) = Link::pair();
+        let (second, mut back) = Link::pair();
+        let glass = Glass::new();
+        let mut screen = Screen::new(Box::new(glass.clone()), SIZE);
+        let mut app = App::new(&fixture::options(), SIZE, story.now(), 0);
+        let (keys, input) = keyboard();
+        let around =
+            Surroundings { input, clock: clock(&story), hung_up: || false, stop: std::future::pending() };
+        let tries = Arc::new(AtomicUsize::new(0));
+        let (mut second, counted) = (Some(second), Arc::clone(&tries));
+        let connector: Connector = Box::new(move || {
+            let made = if counted.fetch_add(1, Ordering::SeqCst) == 4 { second.take() } else { None };
+            Box::pin(async { made.ok_or_else(|| Error::environment("nobody listens")) })
+        });
+        let viewer = run(&mut app, &mut screen, first, connector, around);
+        let glass_again = glass.clone();
+        let supervisor = async {
+            greet(&mut far, &story).await;
+            until(&glass, "running").await;
+            let lost_at = tokio::time::Instant::now();
+            drop(far);
+            until(&glass, "reconnecting").await;
+            assert!(glass.text().contains("llama-7b-x3k9"), "the state stays");
+            greet(&mut back, &story).await;
+            // 0.2 + 0.4 + 0.8 + 1.6 + 3.2 seconds.
+            let waited = lost_at.elapsed().as_secs_f64();
+            assert!((6.2..6.4).contains(&waited), "{waited} s");
+            while glass_again.text().contains("reconnecting") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            press(&keys, "q");
+        };
+        let (ending, ()) = tokio::join!(viewer, supervisor);
+        assert_eq!(ending.unwrap(), Ending::Detached);
+        assert_eq!(tries.load(Ordering::SeqCst), 5);
+    });
+}
+
+#[test]
+fn leaving_without_a_link_does_not_claim_that_the_job_goes_on() {
+    on_paused_clock(async {
+        let story = fixture::healthy(4);
+        let (link, mut far) = Link::pair();
+        let glass = Glass::new();
+        let mut screen = Screen::new(Box::new(glass.clone()), SIZE);
+        let mut app = App::new(&fixture::options(), SIZE, story.now(), 0);
+        let (keys, input) = keyboard();
+        let around =
+            Surroundings { input, clock: clock(&story), hung_up: || false, stop: std::future::pending() };
+        let connector: Connector = Box::new(|| Box::pin(async { Err(Error::job("there is no such job")) }));
+        let viewer = run(&mut app, &mut screen, link, connector, around);
+        let supervisor = async {
+            greet(&mut far, &story).await;
+            until(&glass, "running").await;
+            drop(far);
+            until(&glass, "link lost").await;
+            press(&keys, "q");
+        };
+        let (ending, ()) = tokio::join!(viewer, supervisor);
+        assert_eq!(ending.unwrap(), Ending::Lost("there is no such job".into()));
+    });
+}
+
+#[test]
+fn a_job_that_ends_stays_on_screen() {
+    on_paused_clock(async {
+        let story = fixture::failed();
+        let (link, mut far) = Link::pair();
+        let glass = Glass::new();
+        let mut screen = Screen::new(Box::new(glass.clone()), SIZE);
+        let mut app = App::new(&fixture::options(), SIZE, story.now(), 0);
+        let (keys, input) = keyboard();
+        let around =
+            Surroundings { input, clock: clock(&story), hung_up: || false, stop: std::future::pending() };
+        let viewer = run(&mut app, &mut screen, link, no_way_back(), around);
+        let supervisor = async {
+            greet(&mut far, &story).await;
+            until(&glass, "failed, exit code 1").await;
+            far.outgoing.send(ToViewer::Bye { text: "the job is over".into() }).await.unwrap();
+            drop(far);
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            assert!(!glass.text().contains("reconnecting"));
+            press(&keys, "q");
+        };
+        let (ending, ()) = tokio::join!(viewer, supervisor);
+        assert_eq!(ending.unwrap(), Ending::Over);
+    });
+}
+
+#[test]
+fn a_terminal_that_does_not_read_gets_the_newest_frame_when_it_does() {
+    on_paused_clock(async {
+        let mut story = fixture::healthy(4);
+        let (link, mut far) = Link::pair();
+        let glass = Glass::new();
+        let mut screen = Screen::new(Box::new(glass.clone()), SIZE);
+        let mut app = App::new(&fixture::options(), SIZE, story.now(), 0);
+        let (keys, input) = keyboard();
+        let around =
+            Surroundings { input, clock: clock(&story), hung_up: || false, stop: std::future::pending() };
+        let viewer = run(&mut app, &mut screen, link, no_way_back(), around);
+        let supervisor = async {
+            greet(&mut far, &story).await;
+            until(&glass, "running").await;
+            glass.reads.store(false, Ordering::SeqCst);
+            let before = glass.frames.load(Ordering::SeqCst);
+            for n in 0..500 {
+                let known = story.events.len();
+                story.fact(Fact::Note { text: format!("note {n}") });
+                let events = story.events.split_off(known);
+                far.outgoing.send(ToViewer::Events { events }).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert_eq!(
+                glass.frames.load(Ordering::SeqCst),
+                before + 1,
+                "one frame waits, the others are left out"
+            );
+            glass.read_on();
+            until(&glass, "note 499").await;
+            press(&keys, "q");
+        };
+        let (ending, ()) = tokio::join!(viewer, supervisor);
+        assert_eq!(ending.unwrap(), Ending::Detached);
+    });
+}
+
+#[test]
+fn a_healthy_job_costs_few_frames_and_no_bytes_where_nothing_changed() {
+    on_paused_clock(async {
+        let story = fixture::failed();
+        let (link, mut far) = Link::pair();
+        let glass = Glass::new();
+        let mut screen = Screen::new(Box::new(glass.clone()), SIZE);
+        let mut app = App::new(&fixture::options(), SIZE, story.now(), 0);
+        let (keys, input) = keyboard();
+        let around =
+            Surroundings { input, clock: clock(&story), hung_up: || false, stop: std::future::pending() };
+        let viewer = run(&mut app, &mut screen, link, no_way_back(), around);
+        let supervisor = async {
+            greet(&mut far, &story).await;
+            until(&glass, "failed, exit code 1").await;
+            let before = glass.frames.load(Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(glass.frames.load(Ordering::SeqCst), before, "a job that is over does not change");
+            press(&keys, "q");
+        };
+        let (ending, ()) = tokio::join!(viewer, supervisor);
+        assert_eq!(ending.unwrap(), Ending::Over);
+    });
+}
+
+#[test]
+fn the_end_of_terminal_or_program_detaches() {
+    on_paused_clock(async {
+        for how in 0..3 {
+            let story = fixture::healthy(4);
+            let (link, mut far) = Link::pair();
+            let glass = Glass::new();
+            let mut screen = Screen::new(Box::new(glass.clone()), SIZE);
+            let mut app = App::new(&fixture::options(), SIZE, story.now(), 0);
+            let (keys, input) = keyboard();
+            let stop = tokio::sync::Notify::new();
+            let gone = AtomicBool::new(false);
+            let around = Surroundings {
+                input,
+                clock: clock(&story),
+                hung_up: || gone.load(Ordering::SeqCst),
+                stop: stop.notified(),
+            };
+            let viewer = run(&mut app, &mut screen, link, no_way_back(), around);
+            let supervisor = async {
+                greet(&mut far, &story).await;
+                until(&glass, "running").await;
+                match how {
+                    0 => drop(keys),
+                    1 => gone.store(true, Ordering::SeqCst),
+                    _ => stop.notify_one(),
+                }
+                far
+            };
+            let (ending, _far) = tokio::join!(viewer, supervisor);
+            assert_eq!(ending.unwrap(), Ending::Detached, "{how}");
+        }
+    });
+}

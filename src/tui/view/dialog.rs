@@ -1,0 +1,85 @@
+//! The box that asks before something is done to the job.
+
+use ratatui::layout::Rect;
+
+use super::{Pen, pen::Piece};
+use crate::tui::{
+    app::{App, Dialog, SIGNALS},
+    text,
+    theme::Role,
+    words,
+};
+
+pub(super) fn draw(app: &App, dialog: &Dialog, pen: &mut Pen, area: Rect) {
+    let (title, role, lines) = content(app, dialog);
+    let cells = |line: &Vec<Piece>| line.iter().map(|(piece, _)| text::width(piece)).sum::<usize>();
+    let longest = lines.iter().map(cells).max().unwrap_or(0).max(title.len() + 4) as u16;
+    // The footer below stays: it says how to leave.
+    let room = Rect { height: area.height.saturating_sub(1), ..area };
+    let (width, height) = ((longest + 4).min(room.width), (lines.len() as u16 + 2).min(room.height));
+    let place =
+        Rect { x: room.x + (room.width - width) / 2, y: room.y + (room.height - height) / 2, width, height };
+    let inner = pen.boxed(place, &title, role);
+    for (line, y) in lines.iter().zip(inner.top()..inner.bottom()) {
+        pen.pieces(inner.x + 1, y, inner.width.saturating_sub(1), line);
+        let selected = matches!(dialog, Dialog::Signal { at, .. } if y == inner.top() + *at as u16);
+        if selected {
+            pen.over(Rect { y, height: 1, ..inner }, Role::Selection);
+            pen.text(inner.x, y, 1, pen.glyphs.cursor, Role::Accent);
+        }
+    }
+}
+
+fn content(app: &App, dialog: &Dialog) -> (String, Role, Vec<Vec<Piece>>) {
+    let text = |what: &str| vec![(what.to_owned(), Role::Text)];
+    let dim = |what: &str| vec![(what.to_owned(), Role::Dim)];
+    let keys = |pairs: &[(&str, &str)]| -> Vec<Piece> {
+        pairs
+            .iter()
+            .flat_map(|(key, does)| [(format!("{key} "), Role::Key), (format!("{does}   "), Role::Dim)])
+            .collect()
+    };
+    let name = app.state.job.as_ref().map_or("the job", |job| &job.name);
+    match dialog {
+        Dialog::Stop { typed, expected, now } => {
+            let (title, effect) = if *now {
+                (format!("End {name} now"), "SIGKILL to the agent and all ranks, at once")
+            } else {
+                (format!("Stop {name}"), "SIGTERM to the agent; SIGKILL after the grace time")
+            };
+            let ask = match expected.parse::<usize>() {
+                Ok(count) => format!("{count} ranks end. Type {count} and Enter to confirm: "),
+                Err(_) => format!("Type {expected} and Enter to confirm: "),
+            };
+            let question = vec![(ask, Role::Text), (format!("{typed:_<3}"), Role::Key)];
+            let lines = vec![text(effect), question, Vec::new(), keys(&[("Esc", "leaves the job running")])];
+            (title, Role::Crit, lines)
+        }
+        Dialog::Restart => {
+            let ranks = app.state.ranks.len();
+            let lines = vec![
+                text(&format!("{ranks} ranks end and start anew, from their last checkpoint.")),
+                dim("No restart of the budget is spent."),
+                Vec::new(),
+                keys(&[("y", "restart"), ("Esc", "leave it running")]),
+            ];
+            (format!("Restart the group of {name}"), Role::Warn, lines)
+        }
+        Dialog::Signal { tag, proc, .. } => {
+            let mut lines: Vec<Vec<Piece>> = SIGNALS
+                .iter()
+                .map(|(signal, does)| {
+                    let name = words::signal_word(*signal);
+                    vec![
+                        (format!(" {:<5}", name.trim_start_matches("SIG")), Role::Text),
+                        (format!("{signal:>3}  "), Role::Dim),
+                        ((*does).to_owned(), Role::Dim),
+                    ]
+                })
+                .collect();
+            lines.push(Vec::new());
+            lines.push(keys(&[("Enter", "send"), ("Esc", "leave")]));
+            (format!("Signal to {tag}, pid {proc}"), Role::Warn, lines)
+        }
+    }
+}

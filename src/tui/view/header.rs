@@ -1,0 +1,233 @@
+//! The first lines: which job, how it is, and whether what is seen is live. The last line: keys, or a toast.
+
+use ratatui::layout::Rect;
+
+use super::{Pen, Plan, pen::Piece};
+use crate::{
+    domain::time::human,
+    tui::{
+        app::{App, LinkState},
+        keys::View,
+        text,
+        theme::Role,
+        words,
+    },
+};
+
+/// A part of the header; the higher its rank, the sooner it is left out.
+struct Part(u8, Vec<Piece>);
+
+pub(super) fn draw(app: &App, pen: &mut Pen, plan: &Plan) {
+    let Rect { x, y, width, height } = plan.header;
+    if height == 0 || width == 0 {
+        return;
+    }
+    let chips = chips(app);
+    let chips_width: usize = chips.iter().map(|(text, _)| text::width(text) + 3).sum();
+    let (chip_y, reserved) = if plan.tabs.is_empty() { (y, chips_width) } else { (plan.tabs.y, 0) };
+    let room = usize::from(width).saturating_sub(1 + reserved);
+    let mut parts = parts(app);
+    while parts.len() > 1 && parts_width(&parts) > room {
+        let last = (0..parts.len()).max_by_key(|at| parts[*at].0).unwrap_or(0);
+        parts.remove(last);
+    }
+    let mut at = x + 1;
+    let end = x + 1 + room as u16;
+    for Part(_, pieces) in &parts {
+        at += pen.pieces(at, y, end.saturating_sub(at), pieces) + 2;
+    }
+    tabs(app, pen, plan.tabs);
+    let mut at = (x + width).saturating_sub(chips_width as u16).max(x);
+    for (text, role) in &chips {
+        at += pen.chip(at, chip_y, (x + width).saturating_sub(at), text, *role) + 1;
+    }
+}
+
+fn parts_width(parts: &[Part]) -> usize {
+    let pieces = |part: &Part| part.1.iter().map(|(text, _)| text::width(text)).sum::<usize>();
+    parts.iter().map(pieces).sum::<usize>() + 2 * (parts.len() - 1)
+}
+
+fn parts(app: &App) -> Vec<Part> {
+    let state = &app.state;
+    let plain = |text: String| vec![(text, Role::Text)];
+    let labelled = |label: &str, text: String| vec![(format!("{label} "), Role::Dim), (text, Role::Text)];
+    let mut parts = Vec::new();
+    match &state.job {
+        Some(job) => {
+            let id = match job.id.0.strip_prefix(&job.name) {
+                Some(rest) => vec![(job.name.clone(), Role::Title), (rest.to_owned(), Role::Dim)],
+                None => vec![(format!("{} ", job.name), Role::Title), (job.id.0.clone(), Role::Dim)],
+            };
+            parts.push(Part(1, id));
+        }
+        None => parts.push(Part(1, plain("elastictop".into()))),
+    }
+    let look = words::job_state(state.state, app.glyphs);
+    if state.job.is_some() {
+        let code =
+            state.exit_code.filter(|_| state.state.is_over()).map(|code| format!(", exit code {code}"));
+        let word = format!("{} {}{}", look.glyph, look.word, code.unwrap_or_default());
+        parts.push(Part(0, vec![(word, look.role)]));
+    }
+    if let Some(deadline) = state.deadline {
+        let text = format!("force {}", words::countdown(app.now, deadline));
+        parts.push(Part(2, vec![(text, Role::Warn)]));
+    }
+    if !state.attempts.is_empty() {
+        parts.push(Part(6, labelled("attempt", state.attempt().to_string())));
+    }
+    if let Some(job) = &state.job {
+        let spent = words::spent(state.restarts, job.max_restarts);
+        parts.push(Part(3, labelled("restarts", spent)));
+    }
+    if let Some(world_size) = state.world_size {
+        parts.push(Part(5, labelled("ranks", ranks(app, world_size))));
+    }
+    if let Some(started_at) = state.started_at {
+        let label = if state.ended_at.is_some() { "ran" } else { "up" };
+        let up = human(state.ended_at.unwrap_or(app.now).since(started_at));
+        parts.push(Part(4, labelled(label, up)));
+    }
+    if let Some(job) = &state.job {
+        parts.push(Part(7, labelled("node", job.node.clone())));
+        parts.push(Part(8, vec![(words::launcher(job.launcher).into(), Role::Dim)]));
+    }
+    parts
+}
+
+/// The world size, with the share of it that is on this node where that is not all.
+fn ranks(app: &App, world_size: u32) -> String {
+    let here = app.state.ranks.len() as u32;
+    if here == 0 || here == world_size { world_size.to_string() } else { format!("{here} of {world_size}") }
+}
+
+fn chips(app: &App) -> Vec<Piece> {
+    let mut chips = Vec::new();
+    let heard = app.now.since(app.state.at);
+    match &app.link {
+        LinkState::Live => {}
+        LinkState::Connecting => chips.push(("connecting".into(), Role::Info)),
+        LinkState::Lost { .. } | LinkState::Gone(_) if app.state.state.is_over() => {}
+        LinkState::Lost { tries, .. } => {
+            let age = if app.state.job.is_some() {
+                format!(", seen {} ago", text::age(heard))
+            } else {
+                String::new()
+            };
+            chips.push((format!("reconnecting{} try {}{age}", app.glyphs.cut, tries + 1), Role::Warn));
+        }
+        LinkState::Gone(_) => chips.push(("link lost".into(), Role::Crit)),
+    }
+    if app.read_only.is_some() {
+        chips.push(("read-only".into(), Role::Info));
+    }
+    chips
+}
+
+fn tabs(app: &App, pen: &mut Pen, area: Rect) {
+    if area.is_empty() {
+        return;
+    }
+    let mut x = area.x;
+    for (n, view) in View::ALL.iter().enumerate() {
+        let label = format!("{} {}", n + 1, view.name());
+        if *view == app.view {
+            x += pen.chip(x, area.y, area.right().saturating_sub(x), &label, Role::Accent);
+        } else {
+            pen.text(x + 1, area.y, area.right().saturating_sub(x + 1), &label, Role::Dim);
+            x += label.len() as u16 + 2;
+        }
+    }
+}
+
+/// The view whose name lies at this column of the line of names.
+pub(super) fn tab_at(column: u16) -> Option<View> {
+    let mut end = 0;
+    View::ALL.into_iter().find(|view| {
+        end += view.name().len() as u16 + 4;
+        column < end
+    })
+}
+
+/// Keys that matter here, the most useful first; the table in `keys` has them all.
+fn hints(app: &App) -> &'static [(&'static str, &'static str, bool)] {
+    if app.dialog.is_some() {
+        return &[("Esc", "leave", false)];
+    }
+    if app.help.is_some() {
+        return &[("Esc", "back", false), ("j k", "scroll", false)];
+    }
+    if app.state.state.is_over() && app.view == View::Overview && !app.detail {
+        return &[
+            ("Enter", "rank", false),
+            ("l", "log", false),
+            ("L", "all logs", false),
+            ("?", "help", false),
+            ("q", "leave", false),
+        ];
+    }
+    match app.view {
+        View::Overview if app.detail => &[
+            ("Esc", "back", false),
+            ("j k", "other ranks", false),
+            ("l", "log", false),
+            ("x", "signal", true),
+            ("?", "help", false),
+            ("q", "detach", false),
+        ],
+        View::Overview => &[
+            ("Enter", "rank", false),
+            ("l", "log", false),
+            ("x", "signal", true),
+            ("R", "restart", true),
+            ("?", "help", false),
+            ("q", "detach", false),
+        ],
+        View::Logs => &[
+            ("f", "follow", false),
+            ("/", "search", false),
+            ("e", "first error", false),
+            ("w", "wrap", false),
+            ("?", "help", false),
+            ("q", "detach", false),
+        ],
+        View::Timeline | View::Events => &[
+            ("j k", "select", false),
+            ("G", "newest", false),
+            ("y", "copy", false),
+            ("?", "help", false),
+            ("q", "detach", false),
+        ],
+    }
+}
+
+pub(super) fn footer(app: &App, pen: &mut Pen, area: Rect) {
+    if area.is_empty() {
+        return;
+    }
+    pen.fill(area);
+    if let Some(toast) = app.toast.as_ref() {
+        pen.text(area.x + 1, area.y, area.width.saturating_sub(1), &toast.text, toast.role);
+        return;
+    }
+    key_line(pen, area, hints(app), app.read_only.is_some());
+}
+
+/// Keys and what they do; those that change the job are dimmed where it cannot be changed. From the middle on, what
+/// has no room is left out: the last two, help and leaving, stay.
+pub(crate) fn key_line(pen: &mut Pen, area: Rect, hints: &[(&str, &str, bool)], read_only: bool) {
+    let cells = |(key, label, _): &(&str, &str, bool)| text::width(key) + label.len() + 3;
+    let mut shown: Vec<_> = hints.iter().collect();
+    while shown.len() > 2 && shown.iter().map(|hint| cells(hint)).sum::<usize>() > usize::from(area.width) {
+        shown.remove(shown.len() - 3);
+    }
+    let mut x = area.x + 1;
+    for (key, label, changes) in shown {
+        let off = *changes && read_only;
+        let room = area.right().saturating_sub(x);
+        x += pen.text(x, area.y, room, key, if off { Role::Border } else { Role::Key }) + 1;
+        let room = area.right().saturating_sub(x);
+        x += pen.text(x, area.y, room, label, if off { Role::Border } else { Role::Dim }) + 2;
+    }
+}

@@ -1,0 +1,77 @@
+//! The help: the key table, as it is.
+
+use ratatui::layout::Rect;
+
+use super::Pen;
+use crate::tui::{
+    app::App,
+    keys::{Scope, TABLE},
+    theme::Role,
+};
+
+/// A heading, or keys with what they do.
+enum Line {
+    Gap,
+    Heading(&'static str),
+    Keys(String, &'static str, bool),
+}
+
+fn lines(scopes: &[Scope]) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for scope in scopes {
+        if !lines.is_empty() {
+            lines.push(Line::Gap);
+        }
+        lines.push(Line::Heading(scope.name()));
+        let bound = TABLE.iter().filter(|binding| binding.scope == *scope);
+        lines.extend(bound.map(|binding| Line::Keys(binding.keys.join(" "), binding.help, binding.changes)));
+    }
+    lines
+}
+
+/// The columns of the help at this width.
+fn columns(area: Rect) -> Vec<Vec<Line>> {
+    if area.width >= 110 {
+        vec![lines(&[Scope::Everywhere]), lines(&[Scope::Ranks, Scope::Logs])]
+    } else {
+        vec![lines(&[Scope::Ranks, Scope::Logs, Scope::Everywhere])]
+    }
+}
+
+/// Rows inside of the box.
+fn room(area: Rect) -> usize {
+    usize::from(area.height.saturating_sub(3))
+}
+
+/// The largest first line that the help can be scrolled to.
+pub(super) fn end(_: &App, area: Rect) -> usize {
+    let longest = columns(area).iter().map(Vec::len).max().unwrap_or(0);
+    longest.saturating_sub(room(area))
+}
+
+pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect, first: usize) {
+    let area = Rect { height: area.height.saturating_sub(1), ..area };
+    let inner = pen.boxed(area, "keys", Role::BorderFocus);
+    if inner.is_empty() {
+        return;
+    }
+    let columns = columns(area);
+    let cells = inner.width / columns.len() as u16;
+    for (column, x) in columns.iter().zip((inner.x..).step_by(usize::from(cells.max(1)))) {
+        for (line, y) in column.iter().skip(first).zip(inner.top()..inner.bottom()) {
+            match line {
+                Line::Gap => {}
+                Line::Heading(name) => {
+                    pen.text(x + 1, y, cells - 1, name, Role::Title);
+                }
+                Line::Keys(keys, help, changes) => {
+                    let off = *changes && app.read_only.is_some();
+                    let (key_role, role) =
+                        if off { (Role::Border, Role::Border) } else { (Role::Key, Role::Text) };
+                    pen.text(x + 2, y, 13.min(cells.saturating_sub(2)), keys, key_role);
+                    pen.text(x + 16, y, cells.saturating_sub(16), help, role);
+                }
+            }
+        }
+    }
+}

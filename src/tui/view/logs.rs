@@ -1,0 +1,186 @@
+//! Log lines of one rank or of all, in the order of their arrival.
+
+use ratatui::layout::Rect;
+
+use super::Pen;
+use crate::{
+    domain::log::{LogLine, Stream, is_error},
+    tui::{app::App, text, theme::Role, words},
+};
+
+/// The view.
+pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
+    if area.is_empty() {
+        return;
+    }
+    let name = match app.logs.local_rank {
+        Some(local) => format!("log of {}", tag(app, local)),
+        None => "log of all ranks and the agent".into(),
+    };
+    let used = title(app, pen, area, &name);
+    search_line(app, pen, area, used);
+    lines(app, pen, Rect { y: area.y + 1, height: area.height - 1, ..area });
+}
+
+/// The last lines under a rank's detail.
+pub(super) fn pane(app: &App, pen: &mut Pen, area: Rect) {
+    if area.is_empty() {
+        return;
+    }
+    title(app, pen, area, "log");
+    lines(app, pen, Rect { y: area.y + 1, height: area.height - 1, ..area });
+}
+
+fn tag(app: &App, local_rank: u32) -> String {
+    words::rank_tag(app.state.rank(local_rank).and_then(|rank| rank.place.rank), local_rank)
+}
+
+/// The rule with the name, and whether the end is followed; where it ends.
+fn title(app: &App, pen: &mut Pen, area: Rect, name: &str) -> u16 {
+    let mut used = pen.rule(area, name);
+    let room = |used: u16| area.width.saturating_sub(used + 1);
+    let (chip, role) = match (app.logs.follow, app.logs.arrived) {
+        (true, _) => ("FOLLOW".into(), Role::Ok),
+        (false, 0) => ("PAUSED".into(), Role::Warn),
+        (false, more) => (format!("PAUSED +{more}"), Role::Warn),
+    };
+    used += 1 + pen.chip(area.x + used + 1, area.y, room(used), &chip, role);
+    if app.logs.wrap {
+        used += 1 + pen.chip(area.x + used + 1, area.y, room(used), "WRAP", Role::Info);
+    } else if app.logs.shift > 0 {
+        let chip = format!("+{} columns", app.logs.shift);
+        used += 1 + pen.chip(area.x + used + 1, area.y, room(used), &chip, Role::Info);
+    }
+    used
+}
+
+fn search_line(app: &App, pen: &mut Pen, area: Rect, used: u16) {
+    let x = area.x + used + 1;
+    let room = area.right().saturating_sub(x);
+    if let Some(input) = &app.logs.input {
+        // The terminal's own cursor stays hidden: a block marks the place.
+        let (typed, cells) = (input.value(), usize::from(room.saturating_sub(3)));
+        let skipped = text::width(typed).saturating_sub(cells);
+        let at = pen.text(x, area.y, room, &format!("/{}", text::slice(typed, skipped, cells)), Role::Key);
+        pen.chip(x + at, area.y, 1.min(room.saturating_sub(at)), " ", Role::Key);
+    } else if let Some(search) = &app.logs.search {
+        pen.text(x, area.y, room, &format!("/{search} "), Role::Key);
+    }
+}
+
+/// Cells of the gutter, with its line.
+fn gutter(app: &App) -> u16 {
+    let widest = app.state.ranks.iter().map(|rank| tag(app, rank.local_rank).len()).max().unwrap_or(2);
+    widest.max(5) as u16 + 1
+}
+
+fn lines(app: &App, pen: &mut Pen, area: Rect) {
+    let logs = &app.logs;
+    if area.is_empty() {
+        return;
+    }
+    if logs.lines.is_empty() {
+        let text = if logs.loaded { "no lines yet" } else { "asking for lines" };
+        pen.text(area.x + 2, area.y, area.width.saturating_sub(2), text, Role::Dim);
+        return;
+    }
+    let gutter = gutter(app);
+    let cells = usize::from(area.width.saturating_sub(gutter + 1)).max(1);
+    let height = |at: usize| -> usize {
+        let text = text::clean(&logs.lines[at].text, pen.glyphs);
+        let rows = if logs.wrap { text::wrap(&text, cells).len() } else { 1 };
+        rows + usize::from(divides(app, at))
+    };
+    // Around the cursor: what fits below it up to half of the rows, then above, then below again.
+    let room = usize::from(area.height);
+    let (mut first, mut last) =
+        (logs.cursor.min(logs.lines.len() - 1), logs.cursor.min(logs.lines.len() - 1));
+    let mut used = height(first);
+    while last + 1 < logs.lines.len() && used + height(last + 1) <= room.div_ceil(2) {
+        last += 1;
+        used += height(last);
+    }
+    while first > 0 && used + height(first - 1) <= room {
+        first -= 1;
+        used += height(first);
+    }
+    while last + 1 < logs.lines.len() && used < room {
+        last += 1;
+        used += height(last);
+    }
+    let mut y = area.y;
+    for at in first..=last {
+        if divides(app, at) && y < area.bottom() {
+            let line = &logs.lines[at];
+            let inner = Rect { x: area.x + gutter, y, width: area.width.saturating_sub(gutter), height: 1 };
+            pen.rule(inner, &format!("attempt {}", line.attempt));
+            y += 1;
+        }
+        y = line(app, pen, at, Rect { y, height: area.bottom().saturating_sub(y), ..area }, gutter);
+    }
+}
+
+/// Whether a line begins another attempt than the one before it.
+fn divides(app: &App, at: usize) -> bool {
+    at > 0 && app.logs.lines[at - 1].attempt < app.logs.lines[at].attempt
+}
+
+/// Draws one line; the first row after it.
+fn line(app: &App, pen: &mut Pen, at: usize, area: Rect, gutter: u16) -> u16 {
+    if area.is_empty() {
+        return area.y;
+    }
+    let logs = &app.logs;
+    let line = &logs.lines[at];
+    let (name, role) = match (line.stream, line.local_rank) {
+        (Stream::Agent, _) | (_, None) => ("agent".into(), Role::Accent),
+        (_, Some(local)) => (words::rank_tag(line.rank, local), Role::Rank(line.rank.unwrap_or(local))),
+    };
+    pen.right(area.x, area.y, gutter - 1, &name, role);
+    let text = text::clean(&line.text, pen.glyphs).into_owned();
+    let x = area.x + gutter + 1;
+    let cells = area.right().saturating_sub(x);
+    let rows = if logs.wrap {
+        text::wrap(&text, usize::from(cells).max(1))
+    } else {
+        vec![text::slice(&text, logs.shift, usize::MAX / 2)]
+    };
+    let role = line_role(line);
+    let mut y = area.y;
+    for row in rows {
+        if y >= area.bottom() {
+            break;
+        }
+        let bar_role = if line.stream == Stream::Err { Role::LogWarn } else { Role::Border };
+        pen.text(area.x + gutter - 1, y, 1, pen.glyphs.bar, bar_role);
+        pen.text(x, y, cells, row, role);
+        mark_matches(app, pen, row, Rect { x, y, width: cells, height: 1 });
+        y += 1;
+    }
+    if at == logs.cursor && !(logs.follow && app.detail) {
+        pen.over(Rect { height: y - area.y, ..area }, Role::Selection);
+    }
+    y
+}
+
+fn line_role(line: &LogLine) -> Role {
+    if is_error(&line.text) {
+        Role::LogErr
+    } else if ["WARN", "Warning", "warning"].iter().any(|word| line.text.contains(word)) {
+        Role::LogWarn
+    } else {
+        Role::Text
+    }
+}
+
+fn mark_matches(app: &App, pen: &mut Pen, row: &str, area: Rect) {
+    let Some(search) = app.logs.search.as_ref().filter(|search| !search.is_empty()) else { return };
+    // Upper and lower case of ASCII only, so that places in the text stay what they are.
+    let (low, needle) = (row.to_ascii_lowercase(), search.to_ascii_lowercase());
+    for (place, found) in low.match_indices(&needle) {
+        let from = text::width(&row[..place]) as u16;
+        let cells = text::width(&row[place..place + found.len()]) as u16;
+        let part = Rect { x: area.x.saturating_add(from), width: cells, ..area }.intersection(area);
+        pen.over(part, Role::Match);
+    }
+}

@@ -1,0 +1,110 @@
+//! The only way onto the buffer: text that is cleaned and cut, inside of the buffer, in a role.
+
+use ratatui::{buffer::Buffer, layout::Rect, style::Modifier};
+
+use crate::tui::{
+    text::{self, Glyphs},
+    theme::{Role, Theme},
+};
+
+/// Draws text in roles. What lies outside of the buffer is left out.
+pub(crate) struct Pen<'a> {
+    buffer: &'a mut Buffer,
+    theme: &'a Theme,
+    pub(crate) glyphs: Glyphs,
+}
+
+/// A piece of a line.
+pub(crate) type Piece = (String, Role);
+
+impl<'a> Pen<'a> {
+    pub(crate) fn new(buffer: &'a mut Buffer, theme: &'a Theme, glyphs: Glyphs) -> Pen<'a> {
+        Pen { buffer, theme, glyphs }
+    }
+
+    /// Writes into at most `cells` from (x, y) on; how many cells it took.
+    pub(crate) fn text(&mut self, x: u16, y: u16, cells: u16, what: &str, role: Role) -> u16 {
+        self.styled(x, y, cells, what, role, Modifier::empty())
+    }
+
+    /// The same, reversed and with a blank at both ends: a chip.
+    pub(crate) fn chip(&mut self, x: u16, y: u16, cells: u16, what: &str, role: Role) -> u16 {
+        self.styled(x, y, cells, &format!(" {what} "), role, Modifier::REVERSED)
+    }
+
+    fn styled(&mut self, x: u16, y: u16, cells: u16, what: &str, role: Role, extra: Modifier) -> u16 {
+        let area = self.buffer.area;
+        if x < area.x || x >= area.right() || y < area.y || y >= area.bottom() {
+            return 0;
+        }
+        let cells = cells.min(area.right() - x);
+        let what = text::clean(what, self.glyphs);
+        let what = text::cut(&what, usize::from(cells), self.glyphs);
+        let style = self.theme.style(Role::Text).patch(self.theme.style(role)).add_modifier(extra);
+        let (end, _) = self.buffer.set_stringn(x, y, what, usize::from(cells), style);
+        end - x
+    }
+
+    /// The same, ending at the right end of the cells.
+    pub(crate) fn right(&mut self, x: u16, y: u16, cells: u16, what: &str, role: Role) {
+        let taken = (text::width(what) as u16).min(cells);
+        self.text(x + (cells - taken), y, taken, what, role);
+    }
+
+    /// Pieces one after the other; how many cells they took.
+    pub(crate) fn pieces(&mut self, x: u16, y: u16, cells: u16, pieces: &[Piece]) -> u16 {
+        let mut taken = 0;
+        for (what, role) in pieces {
+            taken += self.text(x + taken, y, cells - taken, what, *role);
+        }
+        taken
+    }
+
+    /// The name of a pane and a line to its right end; where the line begins.
+    pub(crate) fn rule(&mut self, area: Rect, name: &str) -> u16 {
+        if area.is_empty() {
+            return 0;
+        }
+        let taken = self.text(area.x + 1, area.y, area.width.saturating_sub(1), name, Role::Title) + 2;
+        let rest = area.width.saturating_sub(taken);
+        let line = self.glyphs.line.repeat(usize::from(rest));
+        self.text(area.x + taken, area.y, rest, &line, Role::Border);
+        taken
+    }
+
+    /// Blanks, on the theme's ground.
+    pub(crate) fn fill(&mut self, area: Rect) {
+        let area = area.intersection(self.buffer.area);
+        for position in area.positions() {
+            self.buffer[position].reset();
+        }
+        self.buffer.set_style(area, self.theme.style(Role::Text));
+    }
+
+    /// Lays a role over what is drawn.
+    pub(crate) fn over(&mut self, area: Rect, role: Role) {
+        let area = area.intersection(self.buffer.area);
+        self.buffer.set_style(area, self.theme.style(role));
+    }
+
+    /// An empty box with a title, on top of what is drawn; the inside.
+    pub(crate) fn boxed(&mut self, area: Rect, title: &str, role: Role) -> Rect {
+        let area = area.intersection(self.buffer.area);
+        self.fill(area);
+        if area.width < 2 || area.height < 2 {
+            return Rect { width: 0, height: 0, ..area };
+        }
+        let inner = area.inner(ratatui::layout::Margin::new(1, 1));
+        let [top_left, top_right, bottom_left, bottom_right] = self.glyphs.corners;
+        let line = self.glyphs.line.repeat(usize::from(inner.width));
+        self.text(area.x, area.y, area.width, &format!("{top_left}{line}{top_right}"), role);
+        let bottom = area.bottom() - 1;
+        self.text(area.x, bottom, area.width, &format!("{bottom_left}{line}{bottom_right}"), role);
+        for y in inner.top()..inner.bottom() {
+            self.text(area.x, y, 1, self.glyphs.bar, role);
+            self.text(area.right() - 1, y, 1, self.glyphs.bar, role);
+        }
+        self.text(area.x + 2, area.y, inner.width.saturating_sub(2), &format!(" {title} "), Role::Title);
+        inner
+    }
+}

@@ -1,0 +1,122 @@
+//! One rank: who it is, where it runs, how it is, and its log.
+
+use ratatui::layout::Rect;
+
+use super::{Pen, logs, pen::Piece, ranks::STALE_BEAT_S};
+use crate::{
+    domain::{event::Fact, state::Rank, time::human},
+    tui::{app::App, text, theme::Role, words},
+};
+
+pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
+    let Some(rank) = app.rank() else { return };
+    if area.is_empty() {
+        return;
+    }
+    let tag = words::rank_tag(rank.place.rank, rank.local_rank);
+    let look = words::rank_state(rank, app.glyphs);
+    let used = pen.rule(area, &format!("rank {}", tag.trim_start_matches('r')));
+    let x = area.x + used + 1;
+    pen.chip(x, area.y, area.right().saturating_sub(x), &format!("{} {}", look.glyph, look.word), look.role);
+    let (left, right) = (identity(app, rank), condition(app, rank));
+    let two = area.width >= 76;
+    let want = if two { left.len().max(right.len()) } else { left.len() + right.len() } as u16;
+    // The log has at least a third, where there is room for anything.
+    let facts_height = want.min((area.height - 1).saturating_sub(area.height / 3));
+    let facts = Rect { y: area.y + 1, height: facts_height, ..area };
+    if two {
+        let half = (area.width / 2).min(60);
+        column(pen, Rect { width: half, ..facts }, &left);
+        column(pen, Rect { x: area.x + half, width: area.width - half, ..facts }, &right);
+    } else {
+        // Low screens cut off the end: how it is comes first.
+        let both: Vec<_> = right.into_iter().chain(left).collect();
+        column(pen, facts, &both);
+    }
+    let below = facts.bottom() + u16::from(area.height > 14);
+    logs::pane(app, pen, Rect { y: below, height: area.bottom().saturating_sub(below), ..area });
+}
+
+fn column(pen: &mut Pen, area: Rect, facts: &[(&'static str, Piece)]) {
+    for ((label, (text, role)), y) in facts.iter().zip(area.top()..area.bottom()) {
+        pen.text(area.x + 2, y, 11.min(area.width.saturating_sub(2)), label, Role::Dim);
+        pen.text(area.x + 14, y, area.width.saturating_sub(15), text, *role);
+    }
+}
+
+fn known(value: Option<String>) -> Piece {
+    value.map_or_else(|| ("n/a".into(), Role::Dim), |text| (text, Role::Text))
+}
+
+fn identity(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
+    let place = &rank.place;
+    let of = |n: Option<u32>, size: Option<u32>| match (n, size) {
+        (Some(n), Some(size)) => Some(format!("{n} of {size}")),
+        (n, _) => n.map(|n| n.to_string()),
+    };
+    let number = |n: Option<u32>| known(n.map(|n| n.to_string()));
+    let lives = lives(app, rank.local_rank);
+    let mut facts = vec![
+        ("global", known(of(place.rank, place.world_size.or(app.state.world_size)))),
+        ("local", known(of(Some(rank.local_rank), place.local_world_size))),
+        ("node", known(app.state.job.as_ref().map(|job| job.node.clone()))),
+        ("node index", number(place.group_rank)),
+        ("pid", known(Some(rank.proc.pid.to_string()))),
+        ("attempt", known(Some(rank.attempt.to_string()))),
+        ("rdzv id", known(place.run_id.clone())),
+    ];
+    facts.extend(lives.into_iter().map(|life| ("before", life)));
+    facts
+}
+
+/// How former incarnations ended, newest first, as far as the recent events tell.
+fn lives(app: &App, local: u32) -> Vec<Piece> {
+    let ended = app.state.recent.iter().rev().filter_map(|event| match &event.fact {
+        Fact::RankExited { local_rank, proc, exit, .. } if *local_rank == local => {
+            Some((event.at, proc, exit))
+        }
+        _ => None,
+    });
+    let line = |(at, proc, exit): (_, &crate::domain::id::ProcId, &Option<crate::domain::exit::Exit>)| {
+        let how = exit.map_or("nobody saw how".into(), |exit| exit.to_string());
+        let role =
+            if exit.is_some_and(crate::domain::exit::Exit::is_success) { Role::Dim } else { Role::Warn };
+        (format!("pid {proc} ended {}: {how}", words::clock(at, app.now, app.offset_s)), role)
+    };
+    ended.take(3).map(line).collect()
+}
+
+fn condition(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
+    let look = words::rank_state(rank, app.glyphs);
+    let ago = |at| text::age(app.now.since(at));
+    let since = human(app.now.since(rank.state_since));
+    let gone = !rank.state.is_alive();
+    let mut facts = vec![("state", (format!("{} {}, for {since}", look.glyph, look.word), look.role))];
+    if let Some(detail) = &rank.detail {
+        facts.push(("doing", (detail.clone(), Role::Text)));
+    }
+    if let Some(exit) = rank.exit {
+        facts.push(("exit", (exit.to_string(), look.role)));
+    }
+    let beat = match rank.beat_at {
+        None => ("n/a".into(), Role::Dim),
+        Some(at) if !gone && app.now.since(at).as_secs() >= STALE_BEAT_S => {
+            (format!("{} ago", ago(at)), Role::Stale)
+        }
+        Some(at) => (format!("{} ago", ago(at)), Role::Text),
+    };
+    let step = rank.step.map(|step| match rank.step_at {
+        Some(at) => format!("{step}, {} ago", ago(at)),
+        None => step.to_string(),
+    });
+    facts.extend([
+        ("step", known(step)),
+        ("heartbeat", beat),
+        ("CPU", known(rank.cpu_pct.filter(|_| !gone).map(|pct| format!("{pct:.0} % of one core")))),
+        ("memory", known(rank.rss_bytes.filter(|_| !gone).map(text::bytes))),
+        ("threads", known(rank.threads.filter(|_| !gone).map(|threads| threads.to_string()))),
+        ("lines", known(Some(rank.lines.to_string()))),
+        ("started", known(Some(words::clock(rank.started_at, app.now, app.offset_s)))),
+    ]);
+    facts
+}

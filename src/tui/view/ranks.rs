@@ -1,0 +1,177 @@
+//! The ranks of this node, one row each. Columns go as the width does.
+
+use ratatui::layout::Rect;
+
+use super::{Pen, first_shown};
+use crate::{
+    domain::{rank::RankState, state::Rank, time::human},
+    tui::{app::App, text, theme::Role, words},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Column {
+    Rank,
+    Local,
+    Node,
+    Pid,
+    State,
+    Cpu,
+    Rss,
+    Threads,
+    Step,
+    Beat,
+    Last,
+}
+
+/// Column, heading, cells, least width of the pane that shows it, whether its text ends at the right.
+const COLUMNS: [(Column, &str, u16, u16, bool); 11] = [
+    (Column::Rank, "RANK", 4, 0, true),
+    (Column::Local, "L", 3, 60, true),
+    (Column::Node, "NODE", 14, 110, false),
+    (Column::State, "STATE", 9, 0, false),
+    (Column::Pid, "PID", 7, 56, true),
+    (Column::Cpu, "CPU%", 5, 0, true),
+    (Column::Rss, "RSS", 5, 48, true),
+    (Column::Threads, "THR", 4, 72, true),
+    (Column::Step, "STEP", 8, 0, true),
+    (Column::Beat, "BEAT", 6, 0, true),
+    (Column::Last, "LAST LINE", 12, 76, false),
+];
+
+/// Heartbeats come once a second; one that is older than this is shown as stale.
+pub(super) const STALE_BEAT_S: u64 = 5;
+
+pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
+    if area.is_empty() {
+        return;
+    }
+    let columns = columns(area);
+    for (column, x, cells, right) in &columns {
+        let heading = COLUMNS.iter().find(|known| known.0 == *column).map_or("", |known| known.1);
+        put(pen, *x, area.y, *cells, *right, heading, Role::Title);
+    }
+    let room = usize::from(area.height - 1);
+    if app.state.ranks.is_empty() {
+        let text =
+            if app.state.job.is_some() { "no rank has started yet" } else { "waiting for the job's state" };
+        pen.text(area.x + 2, area.y + 1, area.width.saturating_sub(2), text, Role::Dim);
+        return;
+    }
+    let (first, count) = (first(app, room), app.state.ranks.len());
+    for (rank, y) in app.state.ranks.iter().skip(first).take(room).zip(area.y + 1..) {
+        row(app, pen, rank, Rect { y, height: 1, ..area }, &columns);
+    }
+    if count > room && room > 0 {
+        let shown = format!(" {}-{} of {count} ", first + 1, (first + room).min(count));
+        let cells = text::width(&shown) as u16;
+        pen.text((area.right()).saturating_sub(cells), area.y, cells, &shown, Role::Dim);
+    }
+}
+
+/// The rank in a row of the screen.
+pub(super) fn at(app: &App, area: Rect, y: u16) -> Option<u32> {
+    let first = first(app, usize::from(area.height - 1));
+    app.state.ranks.get(first + usize::from(y - area.y - 1)).map(|rank| rank.local_rank)
+}
+
+fn first(app: &App, room: usize) -> usize {
+    let cursor = app.state.ranks.iter().position(|rank| rank.local_rank == app.selected).unwrap_or(0);
+    first_shown(cursor, app.state.ranks.len(), room)
+}
+
+/// The columns that are shown, each with its place. The last one takes what is left.
+fn columns(area: Rect) -> Vec<(Column, u16, u16, bool)> {
+    let mut x = area.x + 1;
+    let shown = COLUMNS.iter().filter(|(_, _, _, least, _)| area.width >= *least);
+    shown
+        .map(|(column, _, cells, _, right)| {
+            let left = area.right().saturating_sub(x);
+            let cells = if *column == Column::Last { left } else { (*cells).min(left) };
+            let place = (*column, x, cells, *right);
+            // State has air on both sides, as its text begins where a number ends.
+            x += cells + if matches!(column, Column::Beat | Column::Local | Column::Rank) { 2 } else { 1 };
+            place
+        })
+        .collect()
+}
+
+fn put(pen: &mut Pen, x: u16, y: u16, cells: u16, right: bool, what: &str, role: Role) {
+    if right {
+        pen.right(x, y, cells, what, role);
+    } else {
+        pen.text(x, y, cells, what, role);
+    }
+}
+
+fn row(app: &App, pen: &mut Pen, rank: &Rank, area: Rect, columns: &[(Column, u16, u16, bool)]) {
+    let narrow = area.width < 44;
+    for (column, x, cells, right) in columns {
+        let (text, role) = cell(app, rank, *column, narrow);
+        put(pen, *x, area.y, *cells, *right, &text, role);
+    }
+    if rank.local_rank == app.selected {
+        pen.over(area, Role::Selection);
+        pen.text(area.x, area.y, 1, pen.glyphs.cursor, Role::Accent);
+    }
+}
+
+fn cell(app: &App, rank: &Rank, column: Column, narrow: bool) -> (String, Role) {
+    let gone = !rank.state.is_alive();
+    let number = |value: Option<String>| match value {
+        Some(text) if gone => (text, Role::Dim),
+        Some(text) => (text, Role::Text),
+        None => ("-".into(), Role::Dim),
+    };
+    match column {
+        Column::Rank => match rank.place.rank {
+            Some(number) => (number.to_string(), Role::Rank(number)),
+            None => ("-".into(), Role::Dim),
+        },
+        Column::Local => (rank.local_rank.to_string(), Role::Dim),
+        Column::Node => (app.state.job.as_ref().map_or("-".into(), |job| job.node.clone()), Role::Dim),
+        Column::Pid => (rank.proc.pid.to_string(), Role::Dim),
+        Column::State => {
+            let look = words::rank_state(rank, app.glyphs);
+            let word = if narrow && look.word.len() > 7 { look.letter.to_string() } else { look.word };
+            (format!("{} {word}", look.glyph), look.role)
+        }
+        Column::Cpu => number(rank.cpu_pct.filter(|_| !gone).map(|pct| format!("{pct:.0}"))),
+        Column::Rss => number(rank.rss_bytes.filter(|_| !gone).map(text::bytes)),
+        Column::Threads => number(rank.threads.filter(|_| !gone).map(|threads| threads.to_string())),
+        Column::Step => number(rank.step.map(|step| step.to_string())),
+        Column::Beat => match rank.beat_at.filter(|_| !gone) {
+            None => ("-".into(), Role::Dim),
+            Some(at) => {
+                let age = app.now.since(at);
+                let stale = age.as_secs() >= STALE_BEAT_S;
+                (short_age(age), if stale { Role::Stale } else { Role::Dim })
+            }
+        },
+        Column::Last => last(app, rank),
+    }
+}
+
+/// An age in five cells: the larger unit is enough once it is minutes.
+fn short_age(age: std::time::Duration) -> String {
+    match age.as_secs() {
+        0..60 => text::age(age),
+        seconds @ 60..3600 => format!("{}m", seconds / 60),
+        seconds @ 3600..86400 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86400),
+    }
+}
+
+/// The last line of a rank that works; what it does and for how long, of one that does not.
+fn last(app: &App, rank: &Rank) -> (String, Role) {
+    let usual =
+        matches!(rank.state, RankState::Running | RankState::Exited | RankState::Starting | RankState::Init);
+    if usual && rank.detail.is_none() {
+        return (rank.last_line.clone().unwrap_or_default(), Role::Dim);
+    }
+    let since = human(app.now.since(rank.state_since));
+    let look = words::rank_state(rank, app.glyphs);
+    match &rank.detail {
+        Some(detail) => (format!("{detail}, {since}"), look.role),
+        None => (format!("for {since}"), look.role),
+    }
+}

@@ -1,0 +1,171 @@
+//! Under the header, only when there is something to say: alerts, and why the last attempt failed.
+
+use ratatui::layout::Rect;
+
+use super::{Pen, pen::Piece};
+use crate::{
+    domain::{alert::Alert, rank::JobState, time::human},
+    tui::{app::App, text, theme::Role, words},
+};
+
+/// Lines that the strip takes of at most `budget`.
+pub(super) fn height(app: &App, width: u16, budget: u16) -> u16 {
+    lines(app, width, budget).len() as u16
+}
+
+pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
+    for (line, y) in lines(app, area.width, area.height).iter().zip(area.top()..) {
+        pen.pieces(area.x + 1, y, area.width.saturating_sub(1), line);
+    }
+}
+
+type Line = Vec<Piece>;
+
+fn lines(app: &App, width: u16, budget: u16) -> Vec<Line> {
+    let mut alerts: Vec<&Alert> = app.state.alerts.iter().collect();
+    alerts.sort_by_key(|alert| (alert.acts_at.is_none(), words::gravity(alert.kind), alert.since));
+    let budget = usize::from(budget);
+    let width = usize::from(width.saturating_sub(2));
+    let cause_matters = cause_is_news(app);
+    // The more there is to say, the less of it about each: all with evidence, then without, then one line each.
+    for form in [Form::Full, Form::Brief, Form::Line] {
+        let mut lines: Vec<Line> =
+            alerts.iter().flat_map(|alert| alert_lines(app, alert, width, form)).collect();
+        let cause_form = if cause_matters { form } else { Form::Line };
+        lines.extend(cause_lines(app, width, cause_form));
+        if lines.len() <= budget {
+            if !lines.is_empty() && budget > lines.len() + 2 {
+                lines.push(Vec::new());
+            }
+            return lines;
+        }
+        if form == Form::Line && budget > 0 {
+            let more = lines.len() - budget;
+            lines.truncate(budget);
+            if let Some(line) = lines.last_mut() {
+                line.insert(0, (format!("(+{more}) "), Role::Warn));
+            }
+            return lines;
+        }
+    }
+    Vec::new()
+}
+
+/// How much is said about one thing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Full,
+    Brief,
+    Line,
+}
+
+fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> {
+    let role = words::alert_role(alert.kind);
+    let since = human(app.now.since(alert.since));
+    let acts = alert.acts_at.map(|at| format!(" elastictop acts {}", words::countdown(app.now, at)));
+    let mut head = vec![(format!("{} {}", app.glyphs.warn, alert.text), role)];
+    head.push((format!("  since {since}"), Role::Dim));
+    head.extend(acts.map(|acts| (format!(" {}", acts.trim_start()), Role::Warn)));
+    let mut keys: Line = Vec::new();
+    for (key, does) in words::remedy(alert.kind) {
+        keys.push((format!("  {key} "), Role::Key));
+        keys.push(((*does).to_owned(), Role::Text));
+    }
+    if form == Form::Line {
+        // What to press and when it acts must not be cut off: the sentence gives way.
+        let tail: usize = head[1..].iter().chain(&keys).map(|(piece, _)| text::width(piece)).sum();
+        let room = width.saturating_sub(tail).max(width / 2);
+        let sentence = text::cut(&head[0].0, room, app.glyphs).into_owned();
+        head[0].0 = sentence;
+        head.extend(keys);
+        return vec![head];
+    }
+    let mut lines = wrapped_head(head, width);
+    if form == Form::Full {
+        lines.extend(evidence(app, &alert.evidence, width));
+    }
+    keys.insert(0, ("  press".into(), Role::Dim));
+    lines.push(keys);
+    lines
+}
+
+/// The sentence over as many lines as it needs, with the rest behind it or below.
+fn wrapped_head(head: Line, width: usize) -> Vec<Line> {
+    let total: usize = head.iter().map(|(piece, _)| text::width(piece)).sum();
+    let mut pieces = head.into_iter();
+    let Some((sentence, role)) = pieces.next() else { return Vec::new() };
+    if total <= width {
+        return vec![std::iter::once((sentence, role)).chain(pieces).collect()];
+    }
+    let mut lines: Vec<Line> = indented(&sentence, width, role, "", "  ");
+    lines.push(pieces.collect());
+    lines
+}
+
+fn indented(sentence: &str, width: usize, role: Role, first: &str, then: &str) -> Vec<Line> {
+    let rows = text::wrap_words(sentence, width.saturating_sub(text::width(then)).max(1));
+    rows.into_iter()
+        .enumerate()
+        .map(|(n, row)| vec![(format!("{}{row}", if n == 0 { first } else { then }), role)])
+        .collect()
+}
+
+fn evidence(app: &App, facts: &[String], width: usize) -> Vec<Line> {
+    if facts.is_empty() {
+        return Vec::new();
+    }
+    let facts = facts.join(app.glyphs.dot);
+    indented(&facts, width, Role::Dim, "  ", "  ")
+}
+
+/// Whether the job suffers from its cause now. After a restart that went well one line is enough.
+fn cause_is_news(app: &App) -> bool {
+    matches!(
+        app.state.state,
+        JobState::Failed
+            | JobState::Restarting
+            | JobState::TearingDown
+            | JobState::ZombieDeadlock
+            | JobState::Orphaned
+            | JobState::Stopped
+    )
+}
+
+fn cause_lines(app: &App, width: usize, form: Form) -> Vec<Line> {
+    let Some(cause) = app.state.cause.as_ref().filter(|_| app.state.state != JobState::Done) else {
+        return Vec::new();
+    };
+    let news = cause_is_news(app);
+    let failed = app.state.attempts.iter().rev().find(|attempt| attempt.cause.is_some());
+    let which = failed.map_or("failure".into(), |attempt| format!("attempt {}", attempt.n));
+    if !news {
+        let ago = failed.and_then(|attempt| attempt.ended_at).map(|at| human(app.now.since(at)));
+        let ago = ago.map(|ago| format!("  {ago} ago")).unwrap_or_default();
+        let room = width.saturating_sub(text::width(&ago));
+        let sentence = format!("{} {which} failed: {}", app.glyphs.again, cause.text);
+        return vec![vec![
+            (text::cut(&sentence, room, app.glyphs).into_owned(), Role::Dim),
+            (ago, Role::Dim),
+        ]];
+    }
+    let role = if app.state.state == JobState::Stopped { Role::Info } else { Role::Crit };
+    let sentence = format!("{} {which}: {}", app.glyphs.bad, cause.text);
+    if form == Form::Line {
+        return vec![vec![(sentence, role)]];
+    }
+    let mut lines = indented(&sentence, width, role, "", "  ");
+    if form == Form::Full {
+        lines.extend(evidence(app, &cause.evidence, width));
+    }
+    if let Some(hint) = &cause.hint {
+        lines.extend(indented(&format!("try: {hint}"), width, Role::Info, "  ", "  "));
+    }
+    lines.push(vec![
+        ("  press".into(), Role::Dim),
+        ("  L e ".into(), Role::Key),
+        ("first error".into(), Role::Text),
+        ("  3 ".into(), Role::Key),
+        ("timeline".into(), Role::Text),
+    ]);
+    lines
+}

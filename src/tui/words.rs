@@ -1,0 +1,332 @@
+//! How domain facts read on screen: glyph, letter, word, sentence and role. One place, so that views agree.
+
+use std::time::Duration;
+
+use super::{text::Glyphs, theme::Role};
+use crate::domain::{
+    alert::AlertKind,
+    command::{Command, Outcome},
+    event::{Event, Fact, Launcher, Reason},
+    exit::{Exit, signal_name},
+    rank::{JobState, RankState},
+    state::{Rank, State},
+    time::Stamp,
+};
+
+/// A state: glyph, letter, word and colour, so that none of them is needed alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// One cell.
+    pub(crate) glyph: &'static str,
+    /// One letter.
+    pub(crate) letter: char,
+    /// One word, or how it ended.
+    pub(crate) word: String,
+    /// Its colour.
+    pub(crate) role: Role,
+}
+
+fn look(glyphs: Glyphs, pair: [&'static str; 2], letter: char, word: &str, role: Role) -> Look {
+    Look { glyph: pair[usize::from(glyphs.ascii)], letter, word: word.to_owned(), role }
+}
+
+/// How a job's state looks.
+pub(crate) fn job_state(state: JobState, glyphs: Glyphs) -> Look {
+    let (pair, letter, word, role) = match state {
+        JobState::Starting => (["◐", "~"], 'S', "starting", Role::Info),
+        JobState::Running => (["●", "*"], 'R', "running", Role::Ok),
+        JobState::Restarting => (["↻", "r"], 'r', "restarting", Role::Warn),
+        JobState::MembershipChange => (["⇄", "%"], 'm', "membership change", Role::Info),
+        JobState::TearingDown => (["◌", "."], 't', "tearing down", Role::Warn),
+        JobState::ZombieDeadlock => (["Z", "Z"], 'Z', "zombie deadlock", Role::Crit),
+        JobState::Orphaned => (["O", "O"], 'O', "orphaned", Role::Crit),
+        JobState::Done => (["✔", "+"], 'D', "done", Role::Ok),
+        JobState::Failed => (["✖", "x"], 'F', "failed", Role::Crit),
+        JobState::Stopped => (["■", "#"], 's', "stopped", Role::Info),
+        JobState::Unknown => (["?", "?"], '?', "unknown", Role::Warn),
+    };
+    look(glyphs, pair, letter, word, role)
+}
+
+/// How a rank's state looks; of one that is gone, how it ended.
+pub(crate) fn rank_state(rank: &Rank, glyphs: Glyphs) -> Look {
+    let (pair, letter, word, role) = match rank.state {
+        RankState::Starting => (["◐", "~"], 'S', "start", Role::Info),
+        RankState::Init => (["◐", "~"], 'I', "init", Role::Info),
+        RankState::Running => (["●", "*"], 'R', "run", Role::Ok),
+        RankState::Waiting => (["◌", "."], 'W', "wait", Role::Dim),
+        RankState::Lagging => (["▲", "!"], 'L', "lag", Role::Warn),
+        RankState::Stopped => (["■", "#"], 'T', "stopped", Role::Warn),
+        RankState::Blocked => (["■", "#"], 'D', "blocked", Role::Warn),
+        RankState::GilStuck => (["▲", "!"], 'G', "gil", Role::Warn),
+        RankState::Zombie => (["Z", "Z"], 'Z', "zombie", Role::Crit),
+        RankState::Orphan => (["O", "O"], 'O', "orphan", Role::Crit),
+        RankState::Exited => return exited(rank.exit, glyphs),
+        RankState::Unknown => (["?", "?"], '?', "unknown", Role::Warn),
+    };
+    look(glyphs, pair, letter, word, role)
+}
+
+fn exited(exit: Option<Exit>, glyphs: Glyphs) -> Look {
+    match exit {
+        None => look(glyphs, ["?", "?"], 'X', "gone", Role::Warn),
+        Some(exit) if exit.is_success() => look(glyphs, ["✔", "+"], 'D', "exit 0", Role::Dim),
+        Some(Exit::Code(code)) => look(glyphs, ["✖", "x"], 'X', &format!("exit {code}"), Role::Crit),
+        Some(Exit::Signal(signal)) => look(glyphs, ["✖", "x"], 'X', &signal_word(signal), Role::Crit),
+    }
+}
+
+/// `SIGKILL`, or the number of a signal that has no name.
+pub(crate) fn signal_word(signal: i32) -> String {
+    signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
+}
+
+/// Why an attempt was started, with its glyph.
+pub(crate) fn reason(reason: Reason, glyphs: Glyphs) -> (&'static str, &'static str, Role) {
+    match reason {
+        Reason::First => (glyphs.start, "first", Role::Dim),
+        Reason::Failure => (glyphs.again, "failure", Role::Warn),
+        Reason::Membership => (glyphs.members, "membership", Role::Info),
+        Reason::Manual => (glyphs.hand, "manual", Role::Accent),
+        Reason::Unknown => ("?", "unknown", Role::Dim),
+    }
+}
+
+/// What started the ranks.
+pub(crate) fn launcher(launcher: Launcher) -> &'static str {
+    match launcher {
+        Launcher::Torchrun => "torchrun",
+        Launcher::Local => "local",
+        Launcher::Foreign => "not started by elastictop",
+    }
+}
+
+/// What to press about an alert: keys and what they do here.
+pub(crate) fn remedy(kind: AlertKind) -> &'static [(&'static str, &'static str)] {
+    match kind {
+        AlertKind::Stopped => &[("x", "send CONT"), ("Enter", "the rank")],
+        AlertKind::BlockedIo => &[("l", "its log"), ("Enter", "the rank")],
+        AlertKind::Orphan => &[("Q", "end the ranks")],
+        AlertKind::ZombieDeadlock => &[("K", "keep them"), ("Q", "stop the job")],
+        AlertKind::StaleStore => &[("Q", "stop the job")],
+        AlertKind::CrashLoop => &[("L", "logs"), ("e", "first error"), ("Q", "stop the job")],
+        AlertKind::Oom => &[("l", "its log"), ("3", "timeline")],
+        AlertKind::SlowTeardown => &[("Q", "end it now")],
+        AlertKind::AgentStuck => &[("L", "logs"), ("Q", "stop the job")],
+        AlertKind::Storage => &[("4", "events")],
+        AlertKind::Unknown => &[("L", "logs")],
+    }
+}
+
+/// How grave an alert is; the lowest comes first.
+pub(crate) fn gravity(kind: AlertKind) -> u8 {
+    match kind {
+        AlertKind::ZombieDeadlock => 0,
+        AlertKind::Orphan => 1,
+        AlertKind::AgentStuck => 2,
+        AlertKind::Oom => 3,
+        AlertKind::CrashLoop => 4,
+        AlertKind::SlowTeardown => 5,
+        AlertKind::Stopped => 6,
+        AlertKind::BlockedIo => 7,
+        AlertKind::StaleStore => 8,
+        AlertKind::Storage => 9,
+        AlertKind::Unknown => 10,
+    }
+}
+
+/// The role of an alert.
+pub(crate) fn alert_role(kind: AlertKind) -> Role {
+    if gravity(kind) <= 3 { Role::Crit } else { Role::Warn }
+}
+
+/// `r3` where the global rank is known, `L3` where only the position on the node is.
+pub(crate) fn rank_tag(rank: Option<u32>, local_rank: u32) -> String {
+    match rank {
+        Some(rank) => format!("r{rank}"),
+        None => format!("L{local_rank}"),
+    }
+}
+
+fn tag_of(state: &State, local_rank: u32) -> String {
+    rank_tag(state.rank(local_rank).and_then(|rank| rank.place.rank), local_rank)
+}
+
+/// One event as a line: glyph, sentence, role. `None` for what is no line of its own.
+pub(crate) fn event(state: &State, event: &Event, glyphs: Glyphs) -> Option<(&'static str, String, Role)> {
+    Some(match &event.fact {
+        Fact::JobStarted { job } => {
+            (glyphs.start, format!("job {} on {}, {}", job.id, job.node, launcher(job.launcher)), Role::Dim)
+        }
+        Fact::AgentStarted { proc } => (glyphs.start, format!("agent started, pid {proc}"), Role::Dim),
+        Fact::RankStarted { proc, local_rank, attempt, place, .. } => {
+            let tag = rank_tag(place.rank, *local_rank);
+            (glyphs.start, format!("{tag} started, pid {proc}, attempt {attempt}"), Role::Dim)
+        }
+        Fact::RankExited { local_rank, proc, rank, exit } => {
+            let tag = rank_tag(*rank, *local_rank);
+            match exit {
+                None => {
+                    (glyphs.warn, format!("{tag} is gone, pid {proc}; nobody saw how it ended"), Role::Warn)
+                }
+                Some(exit) if exit.is_success() => {
+                    (glyphs.good, format!("{tag} ended with exit code 0"), Role::Dim)
+                }
+                Some(exit) => (glyphs.bad, format!("{tag} ended: {exit}, pid {proc}"), Role::Crit),
+            }
+        }
+        Fact::RankExitKnown { local_rank, pid, exit } => {
+            (glyphs.start, format!("{} had ended: {exit}, pid {pid}", tag_of(state, *local_rank)), Role::Dim)
+        }
+        Fact::GroupStarted { world_size, .. } => {
+            (glyphs.start, format!("group started{}", with_ranks(*world_size)), Role::Dim)
+        }
+        Fact::Restart { attempt, restarts, reason: why, cause, world_size } => {
+            let (glyph, _, role) = reason(*why, glyphs);
+            let asked = if *why == Reason::Manual { " by hand" } else { "" };
+            let spent = spent(*restarts, state.job.as_ref().and_then(|job| job.max_restarts));
+            let cause = cause.as_ref().map(|cause| format!(": {}", cause.text)).unwrap_or_default();
+            let ranks = with_ranks(*world_size);
+            (glyph, format!("attempt {attempt} begins{asked}{ranks}, restarts {spent}{cause}"), role)
+        }
+        Fact::MembershipChanged { attempt, from, world_size } => {
+            let number = |n: &Option<u32>| n.map_or("?".into(), |n| n.to_string());
+            let change = format!("{} to {} ranks", number(from), number(world_size));
+            (glyphs.members, format!("attempt {attempt} begins: membership changed, {change}"), Role::Info)
+        }
+        Fact::CauseFound { attempt, cause } => {
+            (glyphs.bad, format!("attempt {attempt} failed: {}", cause.text), Role::Crit)
+        }
+        Fact::JobState { state: new, .. } => {
+            let Look { glyph, word, role, .. } = job_state(*new, glyphs);
+            (glyph, format!("job is {word}"), if role == Role::Ok { Role::Dim } else { role })
+        }
+        Fact::AlertRaised { alert } => (glyphs.warn, alert.text.clone(), alert_role(alert.kind)),
+        Fact::AlertCleared { alert_kind, local_rank } => {
+            let whose = local_rank.map(|local| format!(" ({})", tag_of(state, local))).unwrap_or_default();
+            (glyphs.good, format!("over: {}{whose}", alert_word(*alert_kind)), Role::Dim)
+        }
+        Fact::Adopted { text, .. } => (glyphs.again, text.clone(), Role::Info),
+        Fact::Command { command: asked, by, outcome } => {
+            let what = command(asked);
+            match outcome {
+                Outcome::Done(text) => (glyphs.hand, format!("{what} by {by}: {text}"), Role::Accent),
+                Outcome::Refused(text) => {
+                    (glyphs.hand, format!("{what} by {by} refused: {text}"), Role::Warn)
+                }
+            }
+        }
+        Fact::Note { text } => (glyphs.start, text.clone(), Role::Dim),
+        Fact::AgentExited { exit } => match exit {
+            None => (glyphs.warn, "agent is gone; nobody saw how it ended".into(), Role::Warn),
+            Some(exit) if exit.is_success() => {
+                (glyphs.good, "agent ended with exit code 0".into(), Role::Dim)
+            }
+            Some(exit) => (glyphs.bad, format!("agent ended: {exit}"), Role::Crit),
+        },
+        Fact::JobEnded { state: end, exit_code, cause } => {
+            let Look { glyph, word, role, .. } = job_state(*end, glyphs);
+            let code = exit_code.map_or("exit code unknown".into(), |code| format!("exit code {code}"));
+            let cause = cause.as_ref().map(|cause| format!(": {}", cause.text)).unwrap_or_default();
+            (glyph, format!("job {word}, {code}{cause}"), role)
+        }
+        Fact::RankPlaced { .. } | Fact::RankState { .. } | Fact::Sample { .. } | Fact::Unknown => {
+            return None;
+        }
+    })
+}
+
+fn with_ranks(world_size: Option<u32>) -> String {
+    world_size.map(|ranks| format!(" with {ranks} ranks")).unwrap_or_default()
+}
+
+/// A command in one or two words.
+pub(crate) fn command(command: &Command) -> String {
+    match command {
+        Command::Stop { now: false } => "stop".into(),
+        Command::Stop { now: true } => "stop now".into(),
+        Command::Restart => "restart".into(),
+        Command::Signal { rank, signal } => {
+            let whom = rank.map_or("all ranks".into(), |rank| format!("r{rank}"));
+            format!("{} to {whom}", signal_word(*signal))
+        }
+        Command::KeepZombies => "keep zombies".into(),
+        Command::Unknown => "unknown command".into(),
+    }
+}
+
+/// An alert's kind in words.
+pub(crate) fn alert_word(kind: AlertKind) -> &'static str {
+    match kind {
+        AlertKind::Stopped => "rank stopped",
+        AlertKind::BlockedIo => "rank blocked in the kernel",
+        AlertKind::Orphan => "orphaned ranks",
+        AlertKind::ZombieDeadlock => "zombie deadlock",
+        AlertKind::StaleStore => "stale store",
+        AlertKind::CrashLoop => "crash loop",
+        AlertKind::Oom => "out of memory",
+        AlertKind::SlowTeardown => "slow teardown",
+        AlertKind::AgentStuck => "agent stuck",
+        AlertKind::Storage => "storage trouble",
+        AlertKind::Unknown => "alert",
+    }
+}
+
+/// `1/3` restarts, or `1` when the budget is not known.
+pub(crate) fn spent(restarts: u32, max_restarts: Option<u32>) -> String {
+    match max_restarts {
+        Some(max) => format!("{restarts}/{max}"),
+        None => restarts.to_string(),
+    }
+}
+
+/// Time left until `at`, rounded up to whole seconds: a countdown ends with 1 s, and says `now` after that.
+pub(crate) fn countdown(now: Stamp, at: Stamp) -> String {
+    match at.since(now).as_millis().div_ceil(1000) {
+        0 => "now".into(),
+        left => format!("in {}", crate::domain::time::human(Duration::from_secs(left as u64))),
+    }
+}
+
+/// Time of day of `at` in a zone that is `offset_s` seconds east of UTC, with the date when that is another day
+/// than `now`'s.
+pub(crate) fn clock(at: Stamp, now: Stamp, offset_s: i32) -> String {
+    let local = |stamp: Stamp| stamp.0 as i64 / 1000 + i64::from(offset_s);
+    let (day, today) = (local(at).div_euclid(86400), local(now).div_euclid(86400));
+    let second = local(at).rem_euclid(86400);
+    let time = format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
+    if day == today { time } else { format!("{} {time}", date(day)) }
+}
+
+/// `11-20` of a day counted from 1970-01-01, by the usual arithmetic on a year that begins in March.
+fn date(day: i64) -> String {
+    let shifted = day + 719_468;
+    let of_era = shifted.rem_euclid(146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    format!("{:02}-{day:02}", if month < 10 { month + 3 } else { month - 9 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_day_know_zone_and_date() {
+        // 2026-11-20T09:40:16Z
+        let at = Stamp(1_795_167_616_837);
+        assert_eq!(clock(at, at, 0), "09:40:16");
+        assert_eq!(clock(at, at, -36_000), "23:40:16");
+        assert_eq!(clock(at, at + Duration::from_hours(24), 3600), "11-20 10:40:16");
+        assert_eq!(clock(Stamp(951_782_400_000), at, 0), "02-29 00:00:00");
+    }
+
+    #[test]
+    fn countdowns_round_up() {
+        let now = Stamp(10_000);
+        assert_eq!(countdown(now, Stamp(12_100)), "in 3 s");
+        assert_eq!(countdown(now, Stamp(9_000)), "now");
+    }
+}
