@@ -65,7 +65,8 @@ pub fn restart(args: &RestartArgs) -> Result<u8> {
 /// `elastictop signal`.
 pub fn signal(args: &SignalArgs) -> Result<u8> {
     let signal = signal_number(&args.signal).ok_or_else(|| {
-        Error::usage(format!("{:?} is no signal", args.signal)).hint("give a name or a number: TERM, SIGUSR1, 10")
+        Error::usage(format!("{:?} is no signal", args.signal))
+            .hint("give a name or a number: TERM, SIGUSR1, 10")
     })?;
     command(args.job.as_deref(), Command::Signal { rank: args.rank, signal })
 }

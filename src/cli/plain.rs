@@ -119,7 +119,8 @@ struct Printer {
 impl Printer {
     /// A whole state: what happened before or meanwhile is printed once.
     fn catch_up(&mut self, state: State) {
-        let missed: Vec<Event> = state.recent.iter().filter(|event| event.seq > self.printed).cloned().collect();
+        let missed: Vec<Event> =
+            state.recent.iter().filter(|event| event.seq > self.printed).cloned().collect();
         self.state = state;
         missed.iter().for_each(|event| self.print(event));
     }
@@ -144,7 +145,9 @@ impl Printer {
     }
 
     fn end(&mut self, last_lines: &[String]) {
-        let Some(cause) = self.state.cause.clone().filter(|_| self.state.state == JobState::Failed) else { return };
+        let Some(cause) = self.state.cause.clone().filter(|_| self.state.state == JobState::Failed) else {
+            return;
+        };
         for fact in &cause.evidence {
             self.say(&format!("  evidence: {fact}"));
         }

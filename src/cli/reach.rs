@@ -97,7 +97,8 @@ async fn link_own(roots: &Roots, id: &JobId, adopt: bool) -> Result<Link> {
 
 /// Who this viewer is, for the timeline: `user on /dev/pts/3`.
 pub fn viewer_name() -> String {
-    let user = std::env::var("USER").unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
+    let user =
+        std::env::var("USER").unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
     let tty = std::fs::read_link(Path::new("/proc/self/fd/0")).ok();
     match tty.filter(|tty| tty.starts_with("/dev/pts") || tty.starts_with("/dev/tty")) {
         Some(tty) => format!("{user} on {}", tty.display()),

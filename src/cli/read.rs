@@ -183,7 +183,11 @@ pub fn logs(args: &LogsArgs) -> Result<u8> {
     let mut from = 0;
     let mut kept = Vec::new();
     loop {
-        let page = book.answer(&LogQuery::Page { filter: filter.clone(), anchor: Anchor::From(from), max: MAX_PAGE });
+        let page = book.answer(&LogQuery::Page {
+            filter: filter.clone(),
+            anchor: Anchor::From(from),
+            max: MAX_PAGE,
+        });
         let Some(last) = page.lines.last() else { break };
         from = last.n + 1;
         let lines = page.lines.into_iter().filter(wanted);
@@ -235,7 +239,10 @@ async fn follow_logs(
     }
 }
 
-async fn next_page(incoming: &mut tokio::sync::mpsc::Receiver<ToViewer>, state: &mut State) -> Option<LogPage> {
+async fn next_page(
+    incoming: &mut tokio::sync::mpsc::Receiver<ToViewer>,
+    state: &mut State,
+) -> Option<LogPage> {
     loop {
         match incoming.recv().await? {
             ToViewer::Logs { page, .. } => return Some(page),

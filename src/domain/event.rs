@@ -191,6 +191,11 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline: Option<Stamp>,
     },
+    /// Force will be used at another time than told before, or not any more.
+    Deadline {
+        /// When.
+        deadline: Option<Stamp>,
+    },
     /// Something is wrong.
     AlertRaised {
         /// All that is known about it.

@@ -46,11 +46,30 @@ mod tests {
 
     #[test]
     fn secrets_go_and_the_rest_stays() {
-        let shown =
-            command(&["train.py", "--hf-token", "abc", "--api_key=k", "WANDB_API_KEY=x", "--lr", "1e-3", "--token", "--x"]);
+        let shown = command(&[
+            "train.py",
+            "--hf-token",
+            "abc",
+            "--api_key=k",
+            "WANDB_API_KEY=x",
+            "--lr",
+            "1e-3",
+            "--token",
+            "--x",
+        ]);
         assert_eq!(
             shown,
-            ["train.py", "--hf-token", HIDDEN, "--api_key=[hidden]", "WANDB_API_KEY=[hidden]", "--lr", "1e-3", "--token", "--x"]
+            [
+                "train.py",
+                "--hf-token",
+                HIDDEN,
+                "--api_key=[hidden]",
+                "WANDB_API_KEY=[hidden]",
+                "--lr",
+                "1e-3",
+                "--token",
+                "--x"
+            ]
         );
         assert_eq!(value("MY_SECRET_X", "v"), HIDDEN);
         assert_eq!(value("WANDB_PROJECT", "v"), "v");

@@ -169,6 +169,7 @@ impl State {
                 self.restarts = *restarts;
                 if let (Some(last), Some(cause)) = (self.attempts.back_mut(), cause) {
                     last.cause = Some(cause.clone());
+                    self.cause = Some(cause.clone());
                 }
                 self.begin_attempt(at, *attempt, *reason, *world_size);
             }
@@ -187,6 +188,7 @@ impl State {
                 }
                 (self.state, self.deadline) = (*state, *deadline);
             }
+            Fact::Deadline { deadline } => self.deadline = *deadline,
             Fact::RankStarted { proc, local_rank, attempt, place, .. } => {
                 self.put_rank(Rank::new(at, *local_rank, *proc, *attempt, place.clone()));
                 self.world_size = place.world_size.or(self.world_size);
@@ -346,5 +348,12 @@ impl Rank {
 }
 
 fn is_worth_a_line(fact: &Fact) -> bool {
-    !matches!(fact, Fact::Sample { .. } | Fact::RankState { .. } | Fact::RankPlaced { .. } | Fact::Unknown)
+    !matches!(
+        fact,
+        Fact::Sample { .. }
+            | Fact::RankState { .. }
+            | Fact::RankPlaced { .. }
+            | Fact::Deadline { .. }
+            | Fact::Unknown
+    )
 }

@@ -37,7 +37,11 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
         }
         Fact::MembershipChanged { attempt, from, world_size } => {
             let number = |n: &Option<u32>| n.map_or("?".into(), |n| n.to_string());
-            format!("attempt {attempt} begins: membership changed, {} to {} ranks", number(from), number(world_size))
+            format!(
+                "attempt {attempt} begins: membership changed, {} to {} ranks",
+                number(from),
+                number(world_size)
+            )
         }
         Fact::CauseFound { attempt, cause } => format!("attempt {attempt} failed: {}", cause.text),
         Fact::JobState { state, .. } => format!("job is {}", job_state(*state)),
@@ -61,7 +65,11 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
             let cause = cause.as_ref().map(|cause| format!(": {}", cause.text)).unwrap_or_default();
             format!("job {}, {code}{cause}", job_state(*state))
         }
-        Fact::RankPlaced { .. } | Fact::RankState { .. } | Fact::Sample { .. } | Fact::Unknown => return None,
+        Fact::RankPlaced { .. }
+        | Fact::RankState { .. }
+        | Fact::Deadline { .. }
+        | Fact::Sample { .. }
+        | Fact::Unknown => return None,
     })
 }
 

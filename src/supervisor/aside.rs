@@ -56,7 +56,8 @@ impl Observer {
         let mut finder = Finder::new(ROOT, found.agent.unwrap_or(nobody));
         found.ranks.iter().cloned().for_each(|rank| finder.follow(rank));
         let mut out = Out::default();
-        let stale_store = found.use_agent_store == Some(true) && found.max_restarts.is_some_and(|max| max > 0);
+        let stale_store =
+            found.use_agent_store == Some(true) && found.max_restarts.is_some_and(|max| max > 0);
         let core = Core::observe(clock.now(), describe(found), found.agent, stale_store, &mut out);
         let mut observer = Observer { core, finder, logbook: Logbook::in_memory(), clock };
         observer.look();
@@ -73,7 +74,8 @@ impl Observer {
         let now = self.clock.now();
         let mut out = Out::default();
         let look = self.finder.look();
-        let agent_gone = look.agent.is_none() && self.core.state().agent.as_ref().is_some_and(|agent| agent.alive);
+        let agent_gone =
+            look.agent.is_none() && self.core.state().agent.as_ref().is_some_and(|agent| agent.alive);
         let mut inputs = Vec::new();
         reading::read_logs(&mut self.logbook, &mut AgentReader::default(), now, &mut inputs);
         for rank in look.ranks.iter().filter(|rank| rank.fresh) {
@@ -166,8 +168,8 @@ impl Archive {
     /// Files that cannot be read.
     pub fn open(roots: &Roots, id: &JobId, why: &str) -> Result<Archive> {
         let dir = roots.job(id);
-        let past =
-            journal::read(&dir.journal(), |_| {}).map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
+        let past = journal::read(&dir.journal(), |_| {})
+            .map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
         Ok(Archive { state: past.state, logbook: open_logs(&dir)?, why: why.to_owned() })
     }
 

@@ -99,7 +99,9 @@ impl Spec {
 /// Collects a child that died: the agent, or an orphan that was handed to this process.
 pub fn reap() -> Option<(i32, Exit)> {
     match wait(WaitOptions::NOHANG) {
-        Ok(Some((pid, status))) => Some((pid.as_raw_nonzero().get(), Exit::from_wait_status(status.as_raw() as i32))),
+        Ok(Some((pid, status))) => {
+            Some((pid.as_raw_nonzero().get(), Exit::from_wait_status(status.as_raw() as i32)))
+        }
         // No child is dead, or there is no child.
         Ok(None) | Err(_) => None,
     }

@@ -23,7 +23,7 @@ use crate::{
     domain::{
         event::{Fact, JobInfo},
         id::{JobId, ProcId},
-        rank::RankState,
+        rank::{JobState, RankState},
         sample::Sighting,
         state::State,
     },
@@ -72,7 +72,8 @@ fn launch(task: &Task) -> Result<()> {
         .spawn()
         .map_err(told)?;
     if let Some(mut stdin) = child.stdin.take() {
-        let sent = serde_json::to_vec(task).map_err(io::Error::from).and_then(|bytes| stdin.write_all(&bytes));
+        let sent =
+            serde_json::to_vec(task).map_err(io::Error::from).and_then(|bytes| stdin.write_all(&bytes));
         sent.map_err(told)?;
     }
     let mut line = String::new();
@@ -177,6 +178,7 @@ fn begin(roots: &Roots, job: JobInfo, rules: Rules, spec: Spec) -> Result<Superv
     let dir = roots.job(&job.id);
     dir.create().map_err(|error| Error::io("cannot make the folder", &dir.root, &error))?;
     inject::write(&dir.python()).map_err(|error| Error::io("cannot write into", &dir.python(), &error))?;
+    dir.keep_program().map_err(|error| Error::io("cannot put the program into", &dir.program(), &error))?;
     let now = clock::wall();
     let manifest = Manifest {
         v: 1,
@@ -188,6 +190,8 @@ fn begin(roots: &Roots, job: JobInfo, rules: Rules, spec: Spec) -> Result<Superv
         agent: None,
         socket: roots.socket(&job.id),
         ended: false,
+        state: JobState::Starting,
+        world_size: None,
         rules,
         seen_at: now,
     };
@@ -198,9 +202,11 @@ fn begin(roots: &Roots, job: JobInfo, rules: Rules, spec: Spec) -> Result<Superv
 
 fn take_over(roots: &Roots, id: &JobId) -> Result<Supervisor> {
     let dir = roots.job(id);
-    let mut manifest = dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error))?;
+    let mut manifest =
+        dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error))?;
     start_log(&dir.supervisor_log());
-    let past = journal::read(&dir.journal(), |_| {}).map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
+    let past = journal::read(&dir.journal(), |_| {})
+        .map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
     let mut state = past.state;
     let agent = state.agent.as_ref().filter(|agent| agent.alive).map(|agent| agent.proc).or(manifest.agent);
     let spec = agent.and_then(|agent| Spec::of_running(agent).ok());

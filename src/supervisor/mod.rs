@@ -15,6 +15,7 @@ pub mod place;
 pub mod preflight;
 pub mod reading;
 pub mod run;
+pub mod session;
 pub mod shim;
 pub mod storage;
 pub mod trainer;

@@ -12,6 +12,7 @@ use super::core::Rules;
 use crate::{
     domain::{
         id::{JobId, ProcId},
+        rank::JobState,
         time::Stamp,
     },
     error::{Error, Result},
@@ -164,7 +165,7 @@ impl JobDir {
     pub fn create(&self) -> io::Result<()> {
         let mut builder = fs::DirBuilder::new();
         builder.mode(0o700).create(&self.root)?;
-        [self.logs(), self.ranks(), self.python(), self.root.join("fr")]
+        [self.logs(), self.ranks(), self.python(), self.root.join("fr"), self.root.join("bin")]
             .iter()
             .try_for_each(|dir| builder.create(dir))
     }
@@ -197,6 +198,20 @@ impl JobDir {
     /// The injected Python files.
     pub fn python(&self) -> PathBuf {
         self.root.join("python")
+    }
+
+    /// The elastictop that starts the ranks of this job, also after an upgrade of the installed one.
+    pub fn program(&self) -> PathBuf {
+        self.root.join("bin/elastictop")
+    }
+
+    /// Puts the running program there: a link where the file system allows it, else a copy.
+    ///
+    /// # Errors
+    /// Those of copying.
+    pub fn keep_program(&self) -> io::Result<()> {
+        let (from, to) = (env::current_exe()?, self.program());
+        fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop))
     }
 
     /// What the agent wrote to its standard output.
@@ -255,6 +270,10 @@ pub struct Manifest {
     pub socket: PathBuf,
     /// Whether it is over.
     pub ended: bool,
+    /// What it was doing when this was written.
+    pub state: JobState,
+    /// Ranks in the whole job, if known.
+    pub world_size: Option<u32>,
     /// How it is to be treated.
     pub rules: Rules,
     /// When the supervisor wrote this last; not later than some seconds before it died.
@@ -276,7 +295,14 @@ mod tests {
             agent: None,
             socket: PathBuf::new(),
             ended,
-            rules: Rules { monitor_interval_ms: 100, stop_grace_ms: 1, end_orphans: false, expects_beats: true },
+            state: JobState::Running,
+            world_size: None,
+            rules: Rules {
+                monitor_interval_ms: 100,
+                stop_grace_ms: 1,
+                end_orphans: false,
+                expects_beats: true,
+            },
             seen_at: Stamp(created),
         }
     }

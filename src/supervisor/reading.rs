@@ -37,7 +37,12 @@ struct Wrote {
 }
 
 /// Reads what is new in the logs. Returns whether there is more than one look took.
-pub fn read_logs(logbook: &mut Logbook, agent: &mut AgentReader, now: Stamp, inputs: &mut Vec<Input>) -> bool {
+pub fn read_logs(
+    logbook: &mut Logbook,
+    agent: &mut AgentReader,
+    now: Stamp,
+    inputs: &mut Vec<Input>,
+) -> bool {
     let mut wrote: BTreeMap<i32, Wrote> = BTreeMap::new();
     let more = logbook.look(now, |line| {
         let is_agent = line.origin.stream == Stream::Agent;
@@ -82,7 +87,8 @@ fn step_of(line: &str) -> Option<u64> {
         return None;
     }
     // Bare NaN and Infinity are common in training logs, and no JSON: look for the number alone then.
-    let value: serde_json::Value = serde_json::from_str(&line.replace("NaN", "0").replace("Infinity", "0")).ok()?;
+    let value: serde_json::Value =
+        serde_json::from_str(&line.replace("NaN", "0").replace("Infinity", "0")).ok()?;
     ["step", "_step", "global_step"].iter().find_map(|key| value.get(key)?.as_u64())
 }
 
@@ -114,7 +120,13 @@ fn told_by_shim(folder: &Path) -> [Option<PathBuf>; 2] {
 }
 
 /// Adds a rank's files to the logbook.
-pub fn add_rank(logbook: &mut Logbook, paths: [Option<PathBuf>; 2], sighting: &Sighting, local_rank: u32, attempt: u32) {
+pub fn add_rank(
+    logbook: &mut Logbook,
+    paths: [Option<PathBuf>; 2],
+    sighting: &Sighting,
+    local_rank: u32,
+    attempt: u32,
+) {
     for (path, stream) in paths.into_iter().zip([Stream::Out, Stream::Err]) {
         let Some(path) = path else { continue };
         let (rank, pid) = (sighting.place.rank, sighting.proc.pid);
@@ -142,7 +154,11 @@ pub fn last_words(dir: &JobDir, proc: ProcId, seen: Option<PathBuf>) -> Option<I
     let mut bytes = Vec::new();
     file.by_ref().take(MAX_ERROR_FILE).read_to_end(&mut bytes).ok()?;
     let message = ErrorFile::parse(&bytes)?.message;
-    Some(Input::ErrorFile { pid: proc.pid, message, written: Stamp(u64::try_from(written.as_millis()).ok()?) })
+    Some(Input::ErrorFile {
+        pid: proc.pid,
+        message,
+        written: Stamp(u64::try_from(written.as_millis()).ok()?),
+    })
 }
 
 #[cfg(test)]

@@ -28,13 +28,8 @@ use super::{
 };
 use crate::{
     domain::{
-        agent_line::AgentReader,
-        beat::Message,
-        command::Command,
-        ending::Target,
-        id::ProcId,
-        sample::Sighting,
-        time::Stamp,
+        agent_line::AgentReader, beat::Message, command::Command, ending::Target, id::ProcId,
+        sample::Sighting, time::Stamp,
     },
     error::{Error, Result},
     probe::{beat::BeatSocket, cgroup, finder::Finder, proc, signal as kill},
@@ -198,6 +193,9 @@ impl Supervisor {
             self.journal.keep(event);
         }
         self.hub.broadcast(&out.events, self.core.state());
+        if self.core.state().state != self.manifest.state && !self.finished {
+            self.write_manifest();
+        }
         for effect in out.effects {
             self.carry_out_one(effect);
         }
@@ -213,7 +211,9 @@ impl Supervisor {
                     Target::RankGroup(proc) => kill::signal_group(proc, signal),
                 };
                 // Who is gone already needs no signal.
-                if let Err(error) = sent.or_else(|error| if proc::is_gone(&error) { Ok(()) } else { Err(error) }) {
+                if let Err(error) =
+                    sent.or_else(|error| if proc::is_gone(&error) { Ok(()) } else { Err(error) })
+                {
                     tracing::warn!(?target, signal, %error, "cannot send a signal");
                 }
             }
@@ -320,7 +320,8 @@ impl Supervisor {
         let sample = now.since(self.last_sample) + Duration::from_millis(50) >= CALM;
         if sample {
             self.last_sample = now;
-            let pids: Vec<_> = self.core.state().ranks.iter().filter(|r| r.state.is_alive()).map(|r| r.proc.pid).collect();
+            let pids: Vec<_> =
+                self.core.state().ranks.iter().filter(|r| r.state.is_alive()).map(|r| r.proc.pid).collect();
             let unfinished: Vec<_> =
                 pids.into_iter().filter_map(|pid| reading::unfinished_line(&self.logbook, pid)).collect();
             unfinished.into_iter().for_each(|input| self.handle(input));
@@ -329,7 +330,10 @@ impl Supervisor {
             self.handle(Input::Looked { look, sample });
         }
         let (journal, logbook) = (self.journal.health(), self.logbook.health());
-        self.handle(Input::Storage { error: journal.error.or(logbook.error), lost: journal.lost + logbook.lost });
+        self.handle(Input::Storage {
+            error: journal.error.or(logbook.error),
+            lost: journal.lost + logbook.lost,
+        });
         more
     }
 
@@ -357,7 +361,8 @@ impl Supervisor {
     fn count_oom_kills(&mut self) {
         let of = self.manifest.agent.map_or_else(|| std::process::id() as i32, |agent| agent.pid);
         let root = Path::new(proc::ROOT);
-        let count = cgroup::oom_kills(root, of).or_else(|| cgroup::oom_kills(root, std::process::id() as i32));
+        let count =
+            cgroup::oom_kills(root, of).or_else(|| cgroup::oom_kills(root, std::process::id() as i32));
         if let Some(count) = count {
             self.handle(Input::OomKills(count));
         }
@@ -386,7 +391,9 @@ impl Supervisor {
         };
         let now = self.clock.now();
         let known = (self.core.state(), &self.logbook);
-        let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else { return };
+        let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else {
+            return;
+        };
         let asker = Asker { reply: Some((from, id)), by: self.hub.name(from) };
         self.handle(Input::Asked(asker, command));
     }
@@ -414,6 +421,8 @@ impl Supervisor {
 
     fn write_manifest(&mut self) {
         self.manifest.seen_at = self.clock.now();
+        let state = self.core.state();
+        (self.manifest.state, self.manifest.world_size) = (state.state, state.world_size);
         if let Err(error) = self.dir.write_manifest(&self.manifest) {
             tracing::warn!(%error, "cannot write the manifest");
         }

@@ -230,7 +230,11 @@ pub(crate) fn event(state: &State, event: &Event, glyphs: Glyphs) -> Option<(&'s
             let cause = cause.as_ref().map(|cause| format!(": {}", cause.text)).unwrap_or_default();
             (glyph, format!("job {word}, {code}{cause}"), role)
         }
-        Fact::RankPlaced { .. } | Fact::RankState { .. } | Fact::Sample { .. } | Fact::Unknown => {
+        Fact::RankPlaced { .. }
+        | Fact::RankState { .. }
+        | Fact::Deadline { .. }
+        | Fact::Sample { .. }
+        | Fact::Unknown => {
             return None;
         }
     })

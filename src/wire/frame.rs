@@ -75,7 +75,11 @@ mod tests {
                     read::<_, String>(&mut stream).await.unwrap(),
                 )
             });
-            assert_eq!((first.as_deref(), second.as_deref(), end), (Some("one"), Some("two"), None), "cut at {cut}");
+            assert_eq!(
+                (first.as_deref(), second.as_deref(), end),
+                (Some("one"), Some("two"), None),
+                "cut at {cut}"
+            );
         }
     }
 

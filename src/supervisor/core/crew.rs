@@ -77,9 +77,9 @@ impl Member {
         self.died_at.is_none() && !self.gone
     }
 
-    /// Whether it is dead and did not end with success, as far as that is known.
+    /// Whether it is known to have ended badly.
     pub fn failed(&self) -> bool {
-        !self.is_alive() && self.exit.is_none_or(|exit| !exit.is_success())
+        !self.is_alive() && self.exit.is_some_and(|exit| !exit.is_success())
     }
 
     /// What the kernel said of it last.

@@ -219,6 +219,7 @@ pub struct Core {
     crew: BTreeMap<u32, Member>,
     agent: Option<ProcId>,
     agent_alive: bool,
+    agent_kernel: Kernel,
     agent_exit: Option<Exit>,
     /// Whether the exit of the agent can be seen at all: not after an adoption.
     exit_is_visible: bool,
@@ -259,7 +260,13 @@ impl Core {
     }
 
     /// A job that somebody else started, to look at only.
-    pub fn observe(now: Stamp, job: JobInfo, agent: Option<ProcId>, stale_store: bool, out: &mut Out) -> Core {
+    pub fn observe(
+        now: Stamp,
+        job: JobInfo,
+        agent: Option<ProcId>,
+        stale_store: bool,
+        out: &mut Out,
+    ) -> Core {
         let rules =
             Rules { monitor_interval_ms: 3000, stop_grace_ms: 0, end_orphans: false, expects_beats: false };
         let mut core = Core::empty(rules);
@@ -274,7 +281,8 @@ impl Core {
                 kind: AlertKind::StaleStore,
                 local_rank: None,
                 since: now,
-                text: "ranks share the agent's store: after a restart they may meet addresses of dead ranks".into(),
+                text: "ranks share the agent's store: after a restart they may meet addresses of dead ranks"
+                    .into(),
                 evidence: vec![
                     "TORCHELASTIC_USE_AGENT_STORE=True and restarts are allowed".into(),
                     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 cures it; elastictop run sets it".into(),
@@ -293,6 +301,7 @@ impl Core {
             crew: BTreeMap::new(),
             agent: None,
             agent_alive: false,
+            agent_kernel: Kernel::Alive,
             agent_exit: None,
             exit_is_visible: true,
             key: None,
@@ -316,18 +325,22 @@ impl Core {
 
     /// Whether ranks come or go, so that a closer look is worth its cost.
     pub fn is_in_transition(&self) -> bool {
-        !self.state.state.is_over() && self.state.state != JobState::Running && self.state.state != JobState::Orphaned
+        !self.state.state.is_over()
+            && self.state.state != JobState::Running
+            && self.state.state != JobState::Orphaned
     }
 
     /// Whether there is a reason to say nothing but no.
     pub fn read_only(&self) -> Option<String> {
         let launcher = self.state.job.as_ref().map(|job| job.launcher);
-        (launcher == Some(Launcher::Foreign)).then(|| "this job was not started by elastictop: it can only be watched".into())
+        (launcher == Some(Launcher::Foreign))
+            .then(|| "this job was not started by elastictop: it can only be watched".into())
     }
 
     /// When time alone will change something.
     pub fn deadline(&self) -> Option<Stamp> {
-        let health = self.crew.values().filter(|member| member.is_alive()).filter_map(|m| m.health.deadline());
+        let health =
+            self.crew.values().filter(|member| member.is_alive()).filter_map(|m| m.health.deadline());
         let ending = self.ending.deadline().filter(|_| self.ending.phase() != ending::Phase::Done);
         let verdict = self.ledger.deadline().filter(|_| self.told_cause.is_none());
         let ours = [self.zombies.deadline(), ending, verdict];
@@ -380,7 +393,10 @@ impl Core {
     }
 
     fn by_pid(&mut self, pid: i32) -> Option<(u32, &mut Member)> {
-        self.crew.iter_mut().find(|(_, member)| member.proc.pid == pid).map(|(local, member)| (*local, member))
+        self.crew
+            .iter_mut()
+            .find(|(_, member)| member.proc.pid == pid)
+            .map(|(local, member)| (*local, member))
     }
 
     fn looked(&mut self, now: Stamp, look: TreeLook, sample: bool, out: &mut Out) {
@@ -413,14 +429,19 @@ impl Core {
         }
         self.feed_machines(now, &look, out);
         if sample {
-            let ranks =
-                self.crew.iter_mut().filter(|(_, m)| !m.gone).map(|(local, m)| m.sample(*local, now)).collect();
+            let ranks = self
+                .crew
+                .iter_mut()
+                .filter(|(_, m)| !m.gone)
+                .map(|(local, m)| m.sample(*local, now))
+                .collect();
             self.emit(now, Fact::Sample { ranks }, out);
         }
     }
 
     fn feed_machines(&mut self, now: Stamp, look: &TreeLook, out: &mut Out) {
         if let Some(agent) = look.agent.as_ref().filter(|_| self.agent_alive) {
+            self.agent_kernel = agent.kernel;
             let watched = watchdog::Look {
                 ranks: look.ranks.iter().map(|rank| (rank.sighting.proc, rank.look.kernel)).collect(),
                 agent: agent.kernel,
@@ -436,7 +457,7 @@ impl Core {
     fn ending_look(&self) -> ending::Look {
         let live = self.crew.iter().filter(|(_, member)| !member.gone);
         ending::Look {
-            agent: self.agent.filter(|_| self.agent_alive).map(|_| Kernel::Alive),
+            agent: self.agent.filter(|_| self.agent_alive).map(|_| self.agent_kernel),
             ranks: live
                 .map(|(local, member)| ending::RankLook {
                     local_rank: *local,
@@ -500,7 +521,8 @@ impl Core {
                 }
                 watchdog::Output::Cleared => {
                     self.deadlock = None;
-                    let cleared = Fact::AlertCleared { alert_kind: AlertKind::ZombieDeadlock, local_rank: None };
+                    let cleared =
+                        Fact::AlertCleared { alert_kind: AlertKind::ZombieDeadlock, local_rank: None };
                     self.emit(now, cleared, out);
                 }
                 watchdog::Output::EndAgent { signal } => {
@@ -523,7 +545,8 @@ impl Core {
         for output in outputs {
             match output {
                 health::Output::State { state, detail } => {
-                    let known = self.state.rank(local_rank).is_some_and(|r| r.state == state && r.detail == detail);
+                    let known =
+                        self.state.rank(local_rank).is_some_and(|r| r.state == state && r.detail == detail);
                     if !known {
                         self.emit(now, Fact::RankState { local_rank, state, detail }, out);
                     }
@@ -598,8 +621,12 @@ impl Core {
                     kind: AlertKind::Storage,
                     local_rank: None,
                     since: now,
-                    text: format!("elastictop cannot keep its journal and log index: {error}; the job goes on"),
-                    evidence: vec!["what happens now is shown, but may be missing after the supervisor ends".into()],
+                    text: format!(
+                        "elastictop cannot keep its journal and log index: {error}; the job goes on"
+                    ),
+                    evidence: vec![
+                        "what happens now is shown, but may be missing after the supervisor ends".into(),
+                    ],
                     acts_at: None,
                 };
                 self.emit(now, Fact::AlertRaised { alert }, out);
@@ -632,7 +659,10 @@ impl Core {
         self.goal.is_ending()
             || matches!(
                 self.state.state,
-                JobState::Starting | JobState::Restarting | JobState::MembershipChange | JobState::TearingDown
+                JobState::Starting
+                    | JobState::Restarting
+                    | JobState::MembershipChange
+                    | JobState::TearingDown
             )
     }
 

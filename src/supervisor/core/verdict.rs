@@ -17,8 +17,10 @@ impl Core {
     pub(super) fn settle(&mut self, now: Stamp, out: &mut Out) {
         self.find_cause(now, out);
         let (state, deadline) = self.job_state();
-        if (state, deadline) != (self.state.state, self.state.deadline) {
+        if state != self.state.state {
             self.emit(now, Fact::JobState { state, deadline }, out);
+        } else if deadline != self.state.deadline {
+            self.emit(now, Fact::Deadline { deadline }, out);
         }
         let all_gone = self.crew.values().all(|member| member.gone || !member.is_alive());
         if self.agent_alive || self.agent.is_none() || !all_gone || self.draining {
@@ -39,7 +41,9 @@ impl Core {
             return;
         }
         let Some(cause) = self.ledger.verdict(now) else { return };
-        if self.told_cause.as_ref() != Some(&cause) {
+        // More evidence for the same verdict is told when the attempt is over.
+        let same = |told: &Cause| (told.rank, told.kind, &told.text) == (cause.rank, cause.kind, &cause.text);
+        if !self.told_cause.as_ref().is_some_and(same) {
             self.told_cause = Some(cause.clone());
             let attempt = self.state.attempt();
             self.emit(now, Fact::CauseFound { attempt, cause }, out);
@@ -63,7 +67,9 @@ impl Core {
                 _ => (JobState::Orphaned, None),
             };
         }
-        if self.crew.is_empty() {
+        // Dead, and nobody saw how: the agent will tell, or start them anew.
+        let unexplained = self.crew.values().any(|member| !member.is_alive() && member.exit.is_none());
+        if self.crew.is_empty() || unexplained && !any_alive {
             return (self.state.state, None);
         }
         let failed = self.crew.values().any(Member::failed);
@@ -119,9 +125,14 @@ impl Core {
         self.emit(now, Fact::AgentExited { exit }, out);
         self.ledger.note(now, Clue::AgentExited { exit });
         if self.deadlock.take().is_some() {
-            self.emit(now, Fact::AlertCleared { alert_kind: AlertKind::ZombieDeadlock, local_rank: None }, out);
+            self.emit(
+                now,
+                Fact::AlertCleared { alert_kind: AlertKind::ZombieDeadlock, local_rank: None },
+                out,
+            );
         }
-        let living: Vec<_> = self.crew.iter().filter(|(_, m)| m.is_alive()).map(|(local, _)| *local).collect();
+        let living: Vec<_> =
+            self.crew.iter().filter(|(_, m)| m.is_alive()).map(|(local, _)| *local).collect();
         if living.is_empty() || self.goal.is_ending() {
             return;
         }
@@ -148,8 +159,13 @@ impl Core {
             kind: AlertKind::Orphan,
             local_rank: None,
             since: now,
-            text: format!("the agent {how}; {} ranks live on without it and will not be restarted", living.len()),
-            evidence: vec!["nobody restarts them when they fail, and nobody tells them to end but elastictop".into()],
+            text: format!(
+                "the agent {how}; {} ranks live on without it and will not be restarted",
+                living.len()
+            ),
+            evidence: vec![
+                "nobody restarts them when they fail, and nobody tells them to end but elastictop".into(),
+            ],
             acts_at: None,
         };
         self.emit(now, Fact::AlertRaised { alert }, out);

@@ -1,0 +1,72 @@
+//! `elastictop demo`: the main job, with nothing installed but this binary.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+
+use super::{
+    run::{Watch, start},
+    screen::{self, ScreenArgs},
+};
+use crate::{
+    domain::launch::Request,
+    error::{Error, Result},
+};
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Print one line per event instead of opening the screen
+    #[arg(long)]
+    plain: bool,
+    /// Leave the job to itself
+    #[arg(long, conflicts_with = "plain")]
+    detach: bool,
+    /// Number of ranks
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    ranks: u32,
+    /// Steps to train
+    #[arg(long, default_value_t = 200)]
+    steps: u64,
+    /// Shortest time of a step in milliseconds
+    #[arg(long, default_value_t = 100)]
+    step_ms: u64,
+    /// Step at which one rank fails, once; 0 means never
+    #[arg(long, default_value_t = 60)]
+    crash_step: u64,
+}
+
+/// `elastictop demo`.
+pub fn demo(args: &DemoArgs, screen: &ScreenArgs) -> Result<u8> {
+    let program = std::env::current_exe()
+        .map_err(|error| Error::environment(format!("cannot find the elastictop binary: {error}")))?;
+    let mut words = vec![
+        "__trainer".to_owned(),
+        format!("--steps={}", args.steps),
+        format!("--step-ms={}", args.step_ms),
+        "--metrics".to_owned(),
+    ];
+    if args.crash_step > 0 {
+        words.push(format!("--crash-rank={}", args.ranks / 2));
+        words.push(format!("--crash-step={}", args.crash_step));
+    }
+    let request = Request {
+        local: true,
+        flags: BTreeMap::from([
+            ("nproc-per-node".to_owned(), args.ranks.to_string()),
+            ("no-python".to_owned(), String::new()),
+        ]),
+        script: program.to_string_lossy().into_owned(),
+        args: words,
+        env: std::env::vars().collect(),
+        ..Request::default()
+    };
+    let watch = if args.detach {
+        Watch::Detach
+    } else if args.plain || !screen::is_possible() {
+        Watch::Plain
+    } else {
+        Watch::Screen
+    };
+    start(&request, None, Some("demo"), watch, screen)
+}

@@ -1,0 +1,211 @@
+//! Lists of jobs, and going to one of them.
+
+use std::{path::Path, sync::Arc};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    block_on, plain,
+    reach::Target,
+    screen::{self, ScreenArgs},
+};
+use crate::{
+    domain::{
+        rank::JobState,
+        report::SCHEMA,
+        telling,
+        time::{Stamp, human},
+    },
+    error::{Error, Result},
+    probe::{
+        proc::ROOT,
+        scan::{self, FoundJob},
+    },
+    supervisor::{
+        clock, detach,
+        place::{Manifest, Roots},
+    },
+    tui::{self, JobRow},
+};
+
+/// Arguments of `attach`.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// Id, name or start of the id; the newest running job if left out
+    job: Option<String>,
+    /// A torchrun agent that elastictop did not start; read-only
+    #[arg(long, conflicts_with = "job")]
+    pid: Option<i32>,
+    /// Print one line per event instead of opening the screen
+    #[arg(long)]
+    plain: bool,
+}
+
+/// Arguments of `ps`.
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Jobs that are over, too
+    #[arg(long, short)]
+    all: bool,
+    /// Print JSON (schema 1)
+    #[arg(long)]
+    json: bool,
+}
+
+/// `elastictop attach`.
+pub fn attach(args: &AttachArgs, screen: &ScreenArgs) -> Result<u8> {
+    let options = screen.options()?;
+    let target = Target::find(args.job.as_deref(), args.pid)?;
+    if args.plain || !screen::is_possible() {
+        return block_on(plain::follow(&target, false));
+    }
+    block_on(screen::watch(&target, &options))
+}
+
+/// `elastictop` alone.
+pub fn choose(screen: &ScreenArgs) -> Result<u8> {
+    if !screen::is_possible() {
+        return ps(&PsArgs { all: false, json: false });
+    }
+    let options = screen.options()?;
+    let roots = Roots::find()?;
+    block_on(async {
+        loop {
+            let roots = roots.clone();
+            let refresh = Arc::new(move || rows(&roots, true).into_iter().map(Row::into_screen).collect());
+            let Some(key) = tui::choose(refresh, &options).await? else { return Ok(0) };
+            let target = Target::find(Some(&key), None)?;
+            if let Err(error) = screen::watch(&target, &options).await {
+                eprintln!("{error}");
+                return Ok(error.exit_code());
+            }
+        }
+    })
+}
+
+/// `elastictop ps`.
+pub fn ps(args: &PsArgs) -> Result<u8> {
+    let roots = Roots::find()?;
+    let rows = rows(&roots, args.all);
+    if args.json {
+        let text = serde_json::to_string_pretty(&List { schema: SCHEMA, jobs: &rows })
+            .map_err(|error| Error::environment(format!("cannot write JSON: {error}")))?;
+        println!("{text}");
+        return Ok(0);
+    }
+    if rows.is_empty() {
+        println!("no job runs here; start one: elastictop run train.py, or elastictop demo");
+        return Ok(0);
+    }
+    let now = clock::wall();
+    let width = rows.iter().map(|row| row.id.len()).max().unwrap_or(0).max(3);
+    println!("{:<width$}  {:<17}  {:>5}  {:>8}  {:<8}  NOTE", "JOB", "STATE", "RANKS", "AGENT", "AGE");
+    for row in rows {
+        println!(
+            "{:<width$}  {:<17}  {:>5}  {:>8}  {:<8}  {}",
+            row.id,
+            row.state.map_or("n/a", telling::job_state),
+            row.world_size.map_or("n/a".into(), |ranks| ranks.to_string()),
+            row.pid.map_or("n/a".into(), |pid| pid.to_string()),
+            row.started_at.map_or("n/a".into(), |at| human(now.since(at))),
+            row.note,
+        );
+    }
+    Ok(0)
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    schema: u32,
+    jobs: &'a [Row],
+}
+
+/// A job in a list.
+#[derive(Debug, Serialize)]
+struct Row {
+    /// What `attach` takes.
+    id: String,
+    /// Null when it cannot be known.
+    state: Option<JobState>,
+    node: String,
+    /// The agent's process id.
+    pid: Option<i32>,
+    world_size: Option<u32>,
+    started_at: Option<Stamp>,
+    owner: String,
+    /// Whether somebody else than elastictop started it.
+    foreign: bool,
+    /// In words, what else there is to know.
+    note: String,
+}
+
+impl Row {
+    fn into_screen(self) -> JobRow {
+        JobRow {
+            key: self.id.clone(),
+            id: self.id,
+            state: self.state,
+            node: self.node,
+            pid: self.pid.unwrap_or_default(),
+            world: self.world_size,
+            started_at: self.started_at,
+            owner: self.owner,
+            foreign: self.foreign,
+            note: self.note,
+        }
+    }
+}
+
+fn rows(roots: &Roots, all: bool) -> Vec<Row> {
+    let own = roots.all();
+    let agents: Vec<_> = own.iter().filter(|job| !job.ended).filter_map(|job| job.agent).collect();
+    let mut rows: Vec<_> =
+        own.iter().rev().filter(|job| all || !job.ended).map(|job| own_row(roots, job)).collect();
+    let found = scan::scan(Path::new(ROOT)).into_iter();
+    let is_ours = |job: &FoundJob| {
+        let run_id = job.run_id.as_deref();
+        job.agent.is_some_and(|agent| agents.contains(&agent))
+            || own.iter().any(|own| Some(own.id.0.as_str()) == run_id)
+    };
+    rows.extend(found.filter(|job| !is_ours(job)).map(foreign_row));
+    rows.sort_by_key(|row| row.state.is_some_and(JobState::is_over));
+    rows
+}
+
+fn own_row(roots: &Roots, job: &Manifest) -> Row {
+    let here = job.node == scan::node_name();
+    let (note, state) = if job.ended || !here || detach::is_supervised(roots, &job.id) {
+        (String::new(), Some(job.state))
+    } else {
+        ("its supervisor died; attach takes it over".into(), None)
+    };
+    Row {
+        id: job.id.0.clone(),
+        state,
+        node: job.node.clone(),
+        pid: job.agent.filter(|_| !job.ended).map(|agent| agent.pid),
+        world_size: job.world_size,
+        started_at: Some(job.created_at),
+        owner: std::env::var("USER").unwrap_or_default(),
+        foreign: false,
+        note,
+    }
+}
+
+fn foreign_row(job: FoundJob) -> Row {
+    let pid = job.agent.map(|agent| agent.pid);
+    let key = pid.or_else(|| job.ranks.first().map(|rank| rank.proc.pid)).unwrap_or_default();
+    let command = job.command.join(" ");
+    Row {
+        id: format!("pid-{key}"),
+        state: Some(if job.orphaned { JobState::Orphaned } else { JobState::Running }),
+        node: job.node,
+        pid,
+        world_size: job.ranks.iter().find_map(|rank| rank.place.world_size),
+        started_at: None,
+        owner: job.user.unwrap_or_else(|| job.uid.to_string()),
+        foreign: true,
+        note: format!("not started by elastictop: {}", command.chars().take(80).collect::<String>()),
+    }
+}

@@ -1,0 +1,185 @@
+//! `elastictop run`: plan, start a supervisor, watch.
+
+use super::{
+    block_on, plain,
+    reach::Target,
+    run_args::RunArgs,
+    screen::{self, ScreenArgs},
+};
+use crate::{
+    domain::{
+        event::JobInfo,
+        id::JobId,
+        launch::{self, LaunchPlan, Orphans, Request},
+    },
+    error::{Error, Result},
+    probe::{gpu, scan},
+    supervisor::{
+        child::Spec,
+        core::Rules,
+        detach,
+        place::Roots,
+        preflight::{self, World},
+        session,
+    },
+};
+
+/// What becomes of the terminal once the job runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// The screen.
+    Screen,
+    /// One line per event, until the job is over.
+    Plain,
+    /// The end alone.
+    Quiet,
+    /// Nothing.
+    Detach,
+}
+
+/// `elastictop run`.
+pub fn run(args: &RunArgs, screen: &ScreenArgs) -> Result<u8> {
+    let request = args.request(std::env::vars_os());
+    let watch = if args.detach {
+        Watch::Detach
+    } else if args.plain {
+        Watch::Plain
+    } else if args.wait {
+        Watch::Quiet
+    } else if screen::is_possible() {
+        Watch::Screen
+    } else {
+        Watch::Plain
+    };
+    let python = args.python.as_deref();
+    if args.dry_run {
+        let Planned { plan, .. } = plan(&request, python, None)?;
+        let text = if args.json {
+            serde_json::to_string_pretty(&launch::render_json(&plan)).unwrap_or_default()
+        } else {
+            launch::render_text(&plan)
+        };
+        println!("{}", text.trim_end());
+        return Ok(0);
+    }
+    start(&request, python, None, watch, screen)
+}
+
+/// Starts what was asked for and watches it. `call_it` names a job that has no name of its own.
+pub fn start(
+    request: &Request,
+    python: Option<&str>,
+    call_it: Option<&str>,
+    watch: Watch,
+    screen: &ScreenArgs,
+) -> Result<u8> {
+    // A theme that does not exist must not leave a job behind.
+    let options = screen.options()?;
+    let Planned { roots, id, plan } = plan(request, python, call_it)?;
+    detach::start(describe(&id, &plan), rules(request, &plan), spec(&plan))?;
+    let manifest = roots.job(&id).manifest();
+    let manifest =
+        manifest.map_err(|error| Error::io("cannot read", &roots.job(&id).manifest_path(), &error))?;
+    let target = Target::Own { roots, manifest: Box::new(manifest) };
+    if let Some(warning) = session::warning() {
+        eprintln!("warning: {warning}");
+    }
+    match watch {
+        Watch::Detach => {
+            println!("started {id}; watch it with: elastictop attach {id}");
+            Ok(0)
+        }
+        Watch::Screen => block_on(screen::watch(&target, &options)),
+        Watch::Plain | Watch::Quiet => block_on(plain::follow(&target, watch == Watch::Quiet)),
+    }
+}
+
+struct Planned {
+    roots: Roots,
+    id: JobId,
+    plan: LaunchPlan,
+}
+
+fn plan(request: &Request, python: Option<&str>, call_it: Option<&str>) -> Result<Planned> {
+    let roots = Roots::find()?;
+    let name = free_name(&roots, request, call_it)?;
+    let id = JobId(format!("{name}-{}", random_letters()));
+    let dir = roots.job(&id);
+    let world = World {
+        gpus: gpu::count().unwrap_or(0),
+        run_id: id.0.clone(),
+        elastictop: dir.program(),
+        beat_socket: roots.beat(&id),
+        job_dir: dir.root,
+        ras_port: preflight::free_port()
+            .map_err(|error| Error::environment(format!("the kernel gives no free port: {error}")))?,
+    };
+    let facts = preflight::look(request, python, world)?;
+    let request = Request { name: Some(name), ..request.clone() };
+    Ok(Planned { roots, id, plan: launch::plan(&request, &facts)? })
+}
+
+/// The name that the user gave, if no running job has it; else one made of the script's with a number if need be.
+fn free_name(roots: &Roots, request: &Request, call_it: Option<&str>) -> Result<String> {
+    let wanted = request.job_name()?;
+    let wanted = call_it.filter(|_| request.name.is_none()).map_or(wanted, str::to_owned);
+    let node = scan::node_name();
+    let running: Vec<_> = roots.all().into_iter().filter(|job| !job.ended && job.node == node).collect();
+    let taken =
+        |name: &str| running.iter().find(|job| job.name == name && detach::is_supervised(roots, &job.id));
+    match (taken(&wanted), &request.name) {
+        (None, _) => Ok(wanted),
+        (Some(job), Some(_)) => Err(Error::usage(format!("a job named {wanted:?} is running: {}", job.id))
+            .hint(format!("watch it with elastictop attach {}, or give another --name", job.id))),
+        (Some(_), None) => {
+            let stem: String = wanted.chars().take(crate::domain::id::MAX_NAME - 5).collect();
+            let mut numbered = (2..).map(|n| format!("{stem}-{n}"));
+            Ok(numbered.find(|name| taken(name).is_none()).unwrap_or(wanted))
+        }
+    }
+}
+
+fn random_letters() -> String {
+    const LETTERS: &[u8] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = [0; 4];
+    let read = std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
+    if read.is_err() {
+        bytes = std::process::id().to_le_bytes();
+    }
+    bytes.iter().map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()])).collect()
+}
+
+fn describe(id: &JobId, plan: &LaunchPlan) -> JobInfo {
+    JobInfo {
+        id: id.clone(),
+        name: plan.name.clone(),
+        launcher: plan.launcher,
+        node: scan::node_name(),
+        command: plan.asked.clone(),
+        cwd: plan.cwd.clone(),
+        max_restarts: Some(plan.max_restarts),
+        local_world_size: plan.local_world_size,
+        nodes: plan.nodes,
+        uid: rustix::process::getuid().as_raw(),
+    }
+}
+
+fn rules(request: &Request, plan: &LaunchPlan) -> Rules {
+    Rules {
+        monitor_interval_ms: u64::try_from(plan.monitor_interval.as_millis()).unwrap_or(u64::MAX),
+        stop_grace_ms: u64::try_from(plan.stop_grace.as_millis()).unwrap_or(u64::MAX),
+        end_orphans: plan.orphans == Orphans::End,
+        expects_beats: !plan.function_mode && !request.script_is_program(),
+    }
+}
+
+fn spec(plan: &LaunchPlan) -> Spec {
+    Spec {
+        argv: plan.argv.clone(),
+        cwd: plan.cwd.clone(),
+        env: plan.env.iter().map(|added| (added.name.clone(), added.value.clone())).collect(),
+        env_remove: plan.env_remove.iter().map(|removed| removed.name.clone()).collect(),
+        env_is_whole: false,
+    }
+}
