@@ -101,8 +101,14 @@ fn introduce(pid: i32) -> Option<PathBuf> {
         }
     };
     let folder = job.and_then(|job| {
-        let folder = absolute(Path::new(&job)).join("ranks").join(format!("{pid}-{start}"));
-        match fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder) {
+        // A job folder that is gone stays gone: only what lies in it is made.
+        let ranks = absolute(Path::new(&job)).join("ranks");
+        let folder = ranks.join(format!("{pid}-{start}"));
+        let private = |path: &Path| match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        };
+        match private(&ranks).and_then(|()| private(&folder)) {
             Ok(()) => Some(folder),
             Err(error) => {
                 complain(&format!("cannot make {}: {error}", folder.display()));
