@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -62,7 +65,7 @@ pub struct Supervisor {
     listener: UnixListener,
     beat: BeatSocket,
     finder: Option<Finder>,
-    deaths: JoinSet<ProcId>,
+    deaths: JoinSet<(ProcId, Option<OwnedFd>)>,
     children: Signal,
     last_sample: Stamp,
     finished: bool,
@@ -144,8 +147,8 @@ impl Supervisor {
             tokio::select! {
                 _ = self.children.recv() => self.reap(),
                 Some(died) = self.deaths.join_next(), if !self.deaths.is_empty() => {
-                    if let Ok(proc) = died {
-                        self.process_died(proc);
+                    if let Ok((proc, pidfd)) = died {
+                        self.process_died(proc, pidfd.as_ref());
                     }
                 }
                 Ok(message) = self.beat.next() => self.rank_said(message),
@@ -268,18 +271,18 @@ impl Supervisor {
             Ok(pidfd) => {
                 self.deaths.spawn(async move {
                     // Without a descriptor to watch, the next look finds the death.
-                    let _ = kill::exited(pidfd).await;
-                    proc
+                    let _ = kill::exited(&pidfd).await;
+                    (proc, Some(pidfd))
                 });
             }
             Err(error) if proc::is_gone(&error) => {
-                self.deaths.spawn(async move { proc });
+                self.deaths.spawn(async move { (proc, None) });
             }
             Err(error) => tracing::warn!(%error, pid = proc.pid, "cannot watch a process"),
         }
     }
 
-    fn process_died(&mut self, proc: ProcId) {
+    fn process_died(&mut self, proc: ProcId, pidfd: Option<&OwnedFd>) {
         if Some(proc) == self.manifest.agent {
             // A child's exit comes by `reap`; an adopted agent's was nobody's to see.
             self.reap();
@@ -288,6 +291,7 @@ impl Supervisor {
             return;
         }
         let exit = proc::exit_of_zombie(Path::new(proc::ROOT), proc);
+        let exit = exit.or_else(|| kill::exit_of_reaped(pidfd?));
         self.rank_died(proc, exit);
     }
 
