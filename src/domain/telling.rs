@@ -68,6 +68,7 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
         Fact::RankPlaced { .. }
         | Fact::RankState { .. }
         | Fact::Deadline { .. }
+        | Fact::Progress { .. }
         | Fact::Sample { .. }
         | Fact::Unknown => return None,
     })

@@ -44,14 +44,15 @@ pub fn read_logs(
     inputs: &mut Vec<Input>,
 ) -> bool {
     let mut wrote: BTreeMap<i32, Wrote> = BTreeMap::new();
+    let mut told = Vec::new();
     let more = logbook.look(now, |line| {
         let is_agent = line.origin.stream == Stream::Agent;
         let pid = (!is_agent).then_some(line.origin.pid);
         if is_agent {
-            inputs.extend(agent.line(line.text).into_iter().map(Input::AgentLine));
+            told.extend(agent.line(line.text).into_iter().map(Input::AgentLine));
         }
         if let Some(mark) = evidence::read_line(line.text) {
-            inputs.push(Input::Mark { pid, mark, line: line.text.to_owned() });
+            told.push(Input::Mark { pid, mark, line: line.text.to_owned() });
         }
         let Some(pid) = pid else { return };
         let entry = wrote.entry(pid).or_default();
@@ -67,6 +68,9 @@ pub fn read_logs(
         last_line: wrote.last_line,
         step: wrote.step,
     }));
+    // A step after an error means that the error was survived. Of steps and errors that arrived together, the errors
+    // came last: they end a rank more often than not.
+    inputs.extend(told);
     more
 }
 

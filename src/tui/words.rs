@@ -233,6 +233,7 @@ pub(crate) fn event(state: &State, event: &Event, glyphs: Glyphs) -> Option<(&'s
         Fact::RankPlaced { .. }
         | Fact::RankState { .. }
         | Fact::Deadline { .. }
+        | Fact::Progress { .. }
         | Fact::Sample { .. }
         | Fact::Unknown => {
             return None;
