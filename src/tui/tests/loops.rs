@@ -105,7 +105,9 @@ fn keyboard() -> (Keys, impl Stream<Item = io::Result<TerminalEvent>> + Unpin) {
 }
 
 fn press(keys: &Keys, script: &str) {
-    keys::script(script).into_iter().for_each(|key| drop(keys.send(TerminalEvent::Key(key))));
+    for key in keys::script(script) {
+        keys.send(TerminalEvent::Key(key)).unwrap();
+    }
 }
 
 /// A clock that stands where the story does, and goes on with tokio's.

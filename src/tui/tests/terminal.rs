@@ -105,10 +105,10 @@ impl Terminal {
         let end = Instant::now() + Duration::from_secs(20);
         while !self.parser.screen().contents().contains(what) {
             let left = end.saturating_duration_since(Instant::now());
-            match self.output.recv_timeout(left) {
-                Ok(bytes) => self.parser.process(&bytes),
-                Err(_) => panic!("no {what:?} on\n{}", self.parser.screen().contents()),
-            }
+            let bytes = self.output.recv_timeout(left);
+            let shown = || self.parser.screen().contents();
+            let bytes = bytes.unwrap_or_else(|error| panic!("{error}: no {what:?} on\n{}", shown()));
+            self.parser.process(&bytes);
         }
     }
 
