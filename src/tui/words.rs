@@ -187,7 +187,10 @@ pub(crate) fn event(state: &State, event: &Event, glyphs: Glyphs) -> Option<(&'s
             let (glyph, _, role) = reason(*why, glyphs);
             let asked = if *why == Reason::Manual { " by hand" } else { "" };
             let spent = spent(*restarts, state.job.as_ref().and_then(|job| job.max_restarts));
-            let cause = cause.as_ref().map(|cause| format!(": {}", cause.text)).unwrap_or_default();
+            // The cause has a line of its own, unless it became known with the restart.
+            let known = |event: &Event| matches!(&event.fact, Fact::CauseFound { attempt: of, .. } if of + 1 == *attempt);
+            let cause = cause.as_ref().filter(|_| !state.recent.iter().any(known));
+            let cause = cause.map(|cause| format!(": {}", cause.text)).unwrap_or_default();
             let ranks = with_ranks(*world_size);
             (glyph, format!("attempt {attempt} begins{asked}{ranks}, restarts {spent}{cause}"), role)
         }
@@ -414,6 +417,17 @@ mod tests {
         assert_eq!(clock(at, at, -36_000), "23:40:16");
         assert_eq!(clock(at, at + Duration::from_hours(24), 3600), "11-20 10:40:16");
         assert_eq!(clock(Stamp(951_782_400_000), at, 0), "02-29 00:00:00");
+    }
+
+    #[test]
+    fn ranks_that_do_the_same_share_a_line() {
+        let story = crate::tui::fixture::restarting();
+        let lines = event_lines(&story.state, crate::tui::text::GlyphSet::of(true));
+        let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+        assert!(texts.contains(&"r0-r3 started, attempt 0"), "{texts:?}");
+        assert!(texts.contains(&"r0-r1 r3 ended: SIGTERM"), "{texts:?}");
+        assert!(texts.contains(&"r2 ended: exit code 1, pid 48214"), "{texts:?}");
+        assert!(lines.is_sorted_by_key(|line| line.seq));
     }
 
     #[test]
