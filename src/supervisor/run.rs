@@ -311,7 +311,8 @@ impl Supervisor {
             // A child's exit comes by `reap`; an adopted agent's was nobody's to see.
             self.reap();
             self.read_logs();
-            self.handle(Input::AgentGone(None));
+            // Its end may have been told by `reap` already, and a new agent been started.
+            self.handle(Input::AgentGone { proc, exit: None });
             return;
         }
         let exit = proc::exit_of_zombie(Path::new(proc::ROOT), proc);
@@ -335,9 +336,9 @@ impl Supervisor {
         self.hear_ranks();
         while let Some((pid, exit)) = child::reap() {
             match self.manifest.agent.filter(|agent| agent.pid == pid) {
-                Some(_) => {
+                Some(proc) => {
                     self.read_logs();
-                    self.handle(Input::AgentGone(Some(exit)));
+                    self.handle(Input::AgentGone { proc, exit: Some(exit) });
                 }
                 // An orphaned rank that was handed to this process.
                 None => {
@@ -413,6 +414,10 @@ impl Supervisor {
                 if ours {
                     if let Some(finder) = &mut self.finder {
                         finder.follow(sighting.clone());
+                    }
+                    if self.core.starts_group(&sighting) {
+                        // The last chance to hear why the group before it ended.
+                        self.read_logs();
                     }
                     self.handle(Input::Seen(sighting));
                 }
