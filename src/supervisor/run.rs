@@ -37,13 +37,20 @@ use crate::{
     },
     error::{Error, Result},
     probe::{beat::BeatSocket, cgroup, finder::Finder, proc, signal as kill},
-    wire::{message::ToViewer, socket},
+    wire::{
+        message::{ToSupervisor, ToViewer},
+        socket,
+    },
 };
 
 /// How often processes are looked at while nothing changes.
 const CALM: Duration = Duration::from_secs(1);
 /// How often while ranks come and go.
 const CLOSE: Duration = Duration::from_millis(100);
+/// How often while somebody reads logs.
+const READING: Duration = Duration::from_millis(250);
+/// For how long a question about logs counts as reading.
+const INTEREST: Duration = Duration::from_secs(2);
 /// How often files and sockets of the supervisor itself are looked after.
 const UPKEEP: Duration = Duration::from_secs(10);
 /// How long what ranks left behind has to end after SIGTERM.
@@ -76,6 +83,7 @@ pub struct Supervisor {
     deaths: JoinSet<(ProcId, Option<OwnedFd>)>,
     children: Signal,
     last_sample: Stamp,
+    asked_for_logs: Option<Instant>,
     /// Every rank that was seen: each led a session, in which its data loaders may outlive it.
     leaders: VecDeque<ProcId>,
     /// Until when what ranks left behind may end by itself.
@@ -98,6 +106,7 @@ impl Supervisor {
         let at = |path: PathBuf| move |error: std::io::Error| Error::io("cannot open", &path, &error);
         let journal = Journal::open(&dir.journal()).map_err(at(dir.journal()))?;
         let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
+        logbook.hide(spec.as_ref().map(Spec::secrets).unwrap_or_default());
         reading::add_agent(&mut logbook, &dir);
         let listener = listen(&manifest.socket)?;
         let beat_path = roots.beat(&manifest.id);
@@ -125,6 +134,7 @@ impl Supervisor {
             deaths: JoinSet::new(),
             children,
             last_sample: Stamp(0),
+            asked_for_logs: None,
             leaders: VecDeque::new(),
             sweep: None,
             finished: false,
@@ -175,8 +185,7 @@ impl Supervisor {
                 () = sleep_until(deadline) => {
                     if Instant::now() >= next_look {
                         let more = self.look();
-                        let pause = if self.core.is_in_transition() || more { CLOSE } else { CALM };
-                        next_look = Instant::now() + pause;
+                        next_look = Instant::now() + self.pause(more);
                     } else {
                         self.handle(Input::Tick);
                     }
@@ -189,6 +198,16 @@ impl Supervisor {
         }
         self.serve_the_past().await;
         Ok(())
+    }
+
+    fn pause(&self, more_to_read: bool) -> Duration {
+        if self.core.is_in_transition() || more_to_read {
+            CLOSE
+        } else if self.asked_for_logs.is_some_and(|at| at.elapsed() < INTEREST) {
+            READING
+        } else {
+            CALM
+        }
     }
 
     fn until_deadline(&mut self) -> Instant {
@@ -430,6 +449,9 @@ impl Supervisor {
             self.hub.remove(from);
             return;
         };
+        if matches!(message, ToSupervisor::Logs { .. }) {
+            self.asked_for_logs = Some(Instant::now());
+        }
         let now = self.clock.now();
         let known = (self.core.state(), &self.logbook);
         let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else {
