@@ -22,6 +22,9 @@ use crate::domain::{
     watchdog::Zombies,
 };
 
+/// Most ranks of former groups remembered: those of the latest.
+const MAX_FORMER: usize = 4096;
+
 /// What ranks of one start of the group have in common. The restart count alone would not do: it stays the same at
 /// membership changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +141,8 @@ impl Core {
     }
 
     fn forget_group(&mut self) {
-        self.former = self.crew.values().map(|member| member.proc).collect();
+        self.former.extend(self.crew.values().map(|member| member.proc));
+        self.former.drain(..self.former.len().saturating_sub(MAX_FORMER));
         self.crew.clear();
         self.ledger = Ledger::default();
         (self.told_cause, self.inherited_cause) = (None, None);
@@ -294,7 +298,8 @@ impl Core {
     /// The ranks that a former supervisor knew.
     pub(super) fn take_over_crew(&mut self, now: Stamp, state: &State) {
         let agent_pid = state.agent.as_ref().map_or(0, |agent| agent.proc.pid);
-        for rank in &state.ranks {
+        // Positions that the running group has not taken yet still show who held them before.
+        for rank in state.ranks.iter().filter(|rank| rank.attempt == state.attempt()) {
             let sighting = Sighting { proc: rank.proc, agent_pid, place: rank.place.clone() };
             let mut member = Member::new(now, rank.local_rank, &sighting, self.rules.expects_beats);
             let told = (rank.state, rank.detail.clone());

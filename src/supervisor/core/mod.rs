@@ -55,7 +55,7 @@ pub struct Core {
     state: State,
     rules: Rules,
     crew: Crew,
-    /// The ranks of the group before: what is heard of them late does not start another group.
+    /// The ranks of the groups before: what is heard of them late does not start another group.
     former: Vec<ProcId>,
     agent: Option<ProcId>,
     agent_alive: bool,
