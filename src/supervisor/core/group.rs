@@ -102,7 +102,7 @@ impl Core {
     /// The position of a rank; one that cannot be told gets the first that is free.
     fn slot_of(&self, sighting: &Sighting) -> u32 {
         sighting.place.slot().unwrap_or_else(|| {
-            (0..)
+            (0..u32::MAX)
                 .find(|slot| self.crew.get(*slot).is_none_or(|member| !member.is_alive()))
                 .unwrap_or_default()
         })

@@ -213,7 +213,7 @@ impl Core {
     /// Takes one input in.
     pub fn handle(&mut self, now: Stamp, input: Input, out: &mut Out) {
         if self.state.state.is_over() {
-            self.answer_late(input, out);
+            Core::answer_late(input, out);
             return;
         }
         match input {
@@ -223,8 +223,11 @@ impl Core {
             Input::Looked { look, sample } => self.looked(now, look, sample, out),
             Input::Seen(sighting) => self.seen(now, &sighting, out),
             Input::Died { proc, exit } => self.died(now, proc, exit, out),
-            Input::AgentGone { proc, exit } if self.agent == Some(proc) => self.agent_gone(now, exit, out),
-            Input::AgentGone { .. } => {}
+            Input::AgentGone { proc, exit } => {
+                if self.agent == Some(proc) {
+                    self.agent_gone(now, exit, out);
+                }
+            }
             Input::AgentLine(line) => self.agent_said(now, line, out),
             Input::Mark { pid, mark, line } => self.mark(now, pid, mark, line),
             Input::Wrote { pid, lines, last_line, step } => {
@@ -284,7 +287,7 @@ impl Core {
             if member.proc != rank.sighting.proc {
                 continue;
             }
-            member.look = Some(rank.look.clone());
+            member.look = Some(rank.look);
             let fresh_death = member.died_at.is_some_and(|at| now.since(at) < REAPED_WITHIN);
             if rank.look.kernel == Kernel::Dead && (fresh_death || member.died_at.is_none()) {
                 self.died(now, rank.sighting.proc, None, out);
@@ -528,7 +531,7 @@ impl Core {
     }
 
     /// What a job that is over still has to say.
-    fn answer_late(&mut self, input: Input, out: &mut Out) {
+    fn answer_late(input: Input, out: &mut Out) {
         let (to, outcome) = match input {
             Input::Asked(Asker { reply: Some(to), .. }, Command::Stop { .. }) => {
                 (to, Outcome::Done("the job is over already".into()))

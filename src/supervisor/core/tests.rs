@@ -8,7 +8,7 @@ mod load;
 mod random;
 mod script;
 
-use std::{fs, path::PathBuf};
+use std::{fmt::Write, fs, path::PathBuf};
 
 use self::script::Story;
 use super::*;
@@ -40,7 +40,7 @@ fn stories_unfold_as_written() {
         if std::env::var_os("UPDATE_STORIES").is_some() {
             fs::write(&path, &unfolded).unwrap();
         }
-        wrong.push_str(&format!("\n== {}\n{unfolded}", path.file_name().unwrap().display()));
+        let _ = write!(wrong, "\n== {}\n{unfolded}", path.file_name().unwrap().display());
     }
     assert!(wrong.is_empty(), "these stories unfold otherwise:\n{wrong}");
 }

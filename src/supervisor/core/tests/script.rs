@@ -21,6 +21,7 @@ use super::*;
 use crate::{
     domain::{
         agent_line::{self, AgentLine, EndState, Ended, Started},
+        beat::GroupStatus,
         event::Reason,
         evidence,
         id::JobId,
@@ -246,7 +247,7 @@ impl Story {
                 rank: words.iter().find_map(|word| word.strip_prefix('r')?.parse().ok()),
                 step: number(words, "step").map(u64::from),
                 step_source: words.iter().find_map(|word| Some(word.strip_prefix("source=")?.to_owned())),
-                groups: vec![Default::default(); number(words, "groups").unwrap_or(0) as usize],
+                groups: vec![GroupStatus::default(); number(words, "groups").unwrap_or(0) as usize],
                 ..Beat::default()
             }),
             "ask" => {
@@ -389,7 +390,9 @@ fn doing(effect: &Effect) -> Option<String> {
         Effect::Placed { pid, rank } => format!("-> place {pid} r{rank}"),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
-        Effect::Watch(_) | Effect::KeepLogs { .. } | Effect::ReadLastWords(_) => return None,
-        Effect::SignalRanks { .. } => return None,
+        Effect::Watch(_)
+        | Effect::KeepLogs { .. }
+        | Effect::ReadLastWords(_)
+        | Effect::SignalRanks { .. } => return None,
     })
 }
