@@ -510,7 +510,9 @@ impl Supervisor {
         } else {
             !kill::left_in_sessions(self.leaders.make_contiguous()).is_empty()
         };
-        if !left && !self.finished {
+        // What even SIGKILL does not end, a process in uninterruptible sleep, does not keep the job from ending.
+        let is_hopeless = Instant::now() >= until + SWEEP;
+        if (!left || is_hopeless) && !self.finished {
             self.drain();
         }
     }
@@ -531,6 +533,10 @@ impl Supervisor {
             self.handle(Input::AgentLine(line));
         }
         self.handle(Input::Drained);
+        if !self.finished {
+            // A rank turned up that lives: the core will ask again.
+            self.sweep = None;
+        }
     }
 
     fn finish(&mut self) {

@@ -61,25 +61,31 @@ impl GroupKey {
 impl Core {
     /// Whether a sighting will begin a new start of the group, so that the one before can be looked at a last time.
     pub fn starts_group(&self, sighting: &Sighting) -> bool {
-        let key = GroupKey::of(sighting);
-        let is_known = self.crew.position_of(sighting.proc).is_some() || self.former.contains(&sighting.proc);
-        !is_known
-            && self.key.is_none_or(|known| {
-                !key.is_before(known) && (!key.fits(known) || self.crew.get(self.slot_of(sighting)).is_some())
-            })
+        !self.is_old_news(sighting) && !self.joins_group(sighting)
+    }
+
+    fn joins_group(&self, sighting: &Sighting) -> bool {
+        self.key.is_some_and(|known| GroupKey::of(sighting).fits(known))
+            && self.crew.get(self.slot_of(sighting)).is_none()
+    }
+
+    /// Whether a sighting shows a rank that is known, or one of a group that is over.
+    fn is_old_news(&self, sighting: &Sighting) -> bool {
+        self.crew.position_of(sighting.proc).is_some()
+            || self.former.contains(&sighting.proc)
+            || self.key.is_some_and(|known| GroupKey::of(sighting).is_before(known))
+            // What another group left on disk: who follows the ranks known here started after them.
+            || !self.joins_group(sighting)
+                && self.crew.values().any(|member| member.proc.start > sighting.proc.start)
     }
 
     /// A rank was seen, for the first time or again.
     pub(super) fn seen(&mut self, now: Stamp, sighting: &Sighting, out: &mut Out) {
-        if self.crew.position_of(sighting.proc).is_some() || self.former.contains(&sighting.proc) {
+        if self.is_old_news(sighting) {
             return;
         }
-        let key = GroupKey::of(sighting);
-        if self.key.is_some_and(|known| key.is_before(known)) {
-            return;
-        }
-        if self.starts_group(sighting) {
-            self.begin_group(now, key, sighting, out);
+        if !self.joins_group(sighting) {
+            self.begin_group(now, GroupKey::of(sighting), sighting, out);
         }
         let slot = self.slot_of(sighting);
         let attempt = self.state.attempt();

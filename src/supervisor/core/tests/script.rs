@@ -4,7 +4,8 @@
 //! a foreign one. Then one input a line, with its time in seconds:
 //!
 //! * `T spawned P`, `T not-spawned TEXT`, `T agent-gone EXIT`, `T adopt`
-//! * `T seen RANK PID [restart=N] [world=N] [local=N] [lr=N] [group=N] [agent=P]`, RANK as `r0`, or `?` where nobody
+//! * `T seen RANK PID [restart=N] [world=N] [local=N] [lr=N] [group=N] [agent=P]
+//!   [start=TICKS]`, RANK as `r0`, or `?` where nobody
 //!   tells; `T died PID EXIT`, `T gone PID`; EXIT is a code, a signal as `-9`, or `?`
 //! * `T look AGENT PID=S…` with S as the kernel's letter and `-` for an agent that is gone; `T sample …` the same
 //! * `T agent TEXT` a log line of the agent, `T start-line PID RANK restart=N`, `T end-line PID EXIT`
@@ -184,7 +185,8 @@ impl Story {
                     _ => place,
                 };
                 let agent_pid = field("agent").map_or(self.agent, |pid| pid as i32);
-                let sighting = Sighting { proc: proc(pid(3)), agent_pid, place };
+                let start = number(words, "start").map_or(1, u64::from);
+                let sighting = Sighting { proc: ProcId { pid: pid(3), start }, agent_pid, place };
                 self.sightings.insert(pid(3), sighting.clone());
                 Input::Seen(sighting)
             }
