@@ -20,7 +20,7 @@ use crate::{
 
 /// Tells viewers apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ViewerId(u64);
+pub struct ViewerId(pub(super) u64);
 
 /// What a viewer did.
 #[derive(Debug)]
