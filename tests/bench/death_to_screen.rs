@@ -57,7 +57,8 @@ fn main() {
     println!("death of a rank on the screen:     {}", summary(&mut deaths));
     println!("the rank that follows on screen:   {}", summary(&mut successors));
     let _ = Command::new(program).args(["stop", "--now"]).env("ELASTICTOP_DIR", dir.path()).output();
-    let _ = child.wait();
+    // The screen stays open after the end, for its logs.
+    let _ = child.kill();
 }
 
 fn read(mut reader: Box<dyn Read + Send>, screen: &Screen) {
