@@ -245,7 +245,7 @@ where
     G: Fn() -> bool,
     S: Future<Output = ()>,
 {
-    let Surroundings { mut input, clock, hung_up, stop } = around;
+    let Surroundings { mut input, clock, hung_up, stop, .. } = around;
     tokio::pin!(stop);
     let look = || {
         let refresh = Arc::clone(&refresh);

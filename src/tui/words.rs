@@ -72,6 +72,8 @@ fn exited(exit: Option<Exit>, glyphs: Glyphs) -> Look {
         None => look(glyphs, ["?", "?"], 'X', "gone", Role::Warn),
         Some(exit) if exit.is_success() => look(glyphs, ["✔", "+"], 'D', "exit 0", Role::Dim),
         Some(Exit::Code(code)) => look(glyphs, ["✖", "x"], 'X', &format!("exit {code}"), Role::Crit),
+        // So the agent ends the peers of a rank that failed: what matters is elsewhere.
+        Some(Exit::Signal(15)) => look(glyphs, ["■", "#"], 'X', "SIGTERM", Role::Dim),
         Some(Exit::Signal(signal)) => look(glyphs, ["✖", "x"], 'X', &signal_word(signal), Role::Crit),
     }
 }
@@ -172,7 +174,7 @@ pub(crate) fn event(state: &State, event: &Event, glyphs: Glyphs) -> Option<(&'s
                 Some(exit) if exit.is_success() => {
                     (glyphs.good, format!("{tag} ended with exit code 0"), Role::Dim)
                 }
-                Some(exit) => (glyphs.bad, format!("{tag} ended: {exit}, pid {proc}"), Role::Crit),
+                Some(exit) => (glyphs.bad, format!("{tag} ended: {exit}, pid {proc}"), exit_role(*exit)),
             }
         }
         Fact::RankExitKnown { local_rank, pid, exit } => {
@@ -239,6 +241,92 @@ pub(crate) fn event(state: &State, event: &Event, glyphs: Glyphs) -> Option<(&'s
             return None;
         }
     })
+}
+
+fn exit_role(exit: Exit) -> Role {
+    match exit {
+        Exit::Code(0) | Exit::Signal(15) => Role::Dim,
+        _ => Role::Crit,
+    }
+}
+
+/// A line of the events view: one event, or several alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EventLine {
+    /// Number of the last event in it.
+    pub(crate) seq: u64,
+    pub(crate) at: Stamp,
+    pub(crate) glyph: &'static str,
+    pub(crate) text: String,
+    pub(crate) role: Role,
+}
+
+/// What happened lately, oldest first. Ranks that start together, or end the same way together, share a line.
+pub(crate) fn event_lines(state: &State, glyphs: Glyphs) -> Vec<EventLine> {
+    let mut lines: Vec<EventLine> = Vec::new();
+    let mut alike: Vec<(Option<u32>, u32)> = Vec::new();
+    let mut before: Option<&Fact> = None;
+    for happened in &state.recent {
+        let Some((glyph, text, role)) = event(state, happened, glyphs) else { continue };
+        let joined = before.zip(lines.last_mut()).filter(|(fact, _)| is_alike(fact, &happened.fact));
+        let Some((_, line)) = joined else {
+            alike = who(&happened.fact).into_iter().collect();
+            lines.push(EventLine { seq: happened.seq, at: happened.at, glyph, text, role });
+            before = Some(&happened.fact);
+            continue;
+        };
+        line.seq = happened.seq;
+        alike.extend(who(&happened.fact));
+        match &happened.fact {
+            Fact::RankStarted { attempt, .. } => {
+                line.text = format!("{} started, attempt {attempt}", tags(&alike));
+            }
+            Fact::RankExited { exit, .. } => {
+                let how = exit.map_or("nobody saw how".into(), |exit| exit.to_string());
+                line.text = format!("{} ended: {how}", tags(&alike));
+            }
+            _ => {}
+        }
+    }
+    lines
+}
+
+fn who(fact: &Fact) -> Option<(Option<u32>, u32)> {
+    match fact {
+        Fact::RankStarted { place, local_rank, .. } => Some((place.rank, *local_rank)),
+        Fact::RankExited { rank, local_rank, .. } => Some((*rank, *local_rank)),
+        _ => None,
+    }
+}
+
+fn is_alike(one: &Fact, other: &Fact) -> bool {
+    match (one, other) {
+        (Fact::RankStarted { attempt: one, .. }, Fact::RankStarted { attempt: other, .. }) => one == other,
+        (Fact::RankExited { exit: one, .. }, Fact::RankExited { exit: other, .. }) => one == other,
+        (Fact::JobState { state: one, .. }, Fact::JobState { state: other, .. }) => one == other,
+        _ => false,
+    }
+}
+
+/// Ranks with runs of numbers joined: `r0-r3 r5`.
+fn tags(ranks: &[(Option<u32>, u32)]) -> String {
+    let mut runs: Vec<(u32, u32, bool)> = Vec::new();
+    for (rank, local) in ranks {
+        let (number, global) = (rank.unwrap_or(*local), rank.is_some());
+        match runs.last_mut() {
+            Some((_, last, same)) if *last + 1 == number && *same == global => *last = number,
+            _ => runs.push((number, number, global)),
+        }
+    }
+    let tag = |number: u32, global: bool| rank_tag(global.then_some(number), number);
+    let run = |(first, last, global): &(u32, u32, bool)| {
+        if first == last {
+            tag(*first, *global)
+        } else {
+            format!("{}-{}", tag(*first, *global), tag(*last, *global))
+        }
+    };
+    runs.iter().map(run).collect::<Vec<_>>().join(" ")
 }
 
 fn with_ranks(world_size: Option<u32>) -> String {

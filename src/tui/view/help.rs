@@ -56,6 +56,13 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect, first: usize) {
         return;
     }
     let columns = columns(area);
+    let longest = columns.iter().map(Vec::len).max().unwrap_or(0);
+    let left = longest.saturating_sub(first + usize::from(inner.height));
+    if left > 0 && area.height > 2 {
+        let more = format!(" {left} more: j ");
+        let y = inner.bottom();
+        pen.text(inner.x + 1, y, inner.width.saturating_sub(1), &more, Role::Key);
+    }
     let cells = inner.width / columns.len() as u16;
     for (column, x) in columns.iter().zip((inner.x..).step_by(usize::from(cells.max(1)))) {
         for (line, y) in column.iter().skip(first).zip(inner.top()..inner.bottom()) {
