@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use elastictop::supervisor::shim::RankFile;
+use elastictop::domain::beat::{Message, Shim};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -174,14 +174,16 @@ fn only_entry(folder: &Path) -> PathBuf {
     entries.into_iter().next().unwrap()
 }
 
-fn rank_files(job: &Path) -> Vec<RankFile> {
+fn shim(message: &[u8]) -> Shim {
+    match Message::parse(message) {
+        Some(Message::Shim(shim)) => shim,
+        other => panic!("{other:?} is not from the shim"),
+    }
+}
+
+fn rank_files(job: &Path) -> Vec<Shim> {
     let folders = fs::read_dir(job.join("ranks")).unwrap();
-    folders
-        .map(|folder| {
-            let text = fs::read(folder.unwrap().path().join("rank.json")).unwrap();
-            serde_json::from_slice(&text).unwrap()
-        })
-        .collect()
+    folders.map(|folder| shim(&fs::read(folder.unwrap().path().join("rank.json")).unwrap())).collect()
 }
 
 fn pid(text: &str) -> Pid {
@@ -473,7 +475,7 @@ fn links_of_the_logs_survive_the_folder_of_the_attempt() {
         assert_eq!(fs::read_to_string(file.out.unwrap()).unwrap(), format!("out{rank}\n"));
         assert_eq!(fs::read_to_string(file.err.unwrap()).unwrap(), format!("err{rank}\n"));
         assert!(file.error_file.unwrap().ends_with(format!("attempt_0/{rank}/error.json")));
-        assert_eq!((file.v, file.kind, file.place.world_size), (1, None, Some(2)));
+        assert_eq!(file.place.world_size, Some(2));
         assert_eq!((file.place.run_id.as_deref(), file.place.restart_count), (Some("job"), Some(0)));
         assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
     }
@@ -497,12 +499,12 @@ fn the_shim_tells_the_supervisor_and_becomes_the_program() {
         .unwrap();
     let mut buffer = [0; 4096];
     let length = socket.recv(&mut buffer).unwrap();
-    let told: RankFile = serde_json::from_slice(&buffer[..length]).unwrap();
+    let told = shim(&buffer[..length]);
     let text = String::from_utf8(output.stdout).unwrap();
     let folder = job.path().join("ranks").join(format!("{}-{}", told.pid, told.start));
     assert_eq!(text.trim_end(), format!("{0} {0} {1}", told.pid, folder.display()));
     assert_eq!(told.agent_pid, std::process::id() as i32);
-    assert_eq!((told.kind.as_deref(), told.place.rank), (Some("shim"), Some(5)));
+    assert_eq!(told.place.rank, Some(5));
     assert_eq!((told.out, told.err), (None, None), "pipes are no files");
     assert_eq!(told.error_file, Some(job.path().join("some/error.json")));
     assert!(output.stderr.is_empty());

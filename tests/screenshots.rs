@@ -12,7 +12,8 @@ use std::{
     fs,
     io::{Read, Write},
     num::NonZero,
-    path::{Path, PathBuf},
+    os::unix::fs::symlink,
+    path::PathBuf,
     process::{Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -26,6 +27,8 @@ type Size = (u16, u16);
 const SIZES: [Size; 2] = [(80, 24), (200, 50)];
 /// A screen that does not come within this time is an error.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Where `tests/env/make_env.py` puts it.
+const PYTHON: &str = ".venv/bin/python";
 const ESC: &str = "\x1b";
 
 #[test]
@@ -36,14 +39,23 @@ fn screenshots() {
         the_demo(&world, size);
     }
     themes(&world);
-    let python = root().join(".venv/bin/python");
-    if python.exists() {
-        for size in SIZES {
-            a_failure(&world, &python, size);
-            torchrun(&world, &python, size);
+    let has_torch = root().join(PYTHON).exists();
+    let may_be_alone =
+        Command::new(ALONE[0]).args(&ALONE[1..]).arg("true").status().is_ok_and(|ended| ended.success());
+    for size in SIZES {
+        if has_torch {
+            a_failure(&world, size);
+            torchrun(&world, size);
         }
-    } else {
-        println!("no .venv: torchrun is not photographed");
+        if may_be_alone {
+            jobs(has_torch, size);
+        }
+    }
+    if !may_be_alone {
+        println!("no user namespaces here: the list of jobs was not photographed");
+    }
+    if !has_torch {
+        println!("no .venv: torchrun was not photographed");
     }
 }
 
@@ -80,14 +92,34 @@ fn the_demo(world: &World, size: Size) {
     screen.take("error");
     screen.press("q");
     screen.until("the shell", |text| text.contains("detached from"));
+    world.run(&["stop", "--now"]);
+}
 
-    let mut list = world.open(&[], size);
-    list.until("the list", |text| text.contains("demo-") && text.contains("running"));
+/// The list of jobs: running ones, one that is over, and one that somebody else started. It has all torchrun jobs of
+/// the machine, so it is taken where there are no others: in a process namespace of its own.
+fn jobs(has_torch: bool, size: Size) {
+    let world = World::new();
+    let foreign = format!(
+        "{PYTHON} -m torch.distributed.run --nproc-per-node=2 scripts/train_ddp.py --steps=4000 >/dev/null 2>&1 &"
+    );
+    let script = [
+        "./elastictop demo --detach --steps=4000 --crash-step=0",
+        "./elastictop run --launcher=local --name=broken --max-restarts=0 --detach --no-python false",
+        "./elastictop run --launcher=local --name=sweep --nproc-per-node=2 --detach --no-python sleep 1000",
+        if has_torch { &foreign } else { "" },
+        "./elastictop",
+    ];
+    let mut list = world.spawn(&[&ALONE[..], &["sh", "-c", &script.join("\n")]].concat(), size);
+    list.until("the list", |text| {
+        text.contains("demo-") && text.contains("failed") && (!has_torch || text.contains("pid-"))
+    });
     list.take("jobs");
     list.press("q");
     list.ends();
-    world.run(&["stop", "--now"]);
 }
+
+/// Runs what follows without a view of other processes; when it ends, all that it started ends.
+const ALONE: [&str; 3] = ["unshare", "-Urpf", "--mount-proc"];
 
 /// The same screen for other eyes.
 fn themes(world: &World) {
@@ -107,20 +139,20 @@ fn themes(world: &World) {
 }
 
 /// One rank raises, the other fails because of it: the cause is the first.
-fn a_failure(world: &World, python: &Path, size: Size) {
-    let python = format!("--python={}", python.display());
-    let script = "tests/scripts/raise_then_peer.py";
+fn a_failure(world: &World, size: Size) {
+    let python = format!("--python={PYTHON}");
+    let script = "scripts/raise_then_peer.py";
     let mut screen = world.open(&["run", &python, "--nproc-per-node=2", "--max-restarts=0", script], size);
-    screen.until("the end", |text| text.contains("failed") && text.contains("bad batch"));
+    screen.until("the end", |text| text.contains("✖ failed") && text.contains("bad batch"));
     screen.take("failed");
     screen.press("q");
     screen.ends();
 }
 
 /// DistributedDataParallel on gloo.
-fn torchrun(world: &World, python: &Path, size: Size) {
-    let python = format!("--python={}", python.display());
-    let script = ["tests/scripts/train_ddp.py", "--steps=4000", "--step-ms=50"];
+fn torchrun(world: &World, size: Size) {
+    let python = format!("--python={PYTHON}");
+    let script = ["scripts/train_ddp.py", "--steps=4000", "--step-ms=50"];
     let mut screen = world.open(&[&["run", &python, "--nproc-per-node=2"], &script[..]].concat(), size);
     screen.until("two ranks at step 40", |text| steps(text).iter().filter(|step| **step >= 40).count() == 2);
     screen.take("torchrun");
@@ -146,13 +178,26 @@ struct World {
 }
 
 impl World {
+    /// A folder that looks like a user's: what is on a picture must not tell where it was made.
     fn new() -> World {
-        World { dir: tempfile::tempdir().unwrap() }
+        let dir = tempfile::Builder::new().prefix("ada-").tempdir().unwrap();
+        let built = env!("CARGO_BIN_EXE_elastictop");
+        let program = dir.path().join("elastictop");
+        fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
+        symlink(root().join("tests/scripts"), dir.path().join("scripts")).unwrap();
+        symlink(root().join(".venv"), dir.path().join(".venv")).unwrap();
+        World { dir }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.dir.path().join("elastictop"));
+        command.envs(self.environment()).current_dir(self.dir.path()).stdin(Stdio::null());
+        command
     }
 
     fn environment(&self) -> Vec<(&str, String)> {
         vec![
-            ("ELASTICTOP_DIR", self.dir.path().to_str().unwrap().to_owned()),
+            ("ELASTICTOP_DIR", self.dir.path().join("state").to_str().unwrap().to_owned()),
             ("TERM", "xterm-256color".into()),
             ("COLORTERM", "truecolor".into()),
             ("LANG", "C.UTF-8".into()),
@@ -162,12 +207,16 @@ impl World {
     }
 
     fn open(&self, arguments: &[&str], size: Size) -> Terminal {
+        self.spawn(&[&["./elastictop"], arguments].concat(), size)
+    }
+
+    fn spawn(&self, words: &[&str], size: Size) -> Terminal {
         let (columns, rows) = size;
         let pair =
             native_pty_system().openpty(PtySize { rows, cols: columns, ..PtySize::default() }).unwrap();
-        let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_elastictop"));
-        command.args(arguments);
-        command.cwd(root());
+        let mut command = CommandBuilder::new(words[0]);
+        command.args(&words[1..]);
+        command.cwd(self.dir.path());
         ["NO_COLOR", "ELASTICTOP_THEME", "TMUX"].iter().for_each(|name| command.env_remove(name));
         self.environment().iter().for_each(|(name, value)| command.env(name, value));
         let child = pair.slave.spawn_command(command).unwrap();
@@ -185,13 +234,21 @@ impl World {
         let cells = |count| NonZero::new(count).unwrap();
         let parser = vt100::Parser::new(cells(rows), cells(columns), 0);
         let keys = pair.master.take_writer().unwrap();
-        Terminal { _master: pair.master, keys, output, parser, child, size }
+        Terminal {
+            _master: pair.master,
+            keys,
+            output,
+            parser,
+            child,
+            size,
+            is_drawing: false,
+            tail: Vec::new(),
+        }
     }
 
     /// Runs a command that needs no screen.
     fn run(&self, arguments: &[&str]) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_elastictop"));
-        let ended = command.args(arguments).envs(self.environment()).stdin(Stdio::null()).output().unwrap();
+        let ended = self.command().args(arguments).output().unwrap();
         assert!(ended.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ended.stderr));
     }
 }
@@ -200,8 +257,7 @@ impl Drop for World {
     /// A picture that failed leaves no job behind.
     fn drop(&mut self) {
         for _ in 0..SIZES.len() * 4 {
-            let mut stop = Command::new(env!("CARGO_BIN_EXE_elastictop"));
-            let stopped = stop.args(["stop", "--now"]).envs(self.environment()).output();
+            let stopped = self.command().args(["stop", "--now"]).output();
             if !stopped.is_ok_and(|output| output.status.success()) {
                 break;
             }
@@ -216,6 +272,9 @@ struct Terminal {
     parser: vt100::Parser,
     child: Box<dyn Child + Send + Sync>,
     size: Size,
+    is_drawing: bool,
+    /// The last bytes that were read: a mark may be cut in two.
+    tail: Vec<u8>,
 }
 
 impl Terminal {
@@ -227,13 +286,25 @@ impl Terminal {
     /// Reads until the screen is as wanted.
     fn until(&mut self, what: &str, wanted: impl Fn(&str) -> bool) {
         let end = Instant::now() + PATIENCE;
-        while !wanted(&self.parser.screen().contents()) {
+        while self.is_drawing || !wanted(&self.parser.screen().contents()) {
             let left = end.saturating_duration_since(Instant::now());
             match self.output.recv_timeout(left) {
-                Ok(bytes) => self.parser.process(&bytes),
+                Ok(bytes) => self.process(&bytes),
                 Err(_) => panic!("{what} did not come, only\n{}", self.parser.screen().contents()),
             }
         }
+    }
+
+    /// Takes output in, and notes whether a frame has begun that has not ended (synchronised update).
+    fn process(&mut self, bytes: &[u8]) {
+        self.parser.process(bytes);
+        self.tail.extend(bytes);
+        let last = |mark: &[u8]| self.tail.windows(mark.len()).rposition(|window| window == mark);
+        let (begin, end) = (last(b"\x1b[?2026h"), last(b"\x1b[?2026l"));
+        if begin.is_some() || end.is_some() {
+            self.is_drawing = begin > end;
+        }
+        self.tail.drain(..self.tail.len().saturating_sub(16));
     }
 
     /// Reads until the program has ended.

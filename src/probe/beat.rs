@@ -84,6 +84,17 @@ impl BeatSocket {
         }
     }
 
+    /// The next message that has arrived already. What is no message is skipped and counted.
+    pub fn try_next(&mut self) -> Option<Message> {
+        loop {
+            let length = self.socket.try_recv(&mut self.buffer).ok()?;
+            match Message::parse(&self.buffer[..length]) {
+                Some(message) => return Some(message),
+                None => self.skipped += 1,
+            }
+        }
+    }
+
     /// Binds the same path anew, after somebody removed the file.
     ///
     /// # Errors

@@ -91,6 +91,22 @@ pub fn signal_group(leader: ProcId, signal: i32) -> io::Result<()> {
     }
 }
 
+/// Who is left in the sessions that these processes led, they themselves included. One walk through the process
+/// table, whatever their number; zombies do not count.
+pub fn left_in_sessions(leaders: &[ProcId]) -> Vec<ProcId> {
+    let root = Path::new(ROOT);
+    let member = |pid| {
+        proc::with_stat(root, pid, |stat| {
+            // A later process can lead a session of the same number only when nobody is left in the old one.
+            let leader = leaders.iter().find(|leader| leader.pid == stat.sid)?;
+            let taken_over = stat.proc.pid == leader.pid && stat.proc != *leader;
+            (stat.proc.start >= leader.start && !taken_over && stat.kernel != Kernel::Dead)
+                .then_some(stat.proc)
+        })?
+    };
+    if leaders.is_empty() { Vec::new() } else { proc::pids(root).into_iter().filter_map(member).collect() }
+}
+
 /// Signals what a leader that is gone left behind in its session.
 fn signal_left_behind(leader: ProcId, signal: Signal) -> io::Result<()> {
     let root = Path::new(ROOT);

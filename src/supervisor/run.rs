@@ -1,6 +1,7 @@
 //! The loop: inputs from processes, files and viewers go into the core one by one; what comes out is carried out.
 
 use std::{
+    collections::VecDeque,
     fs,
     os::{
         fd::OwnedFd,
@@ -36,17 +37,31 @@ use crate::{
     },
     error::{Error, Result},
     probe::{beat::BeatSocket, cgroup, finder::Finder, proc, signal as kill},
-    wire::{message::ToViewer, socket},
+    wire::{
+        message::{ToSupervisor, ToViewer},
+        socket,
+    },
 };
 
 /// How often processes are looked at while nothing changes.
 const CALM: Duration = Duration::from_secs(1);
 /// How often while ranks come and go.
 const CLOSE: Duration = Duration::from_millis(100);
+/// How often while somebody reads logs.
+const READING: Duration = Duration::from_millis(250);
+/// For how long a question about logs counts as reading.
+const INTEREST: Duration = Duration::from_secs(2);
 /// How often files and sockets of the supervisor itself are looked after.
 const UPKEEP: Duration = Duration::from_secs(10);
+/// How long what ranks left behind has to end after SIGTERM.
+const SWEEP: Duration = Duration::from_secs(2);
+/// Most ranks remembered for that; those of the first starts are forgotten first.
+const MAX_LEADERS: usize = 4096;
 /// How long a job that is over is still served to viewers that stay.
 const AFTERWARDS: Duration = Duration::from_secs(3600);
+
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
 
 /// What belongs to one running job.
 #[derive(Debug)]
@@ -68,6 +83,11 @@ pub struct Supervisor {
     deaths: JoinSet<(ProcId, Option<OwnedFd>)>,
     children: Signal,
     last_sample: Stamp,
+    asked_for_logs: Option<Instant>,
+    /// Every rank that was seen: each led a session, in which its data loaders may outlive it.
+    leaders: VecDeque<ProcId>,
+    /// Until when what ranks left behind may end by itself.
+    sweep: Option<Instant>,
     finished: bool,
 }
 
@@ -86,6 +106,7 @@ impl Supervisor {
         let at = |path: PathBuf| move |error: std::io::Error| Error::io("cannot open", &path, &error);
         let journal = Journal::open(&dir.journal()).map_err(at(dir.journal()))?;
         let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
+        logbook.hide(spec.as_ref().map(Spec::secrets).unwrap_or_default());
         reading::add_agent(&mut logbook, &dir);
         let listener = listen(&manifest.socket)?;
         let beat_path = roots.beat(&manifest.id);
@@ -113,6 +134,9 @@ impl Supervisor {
             deaths: JoinSet::new(),
             children,
             last_sample: Stamp(0),
+            asked_for_logs: None,
+            leaders: VecDeque::new(),
+            sweep: None,
             finished: false,
         };
         if let Some(agent) = supervisor.manifest.agent {
@@ -161,19 +185,29 @@ impl Supervisor {
                 () = sleep_until(deadline) => {
                     if Instant::now() >= next_look {
                         let more = self.look();
-                        let pause = if self.core.is_in_transition() || more { CLOSE } else { CALM };
-                        next_look = Instant::now() + pause;
+                        next_look = Instant::now() + self.pause(more);
                     } else {
                         self.handle(Input::Tick);
                     }
                 }
             }
-            if self.core.is_in_transition() {
+            self.sweep();
+            if self.core.is_in_transition() || self.sweep.is_some() {
                 next_look = next_look.min(Instant::now() + CLOSE);
             }
         }
         self.serve_the_past().await;
         Ok(())
+    }
+
+    fn pause(&self, more_to_read: bool) -> Duration {
+        if self.core.is_in_transition() || more_to_read {
+            CLOSE
+        } else if self.asked_for_logs.is_some_and(|at| at.elapsed() < INTEREST) {
+            READING
+        } else {
+            CALM
+        }
     }
 
     fn until_deadline(&mut self) -> Instant {
@@ -234,14 +268,22 @@ impl Supervisor {
             Effect::Reply { to: (viewer, id), outcome } => {
                 self.hub.send(viewer, &ToViewer::Reply { id, outcome });
             }
-            Effect::Watch(proc) => self.watch(proc),
+            Effect::Watch(proc) => {
+                self.leaders.push_back(proc);
+                if self.leaders.len() > MAX_LEADERS {
+                    self.leaders.pop_front();
+                }
+                self.watch(proc);
+            }
             Effect::KeepLogs { sighting, local_rank, attempt } => {
                 let paths = reading::keep_logs(&self.dir, &sighting);
                 reading::add_rank(&mut self.logbook, paths, &sighting, local_rank, attempt);
             }
             Effect::Placed { pid, rank } => self.logbook.place(pid, rank),
             Effect::ReadLastWords(proc) => self.read_last_words(proc),
-            Effect::Drain => self.drain(),
+            Effect::Drain => {
+                self.end_leftovers(SIGTERM);
+            }
             Effect::Finish => self.finish(),
         }
     }
@@ -283,6 +325,7 @@ impl Supervisor {
     }
 
     fn process_died(&mut self, proc: ProcId, pidfd: Option<&OwnedFd>) {
+        self.hear_ranks();
         if Some(proc) == self.manifest.agent {
             // A child's exit comes by `reap`; an adopted agent's was nobody's to see.
             self.reap();
@@ -300,7 +343,15 @@ impl Supervisor {
         self.handle(Input::Died { proc, exit });
     }
 
+    /// Takes what ranks said before something else is concluded without it.
+    fn hear_ranks(&mut self) {
+        while let Some(message) = self.beat.try_next() {
+            self.rank_said(message);
+        }
+    }
+
     fn reap(&mut self) {
+        self.hear_ranks();
         while let Some((pid, exit)) = child::reap() {
             match self.manifest.agent.filter(|agent| agent.pid == pid) {
                 Some(_) => {
@@ -376,7 +427,7 @@ impl Supervisor {
         match message {
             Message::Hello(beat) | Message::Beat(beat) | Message::Bye(beat) => self.handle(Input::Beat(beat)),
             Message::Shim(shim) => {
-                let sighting = Sighting { proc: shim.proc(), agent_pid: shim.ppid, place: shim.place };
+                let sighting = Sighting { proc: shim.proc(), agent_pid: shim.agent_pid, place: shim.place };
                 let ours = self.manifest.agent.is_some_and(|agent| agent.pid == sighting.agent_pid);
                 if ours {
                     if let Some(finder) = &mut self.finder {
@@ -393,6 +444,9 @@ impl Supervisor {
             self.hub.remove(from);
             return;
         };
+        if matches!(message, ToSupervisor::Logs { .. }) {
+            self.asked_for_logs = Some(Instant::now());
+        }
         let now = self.clock.now();
         let known = (self.core.state(), &self.logbook);
         let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else {
@@ -432,7 +486,38 @@ impl Supervisor {
         }
     }
 
+    /// Sends a signal to what is left in the ranks' sessions: data loaders and the like. Daemons with a session of
+    /// their own, such as an uploader, are let be. Returns whether anything was left.
+    fn end_leftovers(&mut self, signal: i32) -> bool {
+        self.sweep.get_or_insert_with(|| Instant::now() + SWEEP);
+        let left = kill::left_in_sessions(self.leaders.make_contiguous());
+        for proc in &left {
+            // Who ended meanwhile needs no signal.
+            let _ = kill::signal(*proc, signal);
+        }
+        !left.is_empty()
+    }
+
+    fn sweep(&mut self) {
+        let Some(until) = self.sweep else { return };
+        let left = if Instant::now() >= until {
+            self.end_leftovers(SIGKILL)
+        } else {
+            !kill::left_in_sessions(self.leaders.make_contiguous()).is_empty()
+        };
+        if !left && !self.finished {
+            self.drain();
+        }
+    }
+
     fn drain(&mut self) {
+        // Ranks that lived so shortly that nobody saw them, and whose word was lost.
+        let agent = self.manifest.agent.map(|agent| agent.pid);
+        for sighting in reading::ranks_on_disk(&self.dir, |proc| self.leaders.contains(&proc)) {
+            if Some(sighting.agent_pid) == agent {
+                self.handle(Input::Seen(sighting));
+            }
+        }
         for rank in self.core.state().ranks.iter().map(|rank| rank.proc.pid).collect::<Vec<_>>() {
             self.logbook.close_rank(rank);
         }

@@ -2,7 +2,7 @@
 //!
 //! [`App::update`] is the only thing that changes that state; it takes [`Msg`]s (keys, the supervisor's messages,
 //! the time) and says what to do as [`Cmd`]s. [`draw`] reads it. The loop in `run` carries both to the terminal and
-//! to the [`Link`](crate::wire::link::Link), and is the only part with a clock.
+//! to the [`Link`], and is the only part with a clock.
 
 mod app;
 #[cfg(test)]

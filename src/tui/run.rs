@@ -128,20 +128,17 @@ where
                 Some(Err(_)) | None => return Ok(ending(app)),
             },
             heard = async { link.as_mut().expect("guarded").incoming.recv().await }, if link.is_some() => {
-                match heard {
-                    Some(first) => {
-                        wait = pace.first_retry;
-                        inbox.push(Msg::Heard(Box::new(first)));
-                        // What came together is drawn together.
-                        while let Some(next) = link.as_mut().and_then(|link| link.incoming.try_recv().ok()) {
-                            inbox.push(Msg::Heard(Box::new(next)));
-                        }
+                if let Some(first) = heard {
+                    wait = pace.first_retry;
+                    inbox.push(Msg::Heard(Box::new(first)));
+                    // What came together is drawn together.
+                    while let Some(next) = link.as_mut().and_then(|link| link.incoming.try_recv().ok()) {
+                        inbox.push(Msg::Heard(Box::new(next)));
                     }
-                    None => {
-                        link = None;
-                        retry = Instant::now() + wait;
-                        inbox.push(Msg::Unlinked("the supervisor closed the link".into()));
-                    }
+                } else {
+                    link = None;
+                    retry = Instant::now() + wait;
+                    inbox.push(Msg::Unlinked("the supervisor closed the link".into()));
                 }
                 dirty = true;
             }

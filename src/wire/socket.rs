@@ -55,9 +55,9 @@ mod tests {
         std::fs::create_dir(&deep).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         runtime.block_on(async {
-            let socket = deep.join("s");
-            let listener = listen(&socket).unwrap();
-            let (near, far) = tokio::join!(connect(&socket), listener.accept());
+            let listener = listen(&deep.join("s")).unwrap();
+            let path = deep.join("s");
+            let (near, far) = tokio::join!(connect(&path), listener.accept());
             assert!(near.is_ok() && far.is_ok());
             assert!(connect(&deep.join("none")).await.is_err());
         });

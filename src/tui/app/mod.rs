@@ -12,7 +12,7 @@ pub(crate) use logs::Logs;
 
 use super::{
     keys::{self, Action, Scope, View},
-    text::Glyphs,
+    text::{GlyphSet, Glyphs},
     theme::{ColorDepth, Role, Theme},
     view, words,
 };
@@ -152,7 +152,7 @@ impl App {
             help: None,
             toast: None,
             theme: options.theme.at(options.color),
-            glyphs: Glyphs::new(options.ascii),
+            glyphs: GlyphSet::of(options.ascii),
             offset_s,
             size,
             chosen_theme: options.theme.clone(),
@@ -230,7 +230,9 @@ impl App {
                 self.keep_selection();
             }
             ToViewer::Events { events } => {
-                events.iter().for_each(|event| self.state.apply(event));
+                for event in &events {
+                    self.state.apply(event);
+                }
                 self.logs.count(&self.state);
                 self.keep_selection();
             }
@@ -330,7 +332,6 @@ impl App {
             Action::PageUp | Action::HalfUp => Some(first.saturating_sub(page)),
             Action::First => Some(0),
             Action::Last => Some(usize::MAX),
-            Action::Back | Action::Help | Action::Enter => None,
             Action::Detach | Action::Redraw | Action::Theme | Action::Mouse => return false,
             _ => None,
         };

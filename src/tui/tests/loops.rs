@@ -20,6 +20,7 @@ use crate::{
         Connector, Ending,
         app::App,
         fixture::{self, Story, answer, log_lines},
+        jobs::{self, JobRow, Jobs},
         keys,
         run::{Pace, Surroundings, run},
         screen::{Screen, Sink},
@@ -105,7 +106,9 @@ fn keyboard() -> (Keys, impl Stream<Item = io::Result<TerminalEvent>> + Unpin) {
 }
 
 fn press(keys: &Keys, script: &str) {
-    keys::script(script).into_iter().for_each(|key| drop(keys.send(TerminalEvent::Key(key))));
+    for key in keys::script(script) {
+        keys.send(TerminalEvent::Key(key)).unwrap();
+    }
 }
 
 /// A clock that stands where the story does, and goes on with tokio's.
@@ -326,7 +329,7 @@ fn a_terminal_that_does_not_read_gets_the_newest_frame_when_it_does() {
                 story.fact(Fact::Note { text: format!("note {n}") });
                 let events = story.events.split_off(known);
                 far.outgoing.send(ToViewer::Events { events }).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
             assert_eq!(
                 glass.frames.load(Ordering::SeqCst),
@@ -405,5 +408,42 @@ fn the_end_of_terminal_or_program_detaches() {
             let (ending, _far) = tokio::join!(viewer, supervisor);
             assert_eq!(ending.unwrap(), Ending::Detached, "{how}");
         }
+    });
+}
+
+#[test]
+fn a_job_is_chosen_from_a_list_that_renews_itself() {
+    on_one_thread(async {
+        let row = |id: &str| JobRow {
+            key: format!("key of {id}"),
+            id: id.into(),
+            owner: "ada".into(),
+            ..JobRow::default()
+        };
+        let looks = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&looks);
+        let refresh = Arc::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            vec![row("first-a1b2"), row("second-c3d4")]
+        });
+        let glass = Glass::new();
+        let mut screen = Screen::new(Box::new(glass.clone()), SIZE);
+        let mut jobs = Jobs::new(&fixture::options(), fixture::BEGIN);
+        let (keys, input) = keyboard();
+        let around = Surroundings {
+            input,
+            clock: || fixture::BEGIN,
+            hung_up: || false,
+            stop: std::future::pending(),
+            pace: PACE,
+        };
+        let list = jobs::run(&mut jobs, &mut screen, refresh, around);
+        let user = async {
+            until(&glass, "2 jobs on this machine").await;
+            press(&keys, "j <Enter>");
+        };
+        let (chosen, ()) = tokio::join!(list, user);
+        assert_eq!(chosen.unwrap().as_deref(), Some("key of second-c3d4"));
+        assert_eq!(looks.load(Ordering::SeqCst), 1);
     });
 }

@@ -105,10 +105,10 @@ impl Terminal {
         let end = Instant::now() + Duration::from_secs(20);
         while !self.parser.screen().contents().contains(what) {
             let left = end.saturating_duration_since(Instant::now());
-            match self.output.recv_timeout(left) {
-                Ok(bytes) => self.parser.process(&bytes),
-                Err(_) => panic!("no {what:?} on\n{}", self.parser.screen().contents()),
-            }
+            let bytes = self.output.recv_timeout(left);
+            let shown = || self.parser.screen().contents();
+            let bytes = bytes.unwrap_or_else(|error| panic!("{error}: no {what:?} on\n{}", shown()));
+            self.parser.process(&bytes);
         }
     }
 
@@ -176,4 +176,44 @@ fn a_closed_terminal_ends_the_viewer() {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+#[test]
+fn a_terminal_that_does_not_read_does_not_keep_the_viewer() {
+    let size = PtySize { rows: 200, cols: 250, pixel_width: 0, pixel_height: 0 };
+    let pair = native_pty_system().openpty(size).unwrap();
+    let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "tui::tests::terminal::inside", "--ignored", "--nocapture"]);
+    let mut child = pair.slave.spawn_command(command).unwrap();
+    drop(pair.slave);
+    let mut keys = pair.master.take_writer().unwrap();
+    let mut reader = pair.master.try_clone_reader().unwrap();
+    // A little is read, so that the program is known to have drawn; then nothing more.
+    let mut seen: Vec<u8> = Vec::new();
+    while !seen.windows(4).any(|bytes| bytes == b"2026") {
+        let mut buffer = [0; 64];
+        let n = reader.read(&mut buffer).unwrap();
+        seen.extend(&buffer[..n]);
+    }
+    let pid = rustix::process::Pid::from_raw(child.process_id().unwrap() as i32).unwrap();
+    // Every theme paints all cells anew: more than the terminal's buffer holds.
+    keys.write_all("C".repeat(40).as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < end {
+        // The test harness around the viewer prints when it ends, which needs a reader again.
+        if rustix::process::test_kill_process(pid).is_err() || child.try_wait().unwrap().is_some() {
+            return;
+        }
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).unwrap();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        if names.filter(|name| name.trim() == "keys").count() == 0 {
+            child.kill().unwrap();
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    panic!("the viewer waits for its terminal");
 }

@@ -75,8 +75,9 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect, first: usize) {
                     let off = *changes && app.read_only.is_some();
                     let (key_role, role) =
                         if off { (Role::Border, Role::Border) } else { (Role::Key, Role::Text) };
-                    pen.text(x + 2, y, 13.min(cells.saturating_sub(2)), keys, key_role);
-                    pen.text(x + 16, y, cells.saturating_sub(16), help, role);
+                    let gap = if cells < 50 { 11 } else { 16 };
+                    pen.text(x + 2, y, (gap - 3).min(cells.saturating_sub(2)), keys, key_role);
+                    pen.text(x + gap, y, cells.saturating_sub(gap), help, role);
                 }
             }
         }

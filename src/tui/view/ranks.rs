@@ -116,7 +116,7 @@ fn row(app: &App, pen: &mut Pen, rank: &Rank, area: Rect, columns: &[(Column, u1
         if *column == Column::State && role == Role::Ok {
             // Healthy is quiet: a little green is enough.
             pen.text(*x, area.y, *cells, &text, Role::Dim);
-            pen.text(*x, area.y, 1.min(*cells), &text, role);
+            pen.text(*x, area.y, 1.min(*cells), words::rank_state(rank, app.glyphs).glyph, role);
             continue;
         }
         put(pen, *x, area.y, *cells, *right, &text, role);

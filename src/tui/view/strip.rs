@@ -62,7 +62,13 @@ enum Form {
 fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> {
     let role = words::alert_role(alert.kind);
     let since = human(app.now.since(alert.since));
-    let acts = alert.acts_at.map(|at| format!("elastictop acts {}", words::countdown(app.now, at)));
+    let acts = alert.acts_at.map(|at| {
+        format!(
+            "{}acts {}",
+            if form == Form::Line { "" } else { "elastictop " },
+            words::countdown(app.now, at)
+        )
+    });
     let mut head = vec![(format!("{} {}", app.glyphs.warn, alert.text), role)];
     head.push((format!("  for {since}"), Role::Dim));
     head.extend(acts.map(|acts| (format!("  {acts}"), Role::Warn)));
@@ -80,7 +86,7 @@ fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> 
         }
         // What to press and when it acts must not be cut off: the sentence gives way.
         let tail: usize = head[1..].iter().chain(&keys).map(|(piece, _)| text::width(piece)).sum();
-        let room = width.saturating_sub(tail).max(width / 3);
+        let room = width.saturating_sub(tail).max(width / 4);
         let sentence = text::cut(&head[0].0, room, app.glyphs).into_owned();
         head[0].0 = sentence;
         head.extend(keys);

@@ -130,10 +130,9 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
 fn end_mark(app: &App, lane: &Attempt) -> (&'static str, Role) {
     let is_last = app.state.attempts.back().is_some_and(|last| last.n == lane.n);
     match (lane.ended_at, &lane.cause) {
-        (None, _) => (" ", Role::Text),
         (Some(_), Some(_)) => (app.glyphs.bad, Role::Crit),
         (Some(_), None) if is_last && app.state.state == JobState::Done => (app.glyphs.good, Role::Ok),
-        (Some(_), None) => (" ", Role::Text),
+        _ => (" ", Role::Text),
     }
 }
 
