@@ -93,7 +93,7 @@ fn files_stay_short() {
         let excused = LONG.iter().any(|(long, _)| *long == name);
         match lines > MOST_LINES {
             true if !excused => {
-                wrong.push(format!("{name} has {lines} lines; split it, or say in LONG why not"))
+                wrong.push(format!("{name} has {lines} lines; split it, or say in LONG why not"));
             }
             false if excused => wrong.push(format!("{name} has {lines} lines: take it out of LONG")),
             _ => {}

@@ -237,7 +237,7 @@ impl State {
                 }
             }
             Fact::Sample { ranks } | Fact::Progress { ranks } => {
-                ranks.iter().for_each(|sample| self.take_sample(at, sample))
+                ranks.iter().for_each(|sample| self.take_sample(at, sample));
             }
             Fact::Adopted { .. } | Fact::Command { .. } | Fact::Note { .. } | Fact::Unknown => {}
         }

@@ -73,7 +73,10 @@ impl Core {
             return *slot;
         }
         sighting.place.slot().unwrap_or_else(|| {
-            (0..).find(|slot| self.crew.get(slot).is_none_or(|member| !member.is_alive())).unwrap_or_default()
+            // One of as many positions and one more is free.
+            let slots = 0..=self.crew.len() as u32;
+            let free = |slot: &u32| self.crew.get(slot).is_none_or(|member| !member.is_alive());
+            slots.into_iter().find(free).unwrap_or_default()
         })
     }
 
@@ -193,13 +196,7 @@ impl Core {
                 }
             }
             AgentLine::ClosingSignal { .. } | AgentLine::DeathSignal { .. } => {
-                if !std::mem::replace(&mut self.teardown_seen, true) && !self.goal.is_ending() {
-                    let mut wants = Vec::new();
-                    let look = ending::Input::Look(self.ending_look());
-                    self.ending.handle(now, look, &mut wants);
-                    self.ending.handle(now, ending::Input::AgentTeardown, &mut wants);
-                    self.take_ending_outputs(wants, out);
-                }
+                self.agent_ends_ranks(now, out);
             }
             AgentLine::Failed { exit, pid, .. } => self.exit_known(now, *pid, *exit, out),
             AgentLine::Ended(end) => {
@@ -215,6 +212,18 @@ impl Core {
             _ => {}
         }
         self.ledger.note(now, Clue::Agent(line));
+    }
+
+    /// The agent says that it ends its ranks, and nobody here asked for it.
+    fn agent_ends_ranks(&mut self, now: Stamp, out: &mut Out) {
+        if std::mem::replace(&mut self.teardown_seen, true) || self.goal.is_ending() {
+            return;
+        }
+        let mut wants = Vec::new();
+        let look = ending::Input::Look(self.ending_look());
+        self.ending.handle(now, look, &mut wants);
+        self.ending.handle(now, ending::Input::AgentTeardown, &mut wants);
+        Self::take_ending_outputs(wants, out);
     }
 
     pub(super) fn agent_started(&mut self, now: Stamp, proc: ProcId, out: &mut Out) {

@@ -355,7 +355,7 @@ impl Core {
     /// Takes one input in.
     pub fn handle(&mut self, now: Stamp, input: Input, out: &mut Out) {
         if self.state.state.is_over() {
-            self.answer_late(input, out);
+            Self::answer_late(input, out);
             return;
         }
         match input {
@@ -418,7 +418,7 @@ impl Core {
             if member.proc != rank.sighting.proc {
                 continue;
             }
-            member.look = Some(rank.look.clone());
+            member.look = Some(rank.look);
             let fresh_death = member.died_at.is_some_and(|at| now.since(at) < REAPED_WITHIN);
             if rank.look.kernel == Kernel::Dead && (fresh_death || member.died_at.is_none()) {
                 self.died(now, rank.sighting.proc, None, out);
@@ -478,7 +478,7 @@ impl Core {
         let mut wants = Vec::new();
         self.ending.handle(now, ending::Input::Look(self.ending_look()), &mut wants);
         self.ending.on_deadline(now, &mut wants);
-        self.take_ending_outputs(wants, out);
+        Self::take_ending_outputs(wants, out);
         let mut wants = Vec::new();
         self.zombies.on_deadline(now, &mut wants);
         self.take_zombie_outputs(now, wants, out);
@@ -495,7 +495,7 @@ impl Core {
         }
     }
 
-    fn take_ending_outputs(&mut self, wants: Vec<ending::Output>, out: &mut Out) {
+    fn take_ending_outputs(wants: Vec<ending::Output>, out: &mut Out) {
         for want in wants {
             match want {
                 ending::Output::Signal { target, signal } => {
@@ -650,7 +650,7 @@ impl Core {
     }
 
     /// What a job that is over still has to say.
-    fn answer_late(&mut self, input: Input, out: &mut Out) {
+    fn answer_late(input: Input, out: &mut Out) {
         if let Input::Asked(Asker { reply: Some(to), .. }, command) = input {
             let outcome = match command {
                 Command::Stop { .. } => Outcome::Done("the job is over already".into()),
