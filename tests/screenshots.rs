@@ -290,10 +290,10 @@ impl Terminal {
         let end = Instant::now() + PATIENCE;
         while self.is_drawing || !wanted(&self.parser.screen().contents()) {
             let left = end.saturating_duration_since(Instant::now());
-            match self.output.recv_timeout(left) {
-                Ok(bytes) => self.process(&bytes),
-                Err(_) => panic!("{what} did not come, only\n{}", self.parser.screen().contents()),
-            }
+            let Ok(bytes) = self.output.recv_timeout(left) else {
+                panic!("{what} did not come, only\n{}", self.parser.screen().contents());
+            };
+            self.process(&bytes);
         }
     }
 
