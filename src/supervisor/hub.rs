@@ -65,7 +65,7 @@ impl Hub {
                 self.add(read, write);
             }
             Ok(peer) => {
-                refuse(stream, format!("this job belongs to user {mine}; you are user {}", peer.uid()))
+                refuse(stream, format!("this job belongs to user {mine}; you are user {}", peer.uid()));
             }
             Err(error) => tracing::warn!(%error, "cannot tell who connected"),
         }

@@ -257,13 +257,7 @@ impl Core {
             AgentLine::ClosingSignal { pid, .. } if self.by_pid(*pid).is_none() => {}
             AgentLine::ClosingSignal { .. } | AgentLine::DeathSignal { .. } => {
                 self.agent_was_told_to_end |= matches!(line, AgentLine::DeathSignal { .. });
-                if !std::mem::replace(&mut self.teardown_seen, true) && !self.goal.is_ending() {
-                    let mut wants = Vec::new();
-                    let look = ending::Input::Look(self.ending_look());
-                    self.ending.handle(now, look, &mut wants);
-                    self.ending.handle(now, ending::Input::AgentTeardown, &mut wants);
-                    self.take_ending_outputs(wants, out);
-                }
+                self.agent_ends_ranks(now, out);
             }
             AgentLine::Failed { exit, pid, .. } => self.exit_known(now, *pid, *exit, out),
             AgentLine::Ended(end) => {
@@ -279,6 +273,18 @@ impl Core {
             _ => {}
         }
         self.ledger.note(now, Clue::Agent(line));
+    }
+
+    /// The agent says that it ends its ranks, and nobody here asked for it.
+    fn agent_ends_ranks(&mut self, now: Stamp, out: &mut Out) {
+        if std::mem::replace(&mut self.teardown_seen, true) || self.goal.is_ending() {
+            return;
+        }
+        let mut wants = Vec::new();
+        let look = ending::Input::Look(self.ending_look());
+        self.ending.handle(now, look, &mut wants);
+        self.ending.handle(now, ending::Input::AgentTeardown, &mut wants);
+        Self::take_ending_outputs(wants, out);
     }
 
     pub(super) fn agent_started(&mut self, now: Stamp, proc: ProcId, out: &mut Out) {
