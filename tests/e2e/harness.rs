@@ -71,8 +71,12 @@ pub struct Lab {
 impl Lab {
     /// For tests that need no torch.
     pub fn new() -> Lab {
+        Lab::with(None)
+    }
+
+    fn with(python: Option<PathBuf>) -> Lab {
         let dir = tempfile::Builder::new().prefix("elastictop-e2e-").tempdir().expect("a temporary folder");
-        Lab { dir, python: None }
+        Lab { dir, python }
     }
 
     /// For tests that need torch; `None` means that it is left out.
@@ -83,7 +87,7 @@ impl Lab {
         static TOLD: Once = Once::new();
         let python = repository().join(".venv/bin/python");
         if python.exists() {
-            return Some(Lab { python: Some(python), ..Lab::new() });
+            return Some(Lab::with(Some(python)));
         }
         let must = std::env::var("ELASTICTOP_TEST_TORCH").is_ok_and(|value| value == "1");
         assert!(!must, "{} is missing: the test command of the README makes it", python.display());
