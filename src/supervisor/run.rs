@@ -326,6 +326,10 @@ impl Supervisor {
                 pids.into_iter().filter_map(|pid| reading::unfinished_line(&self.logbook, pid)).collect();
             unfinished.into_iter().for_each(|input| self.handle(input));
         }
+        // A rank that died within milliseconds shows nothing any more, but its shim spoke before.
+        while let Some(message) = self.beat.waiting() {
+            self.rank_said(message);
+        }
         if let Some(look) = self.finder.as_mut().map(Finder::look) {
             self.handle(Input::Looked { look, sample });
         }
@@ -372,7 +376,7 @@ impl Supervisor {
         match message {
             Message::Hello(beat) | Message::Beat(beat) | Message::Bye(beat) => self.handle(Input::Beat(beat)),
             Message::Shim(shim) => {
-                let sighting = Sighting { proc: shim.proc(), agent_pid: shim.ppid, place: shim.place };
+                let sighting = Sighting { proc: shim.proc(), agent_pid: shim.agent_pid, place: shim.place };
                 let ours = self.manifest.agent.is_some_and(|agent| agent.pid == sighting.agent_pid);
                 if ours {
                     if let Some(finder) = &mut self.finder {
