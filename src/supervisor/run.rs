@@ -12,7 +12,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use super::{
@@ -42,6 +42,8 @@ const CALM: Duration = Duration::from_secs(1);
 const CLOSE: Duration = Duration::from_millis(100);
 /// How often files and sockets of the supervisor itself are looked after.
 const UPKEEP: Duration = Duration::from_secs(10);
+/// How long viewers that connected while the job ended are waited for.
+const LATE: Duration = Duration::from_millis(50);
 /// How long a job that is over is still served to viewers that stay.
 const AFTERWARDS: Duration = Duration::from_secs(3600);
 
@@ -454,8 +456,11 @@ impl Supervisor {
     /// Whoever looks at a job that just ended wants to read its logs.
     async fn serve_the_past(mut self) {
         let until = Instant::now() + AFTERWARDS;
-        // New viewers read the files themselves.
+        // New viewers read the files themselves; those that came before the socket went are not sent away.
         let _ = fs::remove_file(&self.manifest.socket);
+        while let Ok(Ok((stream, _))) = timeout(LATE, self.listener.accept()).await {
+            self.hub.accept(stream);
+        }
         while !self.hub.is_empty() {
             tokio::select! {
                 Some((from, said)) = self.said.recv() => self.viewer_said(from, said),
