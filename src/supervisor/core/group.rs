@@ -7,7 +7,7 @@ use super::{
 };
 use crate::domain::{
     agent_line::AgentLine,
-    cause::{Clue, Ledger},
+    cause::Clue,
     ending,
     event::{Fact, Reason},
     exit::Exit,
@@ -122,7 +122,7 @@ impl Core {
         };
         self.crew.clear();
         self.key = Some(key);
-        self.ledger = Ledger::default();
+        self.ledger = self.ledger.next();
         (self.told_cause, self.teardown_seen) = (None, false);
         if let Goal::Restart { .. } = self.goal {
             self.restarted(now, out);
