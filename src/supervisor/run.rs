@@ -294,6 +294,8 @@ impl Supervisor {
     }
 
     fn rank_died(&mut self, proc: ProcId, exit: Option<crate::domain::exit::Exit>) {
+        // Why the agent ended it, if it did, was written before.
+        self.read_logs();
         self.count_oom_kills();
         self.handle(Input::Died { proc, exit });
     }

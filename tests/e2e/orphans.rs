@@ -51,9 +51,7 @@ fn who_ignores_sigterm_is_killed_after_the_grace_time() {
     let args = ["--nproc-per-node", "2", "--stop-grace", "1", &script("ignore_term.py")];
     let job = lab.start("stubborn", &args);
     job.wait_for_ranks(2);
-    wait_until("both ranks ignore SIGTERM", PATIENCE, || {
-        (job.logs(&[]).matches("is ready").count() == 2).then_some(())
-    });
+    job.wait_for_lines(&[], "is ready", 2);
     let said = job.stop();
     assert!(said.contains("by force"), "{said}");
     let status = job.wait_for_end();

@@ -6,7 +6,7 @@ use super::{Asker, Core, Effect, Out};
 use crate::domain::{
     cause::Clue,
     command::{Command, Outcome},
-    ending::{self, Phase},
+    ending,
     event::Fact,
     exit::signal_name,
     id::ProcId,
@@ -174,7 +174,7 @@ impl Core {
             Goal::Run => {}
             Goal::Stop { askers } => {
                 for asker in askers {
-                    let forced = self.ending.phase() == Phase::Killed;
+                    let forced = self.ending.was_forced();
                     let text = if forced { "the job was ended by force" } else { "the job was stopped" };
                     self.answer(now, asker, Command::Stop { now: false }, Outcome::Done(text.into()), out);
                 }
