@@ -236,7 +236,9 @@ impl State {
                     }
                 }
             }
-            Fact::Sample { ranks } => ranks.iter().for_each(|sample| self.take_sample(at, sample)),
+            Fact::Sample { ranks } | Fact::Progress { ranks } => {
+                ranks.iter().for_each(|sample| self.take_sample(at, sample))
+            }
             Fact::Adopted { .. } | Fact::Command { .. } | Fact::Note { .. } | Fact::Unknown => {}
         }
     }
@@ -354,6 +356,7 @@ fn is_worth_a_line(fact: &Fact) -> bool {
             | Fact::RankState { .. }
             | Fact::RankPlaced { .. }
             | Fact::Deadline { .. }
+            | Fact::Progress { .. }
             | Fact::Unknown
     )
 }

@@ -23,6 +23,7 @@ use crate::{
         agent_line::AgentReader,
         event::{JobInfo, Launcher},
         id::{JobId, ProcId, name_from_path},
+        redact::Secrets,
         state::State,
         time::Stamp,
     },
@@ -194,7 +195,12 @@ impl Archive {
 /// # Errors
 /// An index that cannot be read.
 pub fn open_logs(dir: &JobDir) -> Result<Logbook> {
-    Logbook::open(&dir.log_index(), false).map_err(|error| Error::io("cannot read", &dir.log_index(), &error))
+    let mut logbook = Logbook::open(&dir.log_index(), false)
+        .map_err(|error| Error::io("cannot read", &dir.log_index(), &error))?;
+    // The job's own environment is gone; whoever reads usually has the same secrets.
+    let env: Vec<_> = std::env::vars().collect();
+    logbook.hide(Secrets::new(env.iter().map(|(name, value)| (name.as_str(), value.as_str())), &[]));
+    Ok(logbook)
 }
 
 fn one_viewer() -> (Hub, mpsc::Receiver<(ViewerId, Said)>, Link) {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::place::JobDir;
 use crate::{
-    domain::{exit::Exit, id::ProcId},
+    domain::{exit::Exit, id::ProcId, redact::Secrets},
     probe::proc,
 };
 
@@ -60,6 +60,13 @@ impl Spec {
         } else {
             Err(io::ErrorKind::NotFound.into())
         }
+    }
+
+    /// The values that must not be shown: of the agent's environment and its command line.
+    pub fn secrets(&self) -> Secrets {
+        let inherited: Vec<_> = std::env::vars().filter(|_| !self.env_is_whole).collect();
+        let pairs = inherited.iter().chain(&self.env).map(|(name, value)| (name.as_str(), value.as_str()));
+        Secrets::new(pairs, &self.argv)
     }
 
     /// Starts the agent: files for its output, so that it outlives whoever started it.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::storage::{self, Appender, Health};
 use crate::domain::{
     log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, MAX_LINE, MAX_PAGE, Stream},
+    redact::Secrets,
     time::Stamp,
 };
 
@@ -90,6 +91,7 @@ pub struct Logbook {
     next_line: u64,
     index: Option<Appender>,
     buffer: Vec<u8>,
+    secrets: Secrets,
 }
 
 /// A line that just arrived.
@@ -129,7 +131,13 @@ impl Logbook {
             next_line: 0,
             index: None,
             buffer: Vec::new(),
+            secrets: Secrets::default(),
         }
+    }
+
+    /// Takes these values out of all lines from now on. The files keep what the ranks wrote.
+    pub fn hide(&mut self, secrets: Secrets) {
+        self.secrets = secrets;
     }
 
     fn take_entry(&mut self, entry: Entry) {
@@ -202,7 +210,8 @@ impl Logbook {
             let first = self.next_line;
             let mut lines = 0;
             for line in split(bytes) {
-                each(Arrived { n: first + u64::from(lines), origin: &source.origin, text: &clean(line) });
+                let text = self.secrets.hide(clean(line));
+                each(Arrived { n: first + u64::from(lines), origin: &source.origin, text: &text });
                 lines += 1;
             }
             let (number, offset, bytes) = (number as u32, source.done, bytes.len() as u32);
@@ -219,7 +228,7 @@ impl Logbook {
     /// The unfinished last line of a rank: where progress bars live.
     pub fn unfinished(&self, pid: i32) -> Option<String> {
         let source = self.sources.iter().rev().filter(|source| source.origin.pid == pid && !source.closed);
-        source.filter_map(Source::unfinished).next()
+        source.filter_map(Source::unfinished).next().map(|text| self.secrets.hide(text))
     }
 
     /// How the writing of the index goes.
@@ -326,7 +335,7 @@ impl Logbook {
             local_rank: origin.local_rank,
             attempt: origin.attempt,
             stream: origin.stream,
-            text: clean(line),
+            text: self.secrets.hide(clean(line)),
         };
         split(&text).enumerate().map(line).collect()
     }

@@ -158,8 +158,10 @@ impl Core {
             }
             return;
         }
+        let last = member.sample(local_rank, now);
         (member.died_at, member.exit) = (Some(now), exit);
         let rank = member.place.rank;
+        self.emit(now, Fact::Progress { ranks: vec![last] }, out);
         self.ledger.note(now, Clue::Exited { local_rank, pid: proc.pid, exit });
         self.emit(now, Fact::RankExited { local_rank, proc, rank, exit }, out);
         self.clear_rank_alerts(now, local_rank, out);

@@ -40,6 +40,9 @@ use crate::{
 /// A rank that just died is not called a zombie before this time: its agent looks after it now and then.
 const REAPED_WITHIN: Duration = Duration::from_secs(1);
 
+/// How often the figures of all ranks go into the journal.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
+
 /// How a job is to be treated. Kept in the manifest for a supervisor that takes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
@@ -234,6 +237,7 @@ pub struct Core {
     told_cause: Option<Cause>,
     draining: bool,
     lost_told: u64,
+    kept_at: Stamp,
 }
 
 impl Core {
@@ -315,6 +319,7 @@ impl Core {
             told_cause: None,
             draining: false,
             lost_told: 0,
+            kept_at: Stamp(0),
         }
     }
 
@@ -429,13 +434,14 @@ impl Core {
         }
         self.feed_machines(now, &look, out);
         if sample {
-            let ranks = self
-                .crew
-                .iter_mut()
-                .filter(|(_, m)| !m.gone)
-                .map(|(local, m)| m.sample(*local, now))
-                .collect();
-            self.emit(now, Fact::Sample { ranks }, out);
+            let members = self.crew.iter_mut().filter(|(_, member)| !member.gone);
+            let ranks = members.map(|(local, member)| member.sample(*local, now)).collect();
+            if now.since(self.kept_at) >= KEEP_EVERY {
+                self.kept_at = now;
+                self.emit(now, Fact::Progress { ranks }, out);
+            } else {
+                self.emit(now, Fact::Sample { ranks }, out);
+            }
         }
     }
 

@@ -72,7 +72,9 @@ impl Core {
         if self.crew.is_empty() || unexplained && !any_alive {
             return (self.state.state, None);
         }
-        let failed = self.crew.values().any(Member::failed);
+        // Ranks that the agent ended for a membership change look like failed ones; only a cause tells them apart.
+        let failed =
+            self.crew.values().any(Member::failed) && (!self.teardown_seen || self.ledger.best().is_some());
         if any_alive && (failed || self.teardown_seen) {
             let leaving = if failed { JobState::TearingDown } else { JobState::MembershipChange };
             return (leaving, self.force_at());
@@ -80,14 +82,10 @@ impl Core {
         if failed {
             let spent = self.state.job.as_ref().and_then(|job| job.max_restarts);
             let may_restart = spent.is_none_or(|max| self.count_of_this_agent() < max) && self.agent_alive;
-            let next = if self.teardown_seen && self.told_cause.is_none() {
-                JobState::MembershipChange
-            } else if may_restart {
-                JobState::Restarting
-            } else {
-                JobState::TearingDown
-            };
-            return (next, None);
+            return (if may_restart { JobState::Restarting } else { JobState::TearingDown }, None);
+        }
+        if self.teardown_seen {
+            return (JobState::MembershipChange, None);
         }
         if self.is_complete() { (JobState::Running, None) } else { (self.state_of_start(), None) }
     }
