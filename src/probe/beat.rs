@@ -179,9 +179,13 @@ mod tests {
             send(&path, &beat(2)).unwrap();
             assert_eq!(socket.next().await.unwrap(), beat(1));
             assert_eq!((socket.next().await.unwrap(), socket.skipped()), (beat(2), 2));
+            assert_eq!(socket.try_next(), None);
+            sender.send_to(b"junk", &short).unwrap();
+            send(&path, &beat(3)).unwrap();
+            assert_eq!((socket.try_next(), socket.skipped()), (Some(beat(3)), 3));
             drop(socket);
             assert!(!path.exists());
-            assert!(send(&path, &beat(3)).is_err());
+            assert!(send(&path, &beat(4)).is_err());
         });
     }
 

@@ -149,7 +149,8 @@ pub fn find_foreign(pid: i32) -> Result<FoundJob> {
         Some(agent) => agent.pid == pid,
         None => job.ranks.iter().any(|rank| rank.proc.pid == pid),
     };
-    scan::scan(Path::new(ROOT)).into_iter().find(fits).ok_or_else(|| {
+    let found = scan::scan(Path::new(ROOT)).into_iter().find(fits);
+    found.or_else(|| scan::job_of_agent(Path::new(ROOT), pid)).ok_or_else(|| {
         Error::job(format!("process {pid} is no torchrun agent that can be seen from here"))
             .hint("elastictop ps --all lists the agents of this machine")
     })

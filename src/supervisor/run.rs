@@ -16,7 +16,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use super::{
@@ -53,6 +53,8 @@ const READING: Duration = Duration::from_millis(250);
 const INTEREST: Duration = Duration::from_secs(2);
 /// How often files and sockets of the supervisor itself are looked after.
 const UPKEEP: Duration = Duration::from_secs(10);
+/// How long viewers that connected while the job ended are waited for.
+const LATE: Duration = Duration::from_millis(50);
 /// How long what ranks left behind has to end after SIGTERM.
 const SWEEP: Duration = Duration::from_secs(2);
 /// Most ranks remembered for that; those of the first starts are forgotten first.
@@ -340,6 +342,8 @@ impl Supervisor {
     }
 
     fn rank_died(&mut self, proc: ProcId, exit: Option<crate::domain::exit::Exit>) {
+        // Why the agent ended it, if it did, was written before.
+        self.read_logs();
         self.count_oom_kills();
         self.handle(Input::Died { proc, exit });
     }
@@ -382,6 +386,8 @@ impl Supervisor {
                 pids.into_iter().filter_map(|pid| reading::unfinished_line(&self.logbook, pid)).collect();
             unfinished.into_iter().for_each(|input| self.handle(input));
         }
+        // A rank that died within milliseconds shows nothing any more, but its shim spoke before.
+        self.hear_ranks();
         if let Some(look) = self.finder.as_mut().map(Finder::look) {
             self.handle(Input::Looked { look, sample });
         }
@@ -550,8 +556,11 @@ impl Supervisor {
     /// Whoever looks at a job that just ended wants to read its logs.
     async fn serve_the_past(mut self) {
         let until = Instant::now() + AFTERWARDS;
-        // New viewers read the files themselves.
+        // New viewers read the files themselves; those that came before the socket went are not sent away.
         let _ = fs::remove_file(&self.manifest.socket);
+        while let Ok(Ok((stream, _))) = timeout(LATE, self.listener.accept()).await {
+            self.hub.accept(stream);
+        }
         while !self.hub.is_empty() {
             tokio::select! {
                 Some((from, said)) = self.said.recv() => self.viewer_said(from, said),

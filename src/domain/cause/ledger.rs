@@ -185,6 +185,12 @@ pub(super) enum Blame<'a> {
 }
 
 impl Ledger {
+    /// The ledger of the attempt that follows: empty but for the out-of-memory counter, which goes on counting.
+    #[must_use]
+    pub fn next(&self) -> Ledger {
+        Ledger { oom: self.oom.last().copied().into_iter().collect(), ..Ledger::default() }
+    }
+
     /// Takes one piece of evidence that became known at `at`.
     pub fn note(&mut self, at: Stamp, clue: Clue) {
         match clue {

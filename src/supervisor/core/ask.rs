@@ -117,7 +117,7 @@ impl Core {
             ending::Input::Stop { grace: Duration::from_millis(self.rules.stop_grace_ms) }
         };
         self.ending.handle(now, input, &mut wants);
-        Self::take_ending_outputs(wants, out);
+        self.take_ending_outputs(wants, out);
     }
 
     fn asked_to_signal(&mut self, now: Stamp, asker: Asker, rank: Option<u32>, signal: i32, out: &mut Out) {

@@ -8,7 +8,7 @@ use super::{
 use crate::domain::{
     agent_line::AgentLine,
     alert::{Alert, AlertKind},
-    cause::{Cause, Clue, Ledger},
+    cause::{Cause, Clue},
     command::Command,
     ending,
     event::{Fact, Reason},
@@ -16,7 +16,7 @@ use crate::domain::{
     health,
     id::ProcId,
     rank::RankState,
-    sample::{Kernel, Sighting},
+    sample::{Kernel, Place, Sighting},
     state::State,
     time::Stamp,
     watchdog::Zombies,
@@ -43,12 +43,18 @@ impl GroupKey {
         }
     }
 
-    /// Whether ranks with these keys can be of one group: what one of them does not tell speaks for nothing.
-    fn fits(self, other: GroupKey) -> bool {
+    /// What both know together, unless they contradict each other: a rank that was dead before anybody read its
+    /// environment tells nothing.
+    fn joined(self, other: GroupKey) -> Option<GroupKey> {
         let agree = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
-        self.agent_pid == other.agent_pid
+        let one = self.agent_pid == other.agent_pid
             && agree(self.restart_count, other.restart_count)
-            && agree(self.world_size, other.world_size)
+            && agree(self.world_size, other.world_size);
+        one.then_some(GroupKey {
+            agent_pid: self.agent_pid,
+            restart_count: self.restart_count.or(other.restart_count),
+            world_size: self.world_size.or(other.world_size),
+        })
     }
 
     /// Whether a rank with this key belongs to a group that the same agent ended before it started `other`.
@@ -65,7 +71,7 @@ impl Core {
     }
 
     fn joins_group(&self, sighting: &Sighting) -> bool {
-        self.key.is_some_and(|known| GroupKey::of(sighting).fits(known))
+        self.key.is_some_and(|known| known.joined(GroupKey::of(sighting)).is_some())
             && self.crew.get(self.slot_of(sighting)).is_none()
     }
 
@@ -81,11 +87,21 @@ impl Core {
 
     /// A rank was seen, for the first time or again.
     pub(super) fn seen(&mut self, now: Stamp, sighting: &Sighting, out: &mut Out) {
+        let key = GroupKey::of(sighting);
+        let joined = self.key.and_then(|known| known.joined(key));
+        if let Some(slot) = self.crew.position_of(sighting.proc) {
+            if self.crew.get_mut(slot).is_some_and(|member| member.place.learn(&sighting.place)) {
+                self.key = joined.or(self.key);
+                self.placed(now, slot, out);
+            }
+            return;
+        }
         if self.is_old_news(sighting) {
             return;
         }
-        if !self.joins_group(sighting) {
-            self.begin_group(now, GroupKey::of(sighting), sighting, out);
+        match joined.filter(|_| self.joins_group(sighting)) {
+            Some(joined) => self.key = Some(joined),
+            None => self.begin_group(now, key, sighting, out),
         }
         let slot = self.slot_of(sighting);
         let attempt = self.state.attempt();
@@ -150,7 +166,7 @@ impl Core {
         self.former.extend(self.crew.values().map(|member| member.proc));
         self.former.drain(..self.former.len().saturating_sub(MAX_FORMER));
         self.crew.clear();
-        self.ledger = Ledger::default();
+        self.ledger = self.ledger.next();
         (self.told_cause, self.inherited_cause) = (None, None);
         (self.teardown_seen, self.agent_was_told_to_end) = (false, false);
         // It would be for this group: whoever ends agent and ranks on purpose wants the verdict to know.
@@ -242,13 +258,14 @@ impl Core {
         match &line {
             AgentLine::Started(started) => {
                 if let Some((local_rank, member)) = self.by_pid(started.pid) {
-                    let before = member.place.clone();
-                    let place = &mut member.place;
-                    place.rank = place.rank.or(started.global_rank);
-                    place.group_rank = place.group_rank.or(started.group_rank);
-                    place.world_size = place.world_size.or(started.world_size);
-                    place.restart_count = place.restart_count.or(started.restart_count);
-                    if member.place != before {
+                    let told = Place {
+                        rank: started.global_rank,
+                        group_rank: started.group_rank,
+                        world_size: started.world_size,
+                        restart_count: started.restart_count,
+                        ..Place::default()
+                    };
+                    if member.place.learn(&told) {
                         self.placed(now, local_rank, out);
                     }
                 }
@@ -284,7 +301,7 @@ impl Core {
         let look = ending::Input::Look(self.ending_look());
         self.ending.handle(now, look, &mut wants);
         self.ending.handle(now, ending::Input::AgentTeardown, &mut wants);
-        Self::take_ending_outputs(wants, out);
+        self.take_ending_outputs(wants, out);
     }
 
     pub(super) fn agent_started(&mut self, now: Stamp, proc: ProcId, out: &mut Out) {

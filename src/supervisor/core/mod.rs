@@ -347,7 +347,7 @@ impl Core {
         let mut wants = Vec::new();
         self.ending.handle(now, ending::Input::Look(self.ending_look()), &mut wants);
         self.ending.on_deadline(now, &mut wants);
-        Self::take_ending_outputs(wants, out);
+        self.take_ending_outputs(wants, out);
         let mut wants = Vec::new();
         self.zombies.on_deadline(now, &mut wants);
         self.take_zombie_outputs(now, wants, out);
@@ -364,7 +364,7 @@ impl Core {
         }
     }
 
-    fn take_ending_outputs(wants: Vec<ending::Output>, out: &mut Out) {
+    fn take_ending_outputs(&mut self, wants: Vec<ending::Output>, out: &mut Out) {
         for want in wants {
             match want {
                 ending::Output::Signal { target, signal } => {
