@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::core::Rules;
 use crate::{
     domain::{
+        event::JobInfo,
         id::{JobId, ProcId},
         rank::JobState,
         time::Stamp,
     },
-    error::{Error, Result},
+    error::{Error, Kind, Result},
 };
 
 /// The two folders below which elastictop keeps everything.
@@ -48,8 +49,11 @@ impl Roots {
                 Roots { jobs: state.join("elastictop/jobs"), run: runtime_dir() }
             }
         };
-        private_dir(&roots.jobs)?;
-        private_dir(&roots.run)?;
+        let asked_for = env::var_os("ELASTICTOP_DIR").is_some_and(|dir| !dir.is_empty());
+        [&roots.jobs, &roots.run].into_iter().try_for_each(|dir| private_dir(dir)).map_err(|error| {
+            // The user named the folder: that is a wrong request, not a world that changed.
+            if asked_for { Error { kind: Kind::Usage, ..error } } else { error }
+        })?;
         Ok(roots)
     }
 
@@ -276,6 +280,8 @@ pub struct Manifest {
     pub world_size: Option<u32>,
     /// How it is to be treated.
     pub rules: Rules,
+    /// What was asked for: the journal's first record, in case that is lost.
+    pub job: JobInfo,
     /// When the supervisor wrote this last; not later than some seconds before it died.
     pub seen_at: Stamp,
 }
@@ -283,6 +289,7 @@ pub struct Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::event::Launcher;
 
     fn manifest(id: &str, name: &str, created: u64, ended: bool) -> Manifest {
         Manifest {
@@ -302,6 +309,18 @@ mod tests {
                 stop_grace_ms: 1,
                 end_orphans: false,
                 expects_beats: true,
+            },
+            job: JobInfo {
+                id: JobId(id.into()),
+                name: name.into(),
+                launcher: Launcher::Local,
+                node: "n".into(),
+                command: Vec::new(),
+                cwd: String::new(),
+                max_restarts: None,
+                local_world_size: None,
+                nodes: (1, 1),
+                uid: 0,
             },
             seen_at: Stamp(created),
         }
