@@ -253,7 +253,7 @@ fn take_over(roots: &Roots, id: &JobId) -> Result<(Supervisor, Option<String>)> 
     let mut supervisor = Supervisor::open(roots, manifest, spec, |clock, out| {
         Core::adopt(clock.now(), state, rules, told, out)
     })?;
-    supervisor.follow_ranks(ranks);
+    supervisor.take_over_ranks(ranks);
     Ok((supervisor, lost))
 }
 

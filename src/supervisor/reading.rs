@@ -13,6 +13,7 @@ use super::{
     core::Input,
     logbook::{Logbook, Origin},
     place::JobDir,
+    shim::RankFile,
 };
 use crate::{
     domain::{
@@ -132,6 +133,19 @@ pub fn add_rank(
         let (rank, pid) = (sighting.place.rank, sighting.proc.pid);
         logbook.add(Origin { rank, local_rank: Some(local_rank), attempt, pid, stream, path });
     }
+}
+
+/// All ranks that the shim noted, oldest first.
+pub fn noted_by_shim(dir: &JobDir) -> Vec<Sighting> {
+    let folders = fs::read_dir(dir.ranks()).into_iter().flatten().flatten();
+    let noted = folders.filter_map(|folder| {
+        let file: RankFile = serde_json::from_slice(&fs::read(folder.path().join("rank.json")).ok()?).ok()?;
+        let proc = ProcId { pid: file.pid, start: file.start };
+        Some(Sighting { proc, agent_pid: file.agent_pid, place: file.place })
+    });
+    let mut noted: Vec<_> = noted.collect();
+    noted.sort_by_key(|rank| rank.proc.start);
+    noted
 }
 
 /// Adds the agent's files to the logbook.

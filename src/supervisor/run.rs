@@ -12,7 +12,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use super::{
@@ -120,11 +120,43 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Ranks that a former supervisor knew, to be followed though their agent may be dead.
-    pub fn follow_ranks(&mut self, ranks: Vec<Sighting>) {
-        if let Some(finder) = &mut self.finder {
-            ranks.into_iter().for_each(|rank| finder.follow(rank));
+    /// Ranks that a former supervisor knew, to be followed though their agent may be dead, and what those left that
+    /// nobody knew.
+    pub fn take_over_ranks(&mut self, ranks: Vec<Sighting>) {
+        // All deaths at once, and before the agent's own and what it wrote about them: else ranks that ended before
+        // their agent look like orphans, and how they ended is told of ranks that still seem to live.
+        let root = Path::new(proc::ROOT);
+        let (lives, gone): (Vec<_>, Vec<_>) =
+            ranks.into_iter().partition(|rank| proc::identify(root, rank.proc.pid) == Some(rank.proc));
+        let (now, mut out) = (self.clock.now(), Out::default());
+        for rank in gone {
+            self.core.handle(now, Input::Died { proc: rank.proc, exit: None }, &mut out);
         }
+        for rank in self.missed_ranks() {
+            let proc = rank.proc;
+            self.core.handle(now, Input::Seen(rank), &mut out);
+            self.core.handle(now, Input::Died { proc, exit: None }, &mut out);
+        }
+        self.carry_out(out);
+        if let Some(finder) = &mut self.finder {
+            lives.into_iter().for_each(|rank| finder.follow(rank));
+        }
+    }
+
+    /// Ranks that came and went while no supervisor ran. Those of function mode leave no trace.
+    fn missed_ranks(&self) -> Vec<Sighting> {
+        let known = &self.core.state().ranks;
+        let newest = known.iter().map(|rank| rank.proc.start).max().unwrap_or(0);
+        let is_new = |rank: &Sighting| {
+            self.manifest.agent.is_some_and(|agent| agent.pid == rank.agent_pid)
+                && rank.proc.start >= newest
+                && known.iter().all(|known| known.proc != rank.proc)
+        };
+        let is_gone = |rank: &Sighting| {
+            proc::identify(Path::new(proc::ROOT), rank.proc.pid) != Some(rank.proc)
+        };
+        let noted = reading::noted_by_shim(&self.dir).into_iter();
+        noted.filter(|rank| is_new(rank) && is_gone(rank)).collect()
     }
 
     /// Runs until the job is over and nobody looks any more.
@@ -450,8 +482,11 @@ impl Supervisor {
     /// Whoever looks at a job that just ended wants to read its logs.
     async fn serve_the_past(mut self) {
         let until = Instant::now() + AFTERWARDS;
-        // New viewers read the files themselves.
+        // New viewers read the files themselves; those that knocked before are let in.
         let _ = fs::remove_file(&self.manifest.socket);
+        while let Ok(Ok((stream, _))) = timeout(Duration::ZERO, self.listener.accept()).await {
+            self.hub.accept(stream);
+        }
         while !self.hub.is_empty() {
             tokio::select! {
                 Some((from, said)) = self.said.recv() => self.viewer_said(from, said),

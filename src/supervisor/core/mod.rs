@@ -253,6 +253,12 @@ impl Core {
         core.agent_exit = state.agent.as_ref().and_then(|agent| agent.exit);
         core.exit_is_visible = false;
         core.take_over_crew(now, &state);
+        // The former supervisor may have died between telling of a rank and noting its files.
+        let agent_pid = core.agent.map_or(0, |agent| agent.pid);
+        out.effects.extend(state.ranks.iter().map(|rank| {
+            let sighting = Sighting { proc: rank.proc, agent_pid, place: rank.place.clone() };
+            Effect::KeepLogs { sighting, local_rank: rank.local_rank, attempt: rank.attempt }
+        }));
         core.state = state;
         core.emit(now, told, out);
         out.effects.extend(core.crew.values().filter(|member| !member.gone).map(|m| Effect::Watch(m.proc)));
