@@ -228,8 +228,7 @@ fn take_over(roots: &Roots, id: &JobId) -> Result<(Supervisor, Option<String>)> 
     if past.state.state.is_over() {
         // Its supervisor died, or met a full disk, after the last record of the journal.
         (manifest.ended, manifest.state) = (true, past.state.state);
-        dir.write_manifest(&manifest)
-            .map_err(|error| Error::io("cannot write into", &dir.root, &error))?;
+        dir.write_manifest(&manifest).map_err(|error| Error::io("cannot write into", &dir.root, &error))?;
         return Err(is_over());
     }
     let lost = past.lost();

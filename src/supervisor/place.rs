@@ -1,8 +1,9 @@
 //! Where things lie: job folders, sockets, locks.
 
 use std::{
-    env, fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    env, fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -246,10 +247,21 @@ impl JobDir {
     /// # Errors
     /// Those of writing.
     pub fn write_manifest(&self, manifest: &Manifest) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.root)?;
-        serde_json::to_writer_pretty(&mut file, manifest)?;
-        file.persist(self.manifest_path())?;
-        Ok(())
+        let bytes = serde_json::to_vec_pretty(manifest)?;
+        let beside = tempfile::NamedTempFile::new_in(&self.root).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            Ok(file.persist(self.manifest_path())?)
+        });
+        match beside {
+            Ok(_) => Ok(()),
+            // The old one has its blocks already.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                let file = fs::File::options().write(true).open(self.manifest_path())?;
+                file.write_all_at(&bytes, 0)?;
+                file.set_len(bytes.len() as u64)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -28,8 +28,13 @@ use super::{
 };
 use crate::{
     domain::{
-        agent_line::AgentReader, beat::Message, command::Command, ending::Target, id::ProcId,
-        sample::Sighting, time::Stamp,
+        agent_line::AgentReader,
+        beat::Message,
+        command::{Command, Outcome},
+        ending::Target,
+        id::ProcId,
+        sample::Sighting,
+        time::Stamp,
     },
     error::{Error, Result},
     probe::{beat::BeatSocket, cgroup, finder::Finder, proc, signal as kill},
@@ -152,9 +157,8 @@ impl Supervisor {
                 && rank.proc.start >= newest
                 && known.iter().all(|known| known.proc != rank.proc)
         };
-        let is_gone = |rank: &Sighting| {
-            proc::identify(Path::new(proc::ROOT), rank.proc.pid) != Some(rank.proc)
-        };
+        let is_gone =
+            |rank: &Sighting| proc::identify(Path::new(proc::ROOT), rank.proc.pid) != Some(rank.proc);
         let noted = reading::noted_by_shim(&self.dir).into_iter();
         noted.filter(|rank| is_new(rank) && is_gone(rank)).collect()
     }
@@ -363,7 +367,10 @@ impl Supervisor {
         }
         let (journal, logbook) = (self.journal.health(), self.logbook.health());
         self.handle(Input::Storage {
-            error: journal.error.or(logbook.error),
+            error: journal
+                .error
+                .map(|error| format!("elastictop cannot keep its journal: {error}"))
+                .or(logbook.error),
             lost: journal.lost + logbook.lost,
         });
         more
@@ -426,6 +433,12 @@ impl Supervisor {
         let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else {
             return;
         };
+        if command == Command::Restart && self.spec.is_none() {
+            // Before anything is ended for it.
+            let text = "how the agent was started died with it: start the job again".into();
+            self.hub.send(from, &ToViewer::Reply { id, outcome: Outcome::Refused(text) });
+            return;
+        }
         let asker = Asker { reply: Some((from, id)), by: self.hub.name(from) };
         self.handle(Input::Asked(asker, command));
     }

@@ -361,7 +361,7 @@ impl Core {
         }
         match input {
             Input::Spawned(Ok(proc)) => self.agent_started(now, proc, out),
-            Input::Spawned(Err(text)) => self.agent_failed_to_start(now, text, out),
+            Input::Spawned(Err(text)) => return self.agent_failed_to_start(now, text, out),
             Input::Looked { look, sample } => self.looked(now, look, sample, out),
             Input::Seen(sighting) => self.seen(now, &sighting, out),
             Input::Died { proc, exit } => self.died(now, proc, exit, out),
@@ -627,12 +627,8 @@ impl Core {
                     kind: AlertKind::Storage,
                     local_rank: None,
                     since: now,
-                    text: format!(
-                        "elastictop cannot keep its journal and log index: {error}; the job goes on"
-                    ),
-                    evidence: vec![
-                        "what happens now is shown, but may be missing after the supervisor ends".into(),
-                    ],
+                    text: format!("{error}; the job goes on"),
+                    evidence: vec!["what happens now is shown, but may be missing after the job ends".into()],
                     acts_at: None,
                 };
                 self.emit(now, Fact::AlertRaised { alert }, out);
