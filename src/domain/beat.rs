@@ -111,7 +111,7 @@ pub struct Shim {
     /// Field 22 of `/proc/self/stat`.
     pub start: u64,
     /// The agent.
-    pub ppid: i32,
+    pub agent_pid: i32,
     /// What the environment says.
     #[serde(default)]
     pub place: Place,
@@ -208,7 +208,7 @@ mod tests {
         let shim = Message::Shim(Shim {
             pid: 7,
             start: 99,
-            ppid: 5,
+            agent_pid: 5,
             place: Place { rank: Some(3), run_id: Some("r".into()), ..Place::default() },
             out: Some("/x/stdout.log".into()),
             err: None,

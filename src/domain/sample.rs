@@ -100,6 +100,20 @@ impl Place {
             (given, _) => given,
         }
     }
+
+    /// Takes over what is not known yet. Returns whether that was anything.
+    pub fn learn(&mut self, more: &Place) -> bool {
+        let before = self.clone();
+        self.rank = self.rank.or(more.rank);
+        self.local_rank = self.local_rank.or(more.local_rank);
+        self.group_rank = self.group_rank.or(more.group_rank);
+        self.world_size = self.world_size.or(more.world_size);
+        self.local_world_size = self.local_world_size.or(more.local_world_size);
+        self.restart_count = self.restart_count.or(more.restart_count);
+        self.max_restarts = self.max_restarts.or(more.max_restarts);
+        self.run_id = self.run_id.take().or_else(|| more.run_id.clone());
+        *self != before
+    }
 }
 
 /// A rank that was seen for the first time.

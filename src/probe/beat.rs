@@ -84,6 +84,17 @@ impl BeatSocket {
         }
     }
 
+    /// A message that has arrived already. What is no message is skipped and counted.
+    pub fn waiting(&mut self) -> Option<Message> {
+        loop {
+            let length = self.socket.try_recv(&mut self.buffer).ok()?;
+            match Message::parse(&self.buffer[..length]) {
+                Some(message) => return Some(message),
+                None => self.skipped += 1,
+            }
+        }
+    }
+
     /// Binds the same path anew, after somebody removed the file.
     ///
     /// # Errors
@@ -168,9 +179,13 @@ mod tests {
             send(&path, &beat(2)).unwrap();
             assert_eq!(socket.next().await.unwrap(), beat(1));
             assert_eq!((socket.next().await.unwrap(), socket.skipped()), (beat(2), 2));
+            assert_eq!(socket.waiting(), None);
+            sender.send_to(b"junk", &short).unwrap();
+            send(&path, &beat(3)).unwrap();
+            assert_eq!((socket.waiting(), socket.skipped()), (Some(beat(3)), 3));
             drop(socket);
             assert!(!path.exists());
-            assert!(send(&path, &beat(3)).is_err());
+            assert!(send(&path, &beat(4)).is_err());
         });
     }
 

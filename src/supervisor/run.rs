@@ -47,6 +47,8 @@ const CALM: Duration = Duration::from_secs(1);
 const CLOSE: Duration = Duration::from_millis(100);
 /// How often files and sockets of the supervisor itself are looked after.
 const UPKEEP: Duration = Duration::from_secs(10);
+/// How long viewers that connected while the job ended are waited for.
+const LATE: Duration = Duration::from_millis(50);
 /// How long a job that is over is still served to viewers that stay.
 const AFTERWARDS: Duration = Duration::from_secs(3600);
 
@@ -362,6 +364,10 @@ impl Supervisor {
                 pids.into_iter().filter_map(|pid| reading::unfinished_line(&self.logbook, pid)).collect();
             unfinished.into_iter().for_each(|input| self.handle(input));
         }
+        // A rank that died within milliseconds shows nothing any more, but its shim spoke before.
+        while let Some(message) = self.beat.waiting() {
+            self.rank_said(message);
+        }
         if let Some(look) = self.finder.as_mut().map(Finder::look) {
             self.handle(Input::Looked { look, sample });
         }
@@ -411,7 +417,7 @@ impl Supervisor {
         match message {
             Message::Hello(beat) | Message::Beat(beat) | Message::Bye(beat) => self.handle(Input::Beat(beat)),
             Message::Shim(shim) => {
-                let sighting = Sighting { proc: shim.proc(), agent_pid: shim.ppid, place: shim.place };
+                let sighting = Sighting { proc: shim.proc(), agent_pid: shim.agent_pid, place: shim.place };
                 let ours = self.manifest.agent.is_some_and(|agent| agent.pid == sighting.agent_pid);
                 if ours {
                     if let Some(finder) = &mut self.finder {
@@ -495,9 +501,9 @@ impl Supervisor {
     /// Whoever looks at a job that just ended wants to read its logs.
     async fn serve_the_past(mut self) {
         let until = Instant::now() + AFTERWARDS;
-        // New viewers read the files themselves; those that knocked before are let in.
+        // New viewers read the files themselves; those that came before the socket went are not sent away.
         let _ = fs::remove_file(&self.manifest.socket);
-        while let Ok(Ok((stream, _))) = timeout(Duration::ZERO, self.listener.accept()).await {
+        while let Ok(Ok((stream, _))) = timeout(LATE, self.listener.accept()).await {
             self.hub.accept(stream);
         }
         while !self.hub.is_empty() {

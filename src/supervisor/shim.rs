@@ -238,6 +238,7 @@ impl Beat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::beat::Message;
 
     #[test]
     fn a_start_time_is_found_behind_an_odd_name() {
@@ -260,6 +261,25 @@ mod tests {
             _ => None,
         });
         assert_eq!(place, Place { rank: Some(3), run_id: Some("a b".into()), ..Place::default() });
+    }
+
+    #[test]
+    fn the_supervisor_understands_what_the_shim_sends() {
+        let place = Place { rank: Some(3), ..Place::default() };
+        let me = RankFile {
+            v: 1,
+            kind: Some("shim".into()),
+            pid: 7,
+            start: 8,
+            agent_pid: 5,
+            place: place.clone(),
+            out: None,
+            err: Some("/e".into()),
+            error_file: None,
+        };
+        let Some(Message::Shim(shim)) = Message::parse(&json(&me)) else { panic!("no word of a shim") };
+        assert_eq!((shim.pid, shim.start, shim.agent_pid, shim.place), (7, 8, 5, place));
+        assert_eq!((shim.out, shim.err.as_deref()), (None, Some("/e")));
     }
 
     #[test]

@@ -61,6 +61,11 @@ pub fn wait_until<T>(what: &str, patience: Duration, mut look: impl FnMut() -> O
     }
 }
 
+/// Says something even though the test succeeds, which `eprintln!` does not.
+pub fn tell(text: &str) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
 /// A place of its own for one test. All that was started in it ends with it.
 #[derive(Debug)]
 pub struct Lab {

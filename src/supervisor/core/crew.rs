@@ -103,12 +103,13 @@ impl Member {
         }
         let groups = u32::try_from(beat.groups.len()).ok();
         self.health.handle(now, health::Input::Beat { step: beat.step, groups }, out);
-        let before = self.place.clone();
-        self.place.rank = self.place.rank.or(beat.rank);
-        self.place.local_rank = self.place.local_rank.or(beat.local_rank);
-        self.place.world_size = self.place.world_size.or(beat.world_size);
-        self.place.restart_count = self.place.restart_count.or(beat.restart_count);
-        self.place != before
+        self.place.learn(&Place {
+            rank: beat.rank,
+            local_rank: beat.local_rank,
+            world_size: beat.world_size,
+            restart_count: beat.restart_count,
+            ..Place::default()
+        })
     }
 
     /// A step was told. A worse source does not overrule a better one.

@@ -14,7 +14,7 @@ use crate::domain::{
     health,
     id::ProcId,
     rank::RankState,
-    sample::Sighting,
+    sample::{Place, Sighting},
     state::State,
     time::Stamp,
     watchdog::Zombies,
@@ -37,18 +37,38 @@ impl GroupKey {
             world_size: sighting.place.world_size,
         }
     }
+
+    /// What both know together, unless they contradict each other: a rank that was dead before anybody read its
+    /// environment tells nothing.
+    fn joined(self, other: GroupKey) -> Option<GroupKey> {
+        let agree = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
+        let one = self.agent_pid == other.agent_pid
+            && agree(self.restart_count, other.restart_count)
+            && agree(self.world_size, other.world_size);
+        one.then_some(GroupKey {
+            agent_pid: self.agent_pid,
+            restart_count: self.restart_count.or(other.restart_count),
+            world_size: self.world_size.or(other.world_size),
+        })
+    }
 }
 
 impl Core {
     /// A rank was seen, for the first time or again.
     pub(super) fn seen(&mut self, now: Stamp, sighting: &Sighting, out: &mut Out) {
         let slot = self.slot_of(sighting);
-        if self.crew.get(&slot).is_some_and(|member| member.proc == sighting.proc) {
+        let key = GroupKey::of(sighting);
+        let joined = self.key.and_then(|known| known.joined(key));
+        if let Some(member) = self.crew.get_mut(&slot).filter(|member| member.proc == sighting.proc) {
+            if member.place.learn(&sighting.place) {
+                self.key = joined.or(self.key);
+                self.placed(now, slot, out);
+            }
             return;
         }
-        let key = GroupKey::of(sighting);
-        if self.key != Some(key) || self.crew.contains_key(&slot) {
-            self.begin_group(now, key, sighting, out);
+        match joined.filter(|_| !self.crew.contains_key(&slot)) {
+            Some(joined) => self.key = Some(joined),
+            None => self.begin_group(now, key, sighting, out),
         }
         let attempt = self.state.attempt();
         let member = Member::new(now, slot, sighting, self.rules.expects_beats);
@@ -179,13 +199,14 @@ impl Core {
         match &line {
             AgentLine::Started(started) => {
                 if let Some((local_rank, member)) = self.by_pid(started.pid) {
-                    let before = member.place.clone();
-                    let place = &mut member.place;
-                    place.rank = place.rank.or(started.global_rank);
-                    place.group_rank = place.group_rank.or(started.group_rank);
-                    place.world_size = place.world_size.or(started.world_size);
-                    place.restart_count = place.restart_count.or(started.restart_count);
-                    if member.place != before {
+                    let told = Place {
+                        rank: started.global_rank,
+                        group_rank: started.group_rank,
+                        world_size: started.world_size,
+                        restart_count: started.restart_count,
+                        ..Place::default()
+                    };
+                    if member.place.learn(&told) {
                         self.placed(now, local_rank, out);
                     }
                 }
