@@ -11,7 +11,11 @@ use crate::harness::{Job, Lab, PATIENCE, finish, kernel_state, kill, kinds, livi
 const RANKS: &[&str] = &["--launcher", "local", "--nproc-per-node", "2", "--no-python"];
 
 fn start<'a>(lab: &'a Lab, flags: &[&str], line: &str) -> Job<'a> {
-    lab.start("job", &[RANKS, flags, &["sh", "-c", line]].concat())
+    start_named(lab, "job", flags, line)
+}
+
+fn start_named<'a>(lab: &'a Lab, name: &str, flags: &[&str], line: &str) -> Job<'a> {
+    lab.start(name, &[RANKS, flags, &["sh", "-c", line]].concat())
 }
 
 fn kill_supervisor(job: &Job) {
@@ -139,28 +143,28 @@ fn a_restart_after_an_adoption_has_the_first_environment() {
 fn a_job_that_ended_meanwhile_is_judged_by_what_is_left() {
     let lab = Lab::new();
     let wait = "while [ ! -e go ]; do sleep 0.02; done";
-    let ok = start(&lab, &[], &format!("{wait}; echo bye"));
-    let bad = start(&lab, &["--max-restarts", "0"], &format!("{wait}; echo ValueError: no >&2; exit 3"));
-    let again = start(
+    let ok = start_named(&lab, "ok", &[], &format!("{wait}; echo bye"));
+    let bad = start_named(
         &lab,
+        "bad",
+        &["--max-restarts", "0"],
+        &format!("{wait}; echo ValueError: no >&2; exit 3"),
+    );
+    let again = start_named(
+        &lab,
+        "again",
         &["--max-restarts", "3"],
         &format!(
             "{wait}; echo try $TORCHELASTIC_RESTART_COUNT; [ $TORCHELASTIC_RESTART_COUNT = 2 ] || exit 3"
         ),
     );
-    for job in [&ok, &bad, &again] {
+    let agents = [&ok, &bad, &again].map(|job| {
         let agent = pid_of(&job.wait_for_ranks(2)["agent"]["pid"]);
         kill_supervisor(job);
-        if job.id == again.id {
-            lab.touch("go");
-        }
-        if job.id == again.id {
-            wait_for_death(agent);
-        }
-    }
-    for job in [&ok, &bad] {
-        job.wait_until_nothing_is_left();
-    }
+        agent
+    });
+    lab.touch("go");
+    agents.into_iter().for_each(wait_for_death);
 
     let status = ok.status();
     assert_eq!((&status["job"]["state"], &status["job"]["exit_code"]), (&json!("done"), &Value::Null));
@@ -170,13 +174,18 @@ fn a_job_that_ended_meanwhile_is_judged_by_what_is_left() {
 
     let status = bad.status();
     assert_eq!((&status["job"]["state"], &status["job"]["exit_code"]), (&json!("failed"), &Value::Null));
-    assert_eq!(status["ranks"][0]["exit"], 3);
+    // The other one may have been ended by the agent before it came so far.
+    assert!((0..2).any(|rank| status["ranks"][rank]["exit"] == 3), "{status:#}");
     assert!(status["job"]["cause"]["text"].as_str().is_some_and(|text| text.contains("ValueError: no")));
 
     let status = again.status();
     assert_eq!((&status["job"]["state"], &status["job"]["restarts"]), (&json!("done"), &json!(2)));
     assert_eq!(status["job"]["attempt"], 2, "groups that nobody saw are counted");
-    assert_eq!(shown(&again, 0), ["try 0", "try 1", "try 2"]);
+    for rank in 0..2 {
+        let written = written(&again, rank);
+        assert_eq!(shown(&again, rank), written);
+        assert_eq!(written.last().map(String::as_str), Some("try 2"));
+    }
 }
 
 #[test]
@@ -229,7 +238,7 @@ fn a_journal_that_is_cut_off_opens_and_says_so() {
         let told = status["alerts"].to_string().contains("was cut off");
         assert_eq!(told, is_torn, "cut at {cut}: {status:#}");
         let (code, out, _) = lab.run(&["attach", &job.id, "--plain"]);
-        assert_eq!(code, if cut == whole.len() { 3 } else { 1 }, "cut at {cut}: {out}");
+        assert_eq!(code, 1, "cut at {cut}: {out}");
     }
     let (code, out, _) = finish(lab.elastictop().args(["status", &job.id]));
     assert_eq!(code, 0);
