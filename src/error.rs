@@ -2,8 +2,10 @@
 
 use std::{fmt, io, path::Path};
 
+use serde::{Deserialize, Serialize};
+
 /// What kind of failure, which decides the exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The request cannot be carried out as it was typed or configured: exit code 2, nothing was started.
     Usage,

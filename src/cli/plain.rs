@@ -7,7 +7,7 @@ use std::{
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::reach::{Target, greet};
+use super::reach::{Target, greet, greet_and_ask};
 use crate::{
     domain::{
         command::Command,
@@ -40,8 +40,15 @@ pub async fn follow(target: &Target, quiet: bool) -> Result<u8> {
     let (mut asked, mut failures) = (0, 0);
     loop {
         let mut link = target.link(true).await?;
-        match greet(&mut link, true).await {
-            Ok(state) => printer.catch_up(state),
+        match greet_and_ask(&mut link, true).await {
+            Ok((state, read_only)) => {
+                printer.catch_up(state);
+                let is_foreign = matches!(target, Target::Foreign(_));
+                if let Some(why) = read_only.filter(|_| !is_foreign && !printer.state.state.is_over()) {
+                    // Files alone: nothing new will ever come.
+                    return Err(Error::environment(why));
+                }
+            }
             Err(error) if failures >= TRIES => return Err(error),
             Err(_) => {
                 failures += 1;

@@ -1,6 +1,9 @@
 //! Reaching a job: over its supervisor's socket, by a new supervisor, from its files, or from `/proc`.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use crate::{
     domain::{
@@ -20,6 +23,11 @@ use crate::{
         message::{PROTOCOL, ToSupervisor, ToViewer},
     },
 };
+
+/// How long a supervisor that somebody else just started may take until it listens.
+const LISTENS_WITHIN: Duration = Duration::from_secs(10);
+/// Pause between two tries to reach it.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// A job that was found.
 #[derive(Clone, Debug)]
@@ -80,19 +88,29 @@ async fn link_own(roots: &Roots, id: &JobId, adopt: bool) -> Result<Link> {
         return Ok(Archive::open(roots, id, &why)?.serve());
     }
     match detach::adopt(id.clone()) {
-        Ok(()) => eprintln!("elastictop: the supervisor of {id} had died; a new one took over"),
+        Ok(lost) => {
+            let lost = lost.map(|lost| format!("; {lost}")).unwrap_or_default();
+            eprintln!("elastictop: the supervisor of {id} had died; a new one took over{lost}");
+        }
         // Somebody else was faster, or the job has just ended.
         Err(error) if error.kind == crate::error::Kind::Job => {}
         Err(error) => return Err(error),
     }
-    let manifest = read()?;
-    if manifest.ended {
-        return Ok(Archive::open(roots, id, "the job is over")?.serve());
+    let until = Instant::now() + LISTENS_WITHIN;
+    loop {
+        let manifest = read()?;
+        if manifest.ended {
+            return Ok(Archive::open(roots, id, "the job is over")?.serve());
+        }
+        match Link::unix(&manifest.socket).await {
+            Ok(link) => return Ok(link),
+            Err(_) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
+            Err(error) => {
+                return Err(Error::io("cannot reach the supervisor at", &manifest.socket, &error)
+                    .hint(format!("its log is {}", dir.supervisor_log().display())));
+            }
+        }
     }
-    Link::unix(&manifest.socket).await.map_err(|error| {
-        Error::io("cannot reach the supervisor at", &manifest.socket, &error)
-            .hint(format!("its log is {}", dir.supervisor_log().display()))
-    })
 }
 
 /// Who this viewer is, for the timeline: `user on /dev/pts/3`.
@@ -117,11 +135,21 @@ pub fn hello(watch: bool) -> ToSupervisor {
 /// # Errors
 /// The other side refuses or leaves.
 pub async fn greet(link: &mut Link, watch: bool) -> Result<State> {
+    greet_and_ask(link, watch).await.map(|(state, _)| state)
+}
+
+/// Greets, and gives the state and why commands will be refused, if they will.
+///
+/// # Errors
+/// The other side refuses or leaves.
+pub async fn greet_and_ask(link: &mut Link, watch: bool) -> Result<(State, Option<String>)> {
+    let mut why = None;
     let lost = || Error::environment("the supervisor left without an answer");
     link.outgoing.send(hello(watch)).await.map_err(|_| lost())?;
     while let Some(message) = link.incoming.recv().await {
         match message {
-            ToViewer::Snapshot { state, .. } => return Ok(*state),
+            ToViewer::Welcome { read_only, .. } => why = read_only,
+            ToViewer::Snapshot { state, .. } => return Ok((*state, why)),
             ToViewer::Bye { text } => return Err(Error::environment(text)),
             _ => {}
         }

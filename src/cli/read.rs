@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     supervisor::{
         aside::{self, Observer},
-        clock, journal,
+        clock, detach, journal,
         place::{Manifest, Roots},
     },
     wire::message::{ToSupervisor, ToViewer},
@@ -148,13 +148,16 @@ pub fn events(args: &EventsArgs) -> Result<u8> {
     let dir = roots.job(&manifest.id);
     let path = dir.journal();
     let mut file = File::open(&path).map_err(|error| Error::io("cannot open", &path, &error))?;
-    let (mut state, mut rest) = (State::default(), Vec::new());
+    let (mut state, mut rest, mut unreadable) = (State::default(), Vec::new(), 0_u64);
     loop {
         file.read_to_end(&mut rest).map_err(|error| Error::io("cannot read", &path, &error))?;
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         let mut text = String::new();
         for line in rest[..whole].split(|byte| *byte == b'\n') {
-            let Some(event) = journal::parse(line) else { continue };
+            let Some(event) = journal::parse(line) else {
+                unreadable += u64::from(!line.is_empty());
+                continue;
+            };
             state.apply(&event);
             if args.json {
                 text += &String::from_utf8_lossy(line);
@@ -165,6 +168,13 @@ pub fn events(args: &EventsArgs) -> Result<u8> {
         }
         rest.drain(..whole);
         if !print(&text) || !args.follow || state.state.is_over() {
+            // Of a running job it may be a record that is being written.
+            if !rest.is_empty() && (manifest.ended || !detach::is_supervised(&roots, &manifest.id)) {
+                eprintln!("warning: the last record of the journal was cut off ({} bytes)", rest.len());
+            }
+            if unreadable > 0 {
+                eprintln!("warning: {unreadable} records of the journal cannot be read");
+            }
             return Ok(0);
         }
         std::thread::sleep(POLL);

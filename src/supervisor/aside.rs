@@ -21,6 +21,7 @@ use super::{
 use crate::{
     domain::{
         agent_line::AgentReader,
+        alert::{Alert, AlertKind},
         event::{JobInfo, Launcher},
         id::{JobId, ProcId, name_from_path},
         redact::Secrets,
@@ -174,7 +175,22 @@ impl Archive {
         let dir = roots.job(id);
         let past = journal::read(&dir.journal(), |_| {})
             .map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
-        Ok(Archive { state: past.state, logbook: open_logs(&dir)?, why: why.to_owned() })
+        let manifest =
+            dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error))?;
+        let lost = past.lost();
+        let mut state = past.filled_up(&manifest);
+        if let Some(lost) = lost {
+            let text = format!("{lost}; what else is shown is complete");
+            state.alerts.push(Alert {
+                kind: AlertKind::Storage,
+                local_rank: None,
+                since: manifest.seen_at,
+                text,
+                evidence: vec![dir.journal().display().to_string()],
+                acts_at: None,
+            });
+        }
+        Ok(Archive { state, logbook: open_logs(&dir)?, why: why.to_owned() })
     }
 
     /// Serves one viewer until it leaves.

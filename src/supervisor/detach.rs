@@ -16,7 +16,7 @@ use super::{
     clock,
     core::{Core, Rules},
     inject, journal,
-    place::{Manifest, Roots},
+    place::{JobDir, Manifest, Roots},
     run::Supervisor,
 };
 use crate::{
@@ -41,8 +41,15 @@ enum Task {
 /// The first line that a supervisor writes.
 #[derive(Debug, Serialize, Deserialize)]
 enum Report {
-    Ready,
-    Failed { usage: bool, text: String, hints: Vec<String> },
+    /// What else there is to tell about the job that was taken over.
+    Ready {
+        told: Option<String>,
+    },
+    Failed {
+        kind: Kind,
+        text: String,
+        hints: Vec<String>,
+    },
 }
 
 /// Starts a job under a supervisor of its own, and returns when the supervisor is ready.
@@ -50,18 +57,19 @@ enum Report {
 /// # Errors
 /// What the supervisor could not do; then nothing runs.
 pub fn start(job: JobInfo, rules: Rules, spec: Spec) -> Result<()> {
-    launch(&Task::Start { job: Box::new(job), rules, spec })
+    launch(&Task::Start { job: Box::new(job), rules, spec }).map(drop)
 }
 
-/// Starts a supervisor for a job whose supervisor died, and returns when it is ready.
+/// Starts a supervisor for a job whose supervisor died, and returns when it is ready: with what the job lost, in
+/// words, if it lost anything.
 ///
 /// # Errors
-/// What the supervisor could not do.
-pub fn adopt(id: JobId) -> Result<()> {
+/// What the supervisor could not do; [`Kind::Job`] when the job is over or has a supervisor.
+pub fn adopt(id: JobId) -> Result<Option<String>> {
     launch(&Task::Adopt { id })
 }
 
-fn launch(task: &Task) -> Result<()> {
+fn launch(task: &Task) -> Result<Option<String>> {
     let told = |error: io::Error| Error::environment(format!("cannot start the supervisor: {error}"));
     let program = std::env::current_exe().map_err(told)?;
     let mut child = Command::new(program)
@@ -81,11 +89,8 @@ fn launch(task: &Task) -> Result<()> {
         BufReader::new(stdout).read_line(&mut line).map_err(told)?;
     }
     match serde_json::from_str(&line) {
-        Ok(Report::Ready) => Ok(()),
-        Ok(Report::Failed { usage, text, hints }) => {
-            let kind = if usage { Kind::Usage } else { Kind::Environment };
-            Err(Error { kind, text, hints })
-        }
+        Ok(Report::Ready { told }) => Ok(told),
+        Ok(Report::Failed { kind, text, hints }) => Err(Error { kind, text, hints }),
         Err(_) => {
             let mut said = String::new();
             if let Some(mut stderr) = child.stderr.take() {
@@ -105,8 +110,7 @@ pub fn main() -> std::process::ExitCode {
     match supervise() {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            let usage = error.kind == Kind::Usage;
-            report(&Report::Failed { usage, text: error.text.clone(), hints: error.hints });
+            report(&Report::Failed { kind: error.kind, text: error.text.clone(), hints: error.hints });
             tracing::error!("{}", error.text);
             std::process::ExitCode::from(1)
         }
@@ -139,11 +143,11 @@ fn supervise() -> Result<()> {
     };
     let lock = take_lock(&roots, &id)?;
     runtime.block_on(async {
-        let supervisor = match task {
-            Task::Start { job, rules, spec } => begin(&roots, *job, rules, spec)?,
+        let (supervisor, told) = match task {
+            Task::Start { job, rules, spec } => (begin(&roots, *job, rules, spec)?, None),
             Task::Adopt { id } => take_over(&roots, &id)?,
         };
-        report(&Report::Ready);
+        report(&Report::Ready { told });
         leave_terminal(&roots, &id);
         supervisor.run().await
     })?;
@@ -177,6 +181,15 @@ pub fn is_supervised(roots: &Roots, id: &JobId) -> bool {
 fn begin(roots: &Roots, job: JobInfo, rules: Rules, spec: Spec) -> Result<Supervisor> {
     let dir = roots.job(&job.id);
     dir.create().map_err(|error| Error::io("cannot make the folder", &dir.root, &error))?;
+    let begun = begin_in(roots, &dir, job, rules, spec);
+    if begun.is_err() {
+        // Nothing was started: a folder that stays would look like a job.
+        let _ = std::fs::remove_dir_all(&dir.root);
+    }
+    begun
+}
+
+fn begin_in(roots: &Roots, dir: &JobDir, job: JobInfo, rules: Rules, spec: Spec) -> Result<Supervisor> {
     inject::write(&dir.python()).map_err(|error| Error::io("cannot write into", &dir.python(), &error))?;
     dir.keep_program().map_err(|error| Error::io("cannot put the program into", &dir.program(), &error))?;
     let now = clock::wall();
@@ -193,6 +206,7 @@ fn begin(roots: &Roots, job: JobInfo, rules: Rules, spec: Spec) -> Result<Superv
         state: JobState::Starting,
         world_size: None,
         rules,
+        job: job.clone(),
         seen_at: now,
     };
     dir.write_manifest(&manifest).map_err(|error| Error::io("cannot write into", &dir.root, &error))?;
@@ -200,24 +214,32 @@ fn begin(roots: &Roots, job: JobInfo, rules: Rules, spec: Spec) -> Result<Superv
     Supervisor::open(roots, manifest, Some(spec), |clock, out| Core::new(clock.now(), job, rules, out))
 }
 
-fn take_over(roots: &Roots, id: &JobId) -> Result<Supervisor> {
+fn take_over(roots: &Roots, id: &JobId) -> Result<(Supervisor, Option<String>)> {
     let dir = roots.job(id);
     let mut manifest =
         dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error))?;
+    let is_over = || Error::job(format!("job {id} is over"));
+    if manifest.ended {
+        return Err(is_over());
+    }
     start_log(&dir.supervisor_log());
     let past = journal::read(&dir.journal(), |_| {})
         .map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
-    let mut state = past.state;
+    if past.state.state.is_over() {
+        // Its supervisor died, or met a full disk, after the last record of the journal.
+        (manifest.ended, manifest.state) = (true, past.state.state);
+        dir.write_manifest(&manifest).map_err(|error| Error::io("cannot write into", &dir.root, &error))?;
+        return Err(is_over());
+    }
+    let lost = past.lost();
+    let mut state = past.filled_up(&manifest);
     let agent = state.agent.as_ref().filter(|agent| agent.alive).map(|agent| agent.proc).or(manifest.agent);
     let spec = agent.and_then(|agent| Spec::of_running(agent).ok());
     let ranks = ranks_of(&state);
     let (last_seen, rules) = (Some(manifest.seen_at), manifest.rules);
     let mut text = "a new supervisor took over; the agent's exit code will be unknown".to_owned();
-    if past.torn_bytes > 0 {
-        text = format!("{text}; the last record of the journal was cut off ({} bytes)", past.torn_bytes);
-    }
-    if past.unreadable > 0 {
-        text = format!("{text}; {} records of the journal cannot be read", past.unreadable);
+    if let Some(lost) = &lost {
+        text = format!("{text}; {lost}");
     }
     if let (None, Some(proc)) = (&state.agent, agent) {
         state.agent = Some(crate::domain::state::Agent { proc, alive: true, exit: None });
@@ -230,8 +252,8 @@ fn take_over(roots: &Roots, id: &JobId) -> Result<Supervisor> {
     let mut supervisor = Supervisor::open(roots, manifest, spec, |clock, out| {
         Core::adopt(clock.now(), state, rules, told, out)
     })?;
-    supervisor.follow_ranks(ranks);
-    Ok(supervisor)
+    supervisor.take_over_ranks(ranks);
+    Ok((supervisor, lost))
 }
 
 fn ranks_of(state: &State) -> Vec<Sighting> {

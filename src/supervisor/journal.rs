@@ -4,8 +4,15 @@ use std::{io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::storage::{self, Appender, Health};
-use crate::domain::{event::Event, report::SCHEMA, state::State};
+use super::{
+    place::Manifest,
+    storage::{self, Appender, Health},
+};
+use crate::domain::{
+    event::{Event, Fact},
+    report::SCHEMA,
+    state::State,
+};
 
 /// One line of the journal and of `elastictop events --json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +45,37 @@ pub struct Past {
     pub torn_bytes: u64,
     /// Lines that are no events.
     pub unreadable: u64,
+}
+
+impl Past {
+    /// What the journal lost, in words.
+    pub fn lost(&self) -> Option<String> {
+        let mut lost = Vec::new();
+        if self.torn_bytes > 0 {
+            lost.push(format!("the last record of the journal was cut off ({} bytes)", self.torn_bytes));
+        }
+        if self.unreadable > 0 {
+            lost.push(format!("{} records of the journal cannot be read", self.unreadable));
+        }
+        if self.state.job.is_none() {
+            lost.push("the journal has no beginning".into());
+        }
+        (!lost.is_empty()).then(|| lost.join("; "))
+    }
+
+    /// The state, with what the manifest knows in place of records that are lost.
+    pub fn filled_up(self, manifest: &Manifest) -> State {
+        let mut state = self.state;
+        if state.job.is_none() {
+            let fact = Fact::JobStarted { job: manifest.job.clone() };
+            state.apply(&Event { seq: state.seq, at: manifest.created_at, fact });
+        }
+        if manifest.ended && !state.state.is_over() {
+            let fact = Fact::JobEnded { state: manifest.state, exit_code: None, cause: None };
+            state.apply(&Event { seq: state.seq, at: manifest.seen_at, fact });
+        }
+        state
+    }
 }
 
 /// Reads a journal and folds it; `each` sees every event in order.

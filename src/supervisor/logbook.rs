@@ -13,7 +13,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::storage::{self, Appender, Health};
+use super::{
+    reserve::{self, AHEAD, KEPT, Room},
+    storage::{self, Appender, Health},
+};
 use crate::domain::{
     log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, MAX_LINE, MAX_PAGE, Stream},
     redact::Secrets,
@@ -50,6 +53,9 @@ struct Source {
     file: Option<File>,
     /// Bytes that are in the index.
     done: u64,
+    /// Bytes that a full disk took from its beginning.
+    given_up: u64,
+    room: Room,
     /// Whether the writer is gone: what is left is a last line without an end.
     closed: bool,
 }
@@ -81,6 +87,11 @@ enum Entry {
         pid: i32,
         rank: u32,
     },
+    /// The bytes of this source up to here are gone.
+    GivenUp {
+        given_up: u32,
+        until: u64,
+    },
 }
 
 /// The log files of a job.
@@ -92,6 +103,8 @@ pub struct Logbook {
     index: Option<Appender>,
     buffer: Vec<u8>,
     secrets: Secrets,
+    /// Why ranks may soon be unable to write.
+    full: Option<String>,
 }
 
 /// A line that just arrived.
@@ -132,6 +145,7 @@ impl Logbook {
             index: None,
             buffer: Vec::new(),
             secrets: Secrets::default(),
+            full: None,
         }
     }
 
@@ -144,7 +158,8 @@ impl Logbook {
         match entry {
             Entry::Source { source } => {
                 let file = File::open(&source.path).ok();
-                self.sources.push(Source { origin: source, file, done: 0, closed: false });
+                let room = Room::default();
+                self.sources.push(Source { origin: source, file, done: 0, given_up: 0, room, closed: false });
             }
             Entry::Grown { at, grown } => {
                 for (source, offset, bytes, lines) in grown {
@@ -152,6 +167,11 @@ impl Logbook {
                 }
             }
             Entry::Placed { pid, rank } => self.set_rank(pid, rank),
+            Entry::GivenUp { given_up, until } => {
+                if let Some(source) = self.sources.get_mut(given_up as usize) {
+                    source.given_up = until;
+                }
+            }
         }
     }
 
@@ -222,7 +242,51 @@ impl Logbook {
         if !grown.is_empty() {
             self.write(&Entry::Grown { at: now, grown });
         }
+        if self.index.is_some() {
+            self.keep_room();
+        }
         more
+    }
+
+    /// Sees to it that the ranks can go on writing when the disk is full, at the cost of old lines.
+    fn keep_room(&mut self) {
+        let on_disk = self.sources.iter().find_map(|source| source.file.as_ref());
+        self.full = on_disk
+            .is_some_and(reserve::is_full_behind)
+            .then(|| "the disk is full: ranks have a little room left for their logs".into());
+        for number in 0..self.sources.len() {
+            let mut kept = self.sources[number].keep_room();
+            if kept.is_err() && self.give_up(AHEAD) {
+                self.full = Some("the disk is full: the oldest log lines are given up for new ones".into());
+                kept = self.sources[number].keep_room();
+            }
+            if let Err(error) = kept {
+                self.full = Some(format!("a rank may soon be unable to write its log: {error}"));
+            }
+        }
+    }
+
+    /// Gives up old bytes, oldest files first; returns whether there were any.
+    fn give_up(&mut self, bytes: u64) -> bool {
+        let mut freed = 0;
+        for number in 0..self.sources.len() {
+            let source = &mut self.sources[number];
+            let from = source.given_up;
+            let until = source.done.saturating_sub(KEPT).min(from + bytes - freed);
+            let Some(file) = source.file.as_ref().filter(|_| until > from) else { continue };
+            let hole = reserve::writable(file).and_then(|file| reserve::give_up(&file, from, until));
+            let Ok(until) = hole.map(|until| until.max(from)) else { continue };
+            if until == from {
+                continue;
+            }
+            source.given_up = until;
+            freed += until - from;
+            self.write(&Entry::GivenUp { given_up: number as u32, until });
+            if freed >= bytes {
+                break;
+            }
+        }
+        freed > 0
     }
 
     /// The unfinished last line of a rank: where progress bars live.
@@ -234,7 +298,10 @@ impl Logbook {
 
     /// How the writing of the index goes.
     pub fn health(&self) -> Health {
-        self.index.as_ref().map_or_else(Health::default, Appender::health)
+        let mut health = self.index.as_ref().map_or_else(Health::default, Appender::health);
+        health.error = health.error.map(|error| format!("elastictop cannot keep its log index: {error}"));
+        health.error = health.error.or_else(|| self.full.clone());
+        health
     }
 
     /// Writes what waits.
@@ -325,9 +392,9 @@ impl Logbook {
         let Some(file) = source.file.as_ref().filter(|_| wanted) else { return Vec::new() };
         let mut bytes = vec![0; piece.bytes as usize];
         let text = match file.read_exact_at(&mut bytes, piece.offset) {
-            Ok(()) => bytes,
-            // The numbers of lines must not shift when a file was cut behind our back.
-            Err(_) => b"[these bytes are gone from the file]\n".repeat(piece.lines as usize),
+            Ok(()) if piece.offset >= source.given_up => bytes,
+            // The numbers of lines must not shift when bytes were given up, or a file cut behind our back.
+            _ => b"[these bytes are gone from the file]\n".repeat(piece.lines as usize),
         };
         let line = |(i, line)| LogLine {
             n: piece.first_line + i as u64,
@@ -363,6 +430,20 @@ impl Source {
             None => 0,
         };
         (whole > 0).then(|| &bytes[..whole])
+    }
+
+    fn keep_room(&mut self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let size = file.metadata()?.len();
+        // Asking costs an open: only when it is needed.
+        if self.closed {
+            if size == self.done && self.room.is_held() {
+                self.room.release(&reserve::writable(file)?, size);
+            }
+        } else if self.room.is_short(size, AHEAD) {
+            self.room.keep(&reserve::writable(file)?, size, AHEAD)?;
+        }
+        Ok(())
     }
 
     fn unfinished(&self) -> Option<String> {

@@ -14,6 +14,7 @@ pub mod logbook;
 pub mod place;
 pub mod preflight;
 pub mod reading;
+pub mod reserve;
 pub mod run;
 pub mod session;
 pub mod shim;

@@ -1,8 +1,9 @@
 //! Where things lie: job folders, sockets, locks.
 
 use std::{
-    env, fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    env, fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -11,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::core::Rules;
 use crate::{
     domain::{
+        event::JobInfo,
         id::{JobId, ProcId},
         rank::JobState,
         time::Stamp,
     },
-    error::{Error, Result},
+    error::{Error, Kind, Result},
 };
 
 /// The two folders below which elastictop keeps everything.
@@ -48,8 +50,11 @@ impl Roots {
                 Roots { jobs: state.join("elastictop/jobs"), run: runtime_dir() }
             }
         };
-        private_dir(&roots.jobs)?;
-        private_dir(&roots.run)?;
+        let asked_for = env::var_os("ELASTICTOP_DIR").is_some_and(|dir| !dir.is_empty());
+        [&roots.jobs, &roots.run].into_iter().try_for_each(|dir| private_dir(dir)).map_err(|error| {
+            // The user named the folder: that is a wrong request, not a world that changed.
+            if asked_for { Error { kind: Kind::Usage, ..error } } else { error }
+        })?;
         Ok(roots)
     }
 
@@ -242,10 +247,21 @@ impl JobDir {
     /// # Errors
     /// Those of writing.
     pub fn write_manifest(&self, manifest: &Manifest) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.root)?;
-        serde_json::to_writer_pretty(&mut file, manifest)?;
-        file.persist(self.manifest_path())?;
-        Ok(())
+        let bytes = serde_json::to_vec_pretty(manifest)?;
+        let beside = tempfile::NamedTempFile::new_in(&self.root).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            Ok(file.persist(self.manifest_path())?)
+        });
+        match beside {
+            Ok(_) => Ok(()),
+            // The old one has its blocks already.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                let file = fs::File::options().write(true).open(self.manifest_path())?;
+                file.write_all_at(&bytes, 0)?;
+                file.set_len(bytes.len() as u64)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -276,6 +292,8 @@ pub struct Manifest {
     pub world_size: Option<u32>,
     /// How it is to be treated.
     pub rules: Rules,
+    /// What was asked for: the journal's first record, in case that is lost.
+    pub job: JobInfo,
     /// When the supervisor wrote this last; not later than some seconds before it died.
     pub seen_at: Stamp,
 }
@@ -283,6 +301,7 @@ pub struct Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::event::Launcher;
 
     fn manifest(id: &str, name: &str, created: u64, ended: bool) -> Manifest {
         Manifest {
@@ -302,6 +321,18 @@ mod tests {
                 stop_grace_ms: 1,
                 end_orphans: false,
                 expects_beats: true,
+            },
+            job: JobInfo {
+                id: JobId(id.into()),
+                name: name.into(),
+                launcher: Launcher::Local,
+                node: "n".into(),
+                command: Vec::new(),
+                cwd: String::new(),
+                max_restarts: None,
+                local_world_size: None,
+                nodes: (1, 1),
+                uid: 0,
             },
             seen_at: Stamp(created),
         }

@@ -32,8 +32,13 @@ use super::{
 };
 use crate::{
     domain::{
-        agent_line::AgentReader, beat::Message, command::Command, ending::Target, id::ProcId,
-        sample::Sighting, time::Stamp,
+        agent_line::AgentReader,
+        beat::Message,
+        command::{Command, Outcome},
+        ending::Target,
+        id::ProcId,
+        sample::Sighting,
+        time::Stamp,
     },
     error::{Error, Result},
     probe::{beat::BeatSocket, cgroup, finder::Finder, proc, signal as kill},
@@ -149,11 +154,42 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Ranks that a former supervisor knew, to be followed though their agent may be dead.
-    pub fn follow_ranks(&mut self, ranks: Vec<Sighting>) {
-        if let Some(finder) = &mut self.finder {
-            ranks.into_iter().for_each(|rank| finder.follow(rank));
+    /// Ranks that a former supervisor knew, to be followed though their agent may be dead, and what those left that
+    /// nobody knew.
+    pub fn take_over_ranks(&mut self, ranks: Vec<Sighting>) {
+        // All deaths at once, and before the agent's own and what it wrote about them: else ranks that ended before
+        // their agent look like orphans, and how they ended is told of ranks that still seem to live.
+        let root = Path::new(proc::ROOT);
+        let (lives, gone): (Vec<_>, Vec<_>) =
+            ranks.into_iter().partition(|rank| proc::identify(root, rank.proc.pid) == Some(rank.proc));
+        let (now, mut out) = (self.clock.now(), Out::default());
+        for rank in gone {
+            self.core.handle(now, Input::Died { proc: rank.proc, exit: None }, &mut out);
         }
+        for rank in self.missed_ranks() {
+            let proc = rank.proc;
+            self.core.handle(now, Input::Seen(rank), &mut out);
+            self.core.handle(now, Input::Died { proc, exit: None }, &mut out);
+        }
+        self.carry_out(out);
+        if let Some(finder) = &mut self.finder {
+            lives.into_iter().for_each(|rank| finder.follow(rank));
+        }
+    }
+
+    /// Ranks that came and went while no supervisor ran. Those of function mode leave no trace.
+    fn missed_ranks(&self) -> Vec<Sighting> {
+        let known = &self.core.state().ranks;
+        let newest = known.iter().map(|rank| rank.proc.start).max().unwrap_or(0);
+        let is_new = |rank: &Sighting| {
+            self.manifest.agent.is_some_and(|agent| agent.pid == rank.agent_pid)
+                && rank.proc.start >= newest
+                && known.iter().all(|known| known.proc != rank.proc)
+        };
+        let is_gone =
+            |rank: &Sighting| proc::identify(Path::new(proc::ROOT), rank.proc.pid) != Some(rank.proc);
+        let noted = reading::ranks_on_disk(&self.dir, |_| false).into_iter();
+        noted.filter(|rank| is_new(rank) && is_gone(rank)).collect()
     }
 
     /// Runs until the job is over and nobody looks any more.
@@ -393,7 +429,10 @@ impl Supervisor {
         }
         let (journal, logbook) = (self.journal.health(), self.logbook.health());
         self.handle(Input::Storage {
-            error: journal.error.or(logbook.error),
+            error: journal
+                .error
+                .map(|error| format!("elastictop cannot keep its journal: {error}"))
+                .or(logbook.error),
             lost: journal.lost + logbook.lost,
         });
         more
@@ -463,6 +502,12 @@ impl Supervisor {
         let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else {
             return;
         };
+        if command == Command::Restart && self.spec.is_none() {
+            // Before anything is ended for it.
+            let text = "how the agent was started died with it: start the job again".into();
+            self.hub.send(from, &ToViewer::Reply { id, outcome: Outcome::Refused(text) });
+            return;
+        }
         let asker = Asker { reply: Some((from, id)), by: self.hub.name(from) };
         self.handle(Input::Asked(asker, command));
     }

@@ -12,8 +12,12 @@ use std::{
 
 use tokio::sync::watch;
 
+use super::reserve::Room;
+
 /// Records that may wait for the disk before more are dropped and counted.
 const QUEUE: usize = 4096;
+/// Room that each file has ahead of its end, in bytes: what happens on a full disk is still kept for a while.
+const AHEAD: u64 = 256 << 10;
 /// How long a failed write waits before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -62,9 +66,10 @@ impl Appender {
         let good = cut_torn_tail(&mut file)?;
         let (queue, records) = sync_channel(QUEUE);
         let (report, health) = watch::channel(Health::default());
-        let thread = thread::Builder::new()
-            .name("elastictop-disk".into())
-            .spawn(move || Writer { file, good, report, waiting: VecDeque::new() }.run(&records))?;
+        let thread = thread::Builder::new().name("elastictop-disk".into()).spawn(move || {
+            let waiting = VecDeque::new();
+            Writer { file, good, report, waiting, room: Room::default() }.run(&records);
+        })?;
         Ok(Appender { queue: Some(queue), thread: Some(thread), health, overflow: 0 })
     }
 
@@ -123,6 +128,7 @@ struct Writer {
     good: u64,
     report: watch::Sender<Health>,
     waiting: VecDeque<Vec<u8>>,
+    room: Room,
 }
 
 impl Writer {
@@ -143,6 +149,7 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     self.write_waiting();
+                    self.room.release(&self.file, self.good);
                     return;
                 }
             }
@@ -159,6 +166,8 @@ impl Writer {
     }
 
     fn write_waiting(&mut self) {
+        // A disk that is full is told when it refuses a record.
+        let _ = self.room.keep(&self.file, self.good, AHEAD);
         while let Some(record) = self.waiting.front() {
             match self.file.write_all(record) {
                 Ok(()) => {

@@ -33,7 +33,7 @@ use crate::{
         health,
         id::ProcId,
         rank::{JobState, RankState},
-        sample::Kernel,
+        sample::{Kernel, Sighting},
         state::State,
         time::Stamp,
         watchdog::{self, Zombies},
@@ -100,6 +100,12 @@ impl Core {
     pub fn adopt(now: Stamp, state: State, rules: Rules, told: Fact, out: &mut Out) -> Core {
         let mut core = Core::empty(rules);
         core.take_over_crew(now, &state);
+        // The former supervisor may have died between telling of a rank and noting its files.
+        let agent_pid = core.agent.map_or(0, |agent| agent.pid);
+        out.effects.extend(state.ranks.iter().map(|rank| {
+            let sighting = Sighting { proc: rank.proc, agent_pid, place: rank.place.clone() };
+            Effect::KeepLogs { sighting, local_rank: rank.local_rank, attempt: rank.attempt }
+        }));
         core.state = state;
         core.emit(now, told, out);
         core.take_over_trouble(now, out);
@@ -200,6 +206,9 @@ impl Core {
         if self.state.state.is_over() {
             return None;
         }
+        if self.state.state.is_over() {
+            return None;
+        }
         let health =
             self.crew.values().filter(|member| member.is_alive()).filter_map(|m| m.health.deadline());
         let ending = self.ending.deadline().filter(|_| self.ending.phase() != ending::Phase::Done);
@@ -219,7 +228,7 @@ impl Core {
         match input {
             Input::Spawned(_) if !self.awaits_agent => {}
             Input::Spawned(Ok(proc)) => self.agent_started(now, proc, out),
-            Input::Spawned(Err(text)) => self.agent_failed_to_start(now, text, out),
+            Input::Spawned(Err(text)) => return self.agent_failed_to_start(now, text, out),
             Input::Looked { look, sample } => self.looked(now, look, sample, out),
             Input::Seen(sighting) => self.seen(now, &sighting, out),
             Input::Died { proc, exit } => self.died(now, proc, exit, out),
@@ -508,12 +517,8 @@ impl Core {
                     kind: AlertKind::Storage,
                     local_rank: None,
                     since: now,
-                    text: format!(
-                        "elastictop cannot keep its journal and log index: {error}; the job goes on"
-                    ),
-                    evidence: vec![
-                        "what happens now is shown, but may be missing after the supervisor ends".into(),
-                    ],
+                    text: format!("{error}; the job goes on"),
+                    evidence: vec!["what happens now is shown, but may be missing after the job ends".into()],
                     acts_at: None,
                 };
                 self.emit(now, Fact::AlertRaised { alert }, out);
