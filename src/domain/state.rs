@@ -237,7 +237,9 @@ impl State {
                 }
             }
             Fact::Sample { ranks } | Fact::Progress { ranks } => {
-                ranks.iter().for_each(|sample| self.take_sample(at, sample))
+                for sample in ranks {
+                    self.take_sample(at, sample);
+                }
             }
             Fact::Adopted { .. } | Fact::Command { .. } | Fact::Note { .. } | Fact::Unknown => {}
         }

@@ -24,6 +24,7 @@ use crate::{
         event::{JobInfo, Launcher},
         id::{JobId, ProcId, name_from_path},
         redact::Secrets,
+        sample::Kernel,
         state::State,
         time::Stamp,
     },
@@ -76,7 +77,8 @@ impl Observer {
         let mut out = Out::default();
         let look = self.finder.look();
         let agent_gone =
-            look.agent.is_none() && self.core.state().agent.as_ref().is_some_and(|agent| agent.alive);
+            // A zombie, when whoever started it does not collect it, is as good as gone.
+            look.agent.is_none_or(|agent| agent.kernel == Kernel::Dead);
         let mut inputs = Vec::new();
         reading::read_logs(&mut self.logbook, &mut AgentReader::default(), now, &mut inputs);
         for rank in look.ranks.iter().filter(|rank| rank.fresh) {
@@ -85,8 +87,8 @@ impl Observer {
             reading::add_rank(&mut self.logbook, [out, err], &rank.sighting, local_rank, 0);
         }
         inputs.push(Input::Looked { look, sample: true });
-        if agent_gone {
-            inputs.push(Input::AgentGone(None));
+        if let Some(agent) = self.core.state().agent.as_ref().filter(|agent| agent_gone && agent.alive) {
+            inputs.push(Input::AgentGone { proc: agent.proc, exit: None });
         }
         inputs.into_iter().for_each(|input| self.core.handle(now, input, &mut out));
         if out.effects.contains(&super::core::Effect::Drain) {

@@ -107,7 +107,7 @@ impl Spec {
 pub fn reap() -> Option<(i32, Exit)> {
     match wait(WaitOptions::NOHANG) {
         Ok(Some((pid, status))) => {
-            Some((pid.as_raw_nonzero().get(), Exit::from_wait_status(status.as_raw() as i32)))
+            Some((pid.as_raw_nonzero().get(), Exit::from_wait_status(status.as_raw())))
         }
         // No child is dead, or there is no child.
         Ok(None) | Err(_) => None,

@@ -227,8 +227,9 @@ impl Logbook {
 
     /// The unfinished last line of a rank: where progress bars live.
     pub fn unfinished(&self, pid: i32) -> Option<String> {
-        let source = self.sources.iter().rev().filter(|source| source.origin.pid == pid && !source.closed);
-        source.filter_map(Source::unfinished).next().map(|text| self.secrets.hide(text))
+        let mut sources =
+            self.sources.iter().rev().filter(|source| source.origin.pid == pid && !source.closed);
+        sources.find_map(Source::unfinished).map(|text| self.secrets.hide(text))
     }
 
     /// How the writing of the index goes.

@@ -332,7 +332,8 @@ impl Supervisor {
             // A child's exit comes by `reap`; an adopted agent's was nobody's to see.
             self.reap();
             self.read_logs();
-            self.handle(Input::AgentGone(None));
+            // Its end may have been told by `reap` already, and a new agent been started.
+            self.handle(Input::AgentGone { proc, exit: None });
             return;
         }
         let exit = proc::exit_of_zombie(Path::new(proc::ROOT), proc);
@@ -358,9 +359,9 @@ impl Supervisor {
         self.hear_ranks();
         while let Some((pid, exit)) = child::reap() {
             match self.manifest.agent.filter(|agent| agent.pid == pid) {
-                Some(_) => {
+                Some(proc) => {
                     self.read_logs();
-                    self.handle(Input::AgentGone(Some(exit)));
+                    self.handle(Input::AgentGone { proc, exit: Some(exit) });
                 }
                 // An orphaned rank that was handed to this process.
                 None => {
@@ -439,6 +440,10 @@ impl Supervisor {
                     if let Some(finder) = &mut self.finder {
                         finder.follow(sighting.clone());
                     }
+                    if self.core.starts_group(&sighting) {
+                        // The last chance to hear why the group before it ended.
+                        self.read_logs();
+                    }
                     self.handle(Input::Seen(sighting));
                 }
             }
@@ -511,7 +516,9 @@ impl Supervisor {
         } else {
             !kill::left_in_sessions(self.leaders.make_contiguous()).is_empty()
         };
-        if !left && !self.finished {
+        // What even SIGKILL does not end, a process in uninterruptible sleep, does not keep the job from ending.
+        let is_hopeless = Instant::now() >= until + SWEEP;
+        if (!left || is_hopeless) && !self.finished {
             self.drain();
         }
     }
@@ -532,6 +539,10 @@ impl Supervisor {
             self.handle(Input::AgentLine(line));
         }
         self.handle(Input::Drained);
+        if !self.finished {
+            // A rank turned up that lives: the core will ask again.
+            self.sweep = None;
+        }
     }
 
     fn finish(&mut self) {

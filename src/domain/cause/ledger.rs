@@ -315,6 +315,12 @@ impl Ledger {
         self.judge().map(|(blame, _)| words::cause(self, &blame))
     }
 
+    /// Whether there is a deadlock, or any line or file tells of a failure that is no other's consequence.
+    pub fn proves_failure(&self) -> bool {
+        let notes = self.ranks.iter().flat_map(|rank| &rank.notes).chain(&self.agent_marks);
+        self.deadlock.is_some() || notes.into_iter().any(|note| note.mark.weight() == Weight::Primary)
+    }
+
     /// When the [`Ledger::verdict`] will be ready; in the past once it is.
     pub fn deadline(&self) -> Option<Stamp> {
         self.judge().map(|(_, ready)| ready)
