@@ -35,7 +35,11 @@ fn main() {
     command.cwd(dir.path());
     let mut child = pair.slave.spawn_command(command).expect("elastictop starts");
     drop(pair.slave);
-    let screen: Screen = Arc::new(Mutex::new(vt100::Parser::new(SIZE.0.try_into().expect("rows"), SIZE.1.try_into().expect("columns"), 0)));
+    let screen: Screen = Arc::new(Mutex::new(vt100::Parser::new(
+        SIZE.0.try_into().expect("rows"),
+        SIZE.1.try_into().expect("columns"),
+        0,
+    )));
     let reader = pair.master.try_clone_reader().expect("the terminal's other end");
     let shown = Arc::clone(&screen);
     thread::spawn(move || read(reader, &shown));
@@ -84,7 +88,8 @@ fn wait_for(screen: &Screen, text: &str) {
 fn pids(program: &str, dir: &tempfile::TempDir, before: &[i32]) -> Vec<i32> {
     let until = Instant::now() + PATIENCE;
     loop {
-        let output = Command::new(program).args(["status", "--json"]).env("ELASTICTOP_DIR", dir.path()).output();
+        let output =
+            Command::new(program).args(["status", "--json"]).env("ELASTICTOP_DIR", dir.path()).output();
         let status: serde_json::Value =
             serde_json::from_slice(&output.expect("elastictop runs").stdout).unwrap_or_default();
         let ranks = status["ranks"].as_array().cloned().unwrap_or_default();

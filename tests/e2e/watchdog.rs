@@ -11,7 +11,7 @@ fn a_deadlock_on_zombies_is_found_and_ended() {
     assert_eq!(status["job"]["state"], "failed");
     assert_eq!(status["job"]["cause"]["kind"], "zombie_deadlock", "{:#}", status["job"]["cause"]);
     let events = job.events();
-    let died = events.iter().filter(|event| event["kind"] == "rank_exited").next_back().expect("a death");
+    let died = events.iter().rfind(|event| event["kind"] == "rank_exited").expect("a death");
     let alert = events.iter().find(|event| event["kind"] == "alert_raised").expect("an alarm");
     assert_eq!(alert["alert"]["kind"], "zombie_deadlock");
     let took = seconds_between(&died["at"], &alert["at"]);
