@@ -139,18 +139,31 @@ impl Supervisor {
         for rank in gone {
             self.core.handle(now, Input::Died { proc: rank.proc, exit: None }, &mut out);
         }
+        self.carry_out(out);
+        self.catch_up();
+        if let Some(finder) = &mut self.finder {
+            lives.into_iter().for_each(|rank| finder.follow(rank));
+        }
+        // Whoever asked for this supervisor shall see how things are, not how they were.
+        if let Some(agent) =
+            self.manifest.agent.filter(|agent| proc::identify(root, agent.pid) != Some(*agent))
+        {
+            self.process_died(agent);
+        }
+    }
+
+    /// Tells of ranks that came and went between two looks, or while no supervisor ran.
+    fn catch_up(&mut self) {
+        let (now, mut out) = (self.clock.now(), Out::default());
         for rank in self.missed_ranks() {
             let proc = rank.proc;
             self.core.handle(now, Input::Seen(rank), &mut out);
             self.core.handle(now, Input::Died { proc, exit: None }, &mut out);
         }
         self.carry_out(out);
-        if let Some(finder) = &mut self.finder {
-            lives.into_iter().for_each(|rank| finder.follow(rank));
-        }
     }
 
-    /// Ranks that came and went while no supervisor ran. Those of function mode leave no trace.
+    /// Ranks that the shim noted and nobody saw. Those of function mode leave no trace.
     fn missed_ranks(&self) -> Vec<Sighting> {
         let known = &self.core.state().ranks;
         let newest = known.iter().map(|rank| rank.proc.start).max().unwrap_or(0);
@@ -321,6 +334,7 @@ impl Supervisor {
         if Some(proc) == self.manifest.agent {
             // A child's exit comes by `reap`; an adopted agent's was nobody's to see.
             self.reap();
+            self.catch_up();
             self.read_logs();
             self.handle(Input::AgentGone(None));
             return;
@@ -338,6 +352,7 @@ impl Supervisor {
         while let Some((pid, exit)) = child::reap() {
             match self.manifest.agent.filter(|agent| agent.pid == pid) {
                 Some(_) => {
+                    self.catch_up();
                     self.read_logs();
                     self.handle(Input::AgentGone(Some(exit)));
                 }
