@@ -182,9 +182,9 @@ fn keys_restart_signal_and_stop() {
     assert_eq!(living(&job.status()), after, "nothing is ended before the answer");
     terminal.press("2\r");
     wait_until("the job is over", PATIENCE, || is_over(&job.status()["job"]["state"]).then_some(()));
-    job.wait_until_nothing_is_left();
     terminal.press("q");
     terminal.wait();
+    job.wait_until_nothing_is_left();
 }
 
 #[test]
@@ -197,8 +197,8 @@ fn any_size_is_survived() {
     for (columns, rows) in [(40, 12), (1, 1), (0, 0), (200, 50), (3, 2), (0, 0), (100, 30)] {
         terminal.resize(columns, rows);
         // It has seen the size when it answers to something else: a supervisor's event, and a key.
-        terminal.press("?");
-        terminal.press("\u{1b}");
+        terminal.press("2");
+        terminal.press("1");
         assert!(terminal.child.try_wait().expect("a look").is_none(), "it died at {columns}×{rows}");
     }
     terminal.wait_for(&rank);
@@ -218,7 +218,10 @@ fn without_a_terminal_there_is_one_line_per_event_and_the_exit_code_of_the_job()
             assert_eq!(got, code, "{how:?}: {out}{err}");
             assert!(out.contains(&format!("job {last}")), "{how:?}: {out}{err}");
             let starts = out.lines().filter(|line| line.contains("started, pid")).count();
-            assert_eq!(starts, if how == ["--wait"] { 0 } else { 3 }, "{how:?}: {out}");
+            // The agent and its ranks; when the first fails at once, the second may end before it begins.
+            let fewest = if code == 0 { 3 } else { 2 };
+            assert_eq!(starts == 0, how == ["--wait"], "{how:?}: {out}");
+            assert!(starts == 0 || starts >= fewest, "{how:?}: {out}");
         }
     }
 }
