@@ -41,7 +41,7 @@ pub fn answer(
             );
             hub.send(from, &ToViewer::Bye { text });
         }
-        ToSupervisor::Logs { id, query } => {
+        ToSupervisor::Logs { id, query } if hub.keeps_up(from) => {
             hub.send(from, &ToViewer::Logs { id, page: logbook.answer(&query) });
         }
         ToSupervisor::Do { id, command } => match read_only {
@@ -51,7 +51,8 @@ pub fn answer(
                 hub.send(from, &ToViewer::Reply { id, outcome });
             }
         },
-        ToSupervisor::Unknown => {}
+        // A page for a viewer that does not read would only be thrown away.
+        ToSupervisor::Logs { .. } | ToSupervisor::Unknown => {}
     }
     None
 }

@@ -1,7 +1,13 @@
 //! The hub: viewers, each with a bounded queue. Who is too slow gets a fresh snapshot later, and the number of
 //! events that it missed; the supervisor neither waits nor grows.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
@@ -17,6 +23,12 @@ use crate::{
         message::{ToSupervisor, ToViewer},
     },
 };
+
+/// Bytes that may wait for one viewer. A page of the longest log lines has 8 MiB: without this, a full queue of them
+/// would be half a gigabyte.
+const MAX_WAITING: usize = 16 << 20;
+/// Frames up to this size always find room in the queue: answers to commands.
+const SMALL: usize = 4 << 10;
 
 /// Tells viewers apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,8 +49,26 @@ struct Viewer {
     name: String,
     watches: bool,
     queue: mpsc::Sender<Arc<[u8]>>,
+    /// Bytes in the queue, and in the frame that is being written.
+    waiting: Arc<AtomicUsize>,
     /// Events that it missed since its queue was full.
     missed: u64,
+}
+
+impl Viewer {
+    /// Hands a frame over, or not: then the viewer is too far behind.
+    fn offer(&self, bytes: Arc<[u8]>) -> bool {
+        let length = bytes.len();
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if waiting > 0 && waiting + length > MAX_WAITING && length > SMALL {
+            return false;
+        }
+        let taken = self.queue.try_send(bytes).is_ok();
+        if taken {
+            self.waiting.fetch_add(length, Ordering::Relaxed);
+        }
+        taken
+    }
 }
 
 /// All viewers of one supervisor.
@@ -80,8 +110,9 @@ impl Hub {
         let id = ViewerId(self.next);
         self.next += 1;
         let (queue, frames) = mpsc::channel(QUEUE);
-        self.viewers.push(Viewer { id, name: String::new(), watches: false, queue, missed: 0 });
-        let writer = tokio::spawn(write_frames(write, frames));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let writer = tokio::spawn(write_frames(write, frames, waiting.clone()));
+        self.viewers.push(Viewer { id, name: String::new(), watches: false, queue, waiting, missed: 0 });
         let said = self.said.clone();
         tokio::spawn(async move {
             let mut read = BufReader::new(read);
@@ -122,7 +153,7 @@ impl Hub {
         let Some(viewer) = self.viewers.iter().find(|viewer| viewer.id == id) else { return };
         match frame::encode(message) {
             // A viewer that is this far behind asks again or leaves.
-            Ok(bytes) => drop(viewer.queue.try_send(bytes.into())),
+            Ok(bytes) => drop(viewer.offer(bytes.into())),
             Err(error) => tracing::warn!(%error, "cannot send to a viewer"),
         }
     }
@@ -142,11 +173,11 @@ impl Hub {
                 }
                 let snapshot = ToViewer::Snapshot { state: Box::new(state.clone()), lost: viewer.missed };
                 if let Ok(bytes) = frame::encode(&snapshot)
-                    && viewer.queue.try_send(bytes.into()).is_ok()
+                    && viewer.offer(bytes.into())
                 {
                     viewer.missed = 0;
                 }
-            } else if viewer.queue.try_send(bytes.clone()).is_err() {
+            } else if !viewer.offer(bytes.clone()) {
                 viewer.missed = events.len() as u64;
             }
         }
@@ -160,6 +191,12 @@ impl Hub {
         self.viewers.clear();
     }
 
+    /// Whether a viewer reads what it asks for. One that does not gets no more pages made for it.
+    pub fn keeps_up(&self, id: ViewerId) -> bool {
+        let viewer = self.viewers.iter().find(|viewer| viewer.id == id);
+        viewer.is_some_and(|viewer| viewer.waiting.load(Ordering::Relaxed) < MAX_WAITING / 2)
+    }
+
     /// How many are connected.
     pub fn len(&self) -> usize {
         self.viewers.len()
@@ -171,11 +208,16 @@ impl Hub {
     }
 }
 
-async fn write_frames<W: AsyncWrite + Unpin>(mut write: W, mut frames: mpsc::Receiver<Arc<[u8]>>) {
+async fn write_frames<W: AsyncWrite + Unpin>(
+    mut write: W,
+    mut frames: mpsc::Receiver<Arc<[u8]>>,
+    waiting: Arc<AtomicUsize>,
+) {
     while let Some(bytes) = frames.recv().await {
         if write.write_all(&bytes).await.is_err() {
             return;
         }
+        waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
     }
     // The other side may be gone already; then there is nobody to tell.
     let _: io::Result<()> = write.shutdown().await;
@@ -198,6 +240,21 @@ mod tests {
 
     fn note(seq: u64) -> Event {
         Event { seq, at: Stamp(seq), fact: Fact::Note { text: "x".repeat(1000) } }
+    }
+
+    #[test]
+    fn the_bytes_that_wait_for_a_viewer_are_bounded() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (mut hub, _said) = Hub::new();
+            let (_near, far) = tokio::io::duplex(4096);
+            let (read, write) = tokio::io::split(far);
+            hub.add(read, write);
+            let big: Arc<[u8]> = vec![0; 5 << 20].into();
+            let taken = (0..10).filter(|_| hub.viewers[0].offer(big.clone())).count();
+            assert_eq!(taken, MAX_WAITING / big.len());
+            assert!(hub.viewers[0].offer(vec![0; 100].into()), "an answer to a command");
+        });
     }
 
     #[test]

@@ -166,18 +166,31 @@ impl Supervisor {
         for rank in gone {
             self.core.handle(now, Input::Died { proc: rank.proc, exit: None }, &mut out);
         }
+        self.carry_out(out);
+        self.catch_up();
+        if let Some(finder) = &mut self.finder {
+            lives.into_iter().for_each(|rank| finder.follow(rank));
+        }
+        // Whoever asked for this supervisor shall see how things are, not how they were.
+        if let Some(agent) =
+            self.manifest.agent.filter(|agent| proc::identify(root, agent.pid) != Some(*agent))
+        {
+            self.process_died(agent, None);
+        }
+    }
+
+    /// Tells of ranks that came and went between two looks, or while no supervisor ran.
+    fn catch_up(&mut self) {
+        let (now, mut out) = (self.clock.now(), Out::default());
         for rank in self.missed_ranks() {
             let proc = rank.proc;
             self.core.handle(now, Input::Seen(rank), &mut out);
             self.core.handle(now, Input::Died { proc, exit: None }, &mut out);
         }
         self.carry_out(out);
-        if let Some(finder) = &mut self.finder {
-            lives.into_iter().for_each(|rank| finder.follow(rank));
-        }
     }
 
-    /// Ranks that came and went while no supervisor ran. Those of function mode leave no trace.
+    /// Ranks that the shim noted and nobody saw. Those of function mode leave no trace.
     fn missed_ranks(&self) -> Vec<Sighting> {
         let known = &self.core.state().ranks;
         let newest = known.iter().map(|rank| rank.proc.start).max().unwrap_or(0);
@@ -188,7 +201,7 @@ impl Supervisor {
         };
         let is_gone =
             |rank: &Sighting| proc::identify(Path::new(proc::ROOT), rank.proc.pid) != Some(rank.proc);
-        let noted = reading::ranks_on_disk(&self.dir, |_| false).into_iter();
+        let noted = reading::ranks_on_disk(&self.dir).into_iter();
         noted.filter(|rank| is_new(rank) && is_gone(rank)).collect()
     }
 
@@ -367,6 +380,7 @@ impl Supervisor {
         if Some(proc) == self.manifest.agent {
             // A child's exit comes by `reap`; an adopted agent's was nobody's to see.
             self.reap();
+            self.catch_up();
             self.read_logs();
             // Its end may have been told by `reap` already, and a new agent been started.
             self.handle(Input::AgentGone { proc, exit: None });
@@ -396,6 +410,7 @@ impl Supervisor {
         while let Some((pid, exit)) = child::reap() {
             match self.manifest.agent.filter(|agent| agent.pid == pid) {
                 Some(proc) => {
+                    self.catch_up();
                     self.read_logs();
                     self.handle(Input::AgentGone { proc, exit: Some(exit) });
                 }
@@ -569,13 +584,6 @@ impl Supervisor {
     }
 
     fn drain(&mut self) {
-        // Ranks that lived so shortly that nobody saw them, and whose word was lost.
-        let agent = self.manifest.agent.map(|agent| agent.pid);
-        for sighting in reading::ranks_on_disk(&self.dir, |proc| self.leaders.contains(&proc)) {
-            if Some(sighting.agent_pid) == agent {
-                self.handle(Input::Seen(sighting));
-            }
-        }
         for rank in self.core.state().ranks.iter().map(|rank| rank.proc.pid).collect::<Vec<_>>() {
             self.logbook.close_rank(rank);
         }
