@@ -87,7 +87,9 @@ impl BeatSocket {
     /// The next message that has arrived already. What is no message is skipped and counted.
     pub fn try_next(&mut self) -> Option<Message> {
         loop {
-            let length = self.socket.try_recv(&mut self.buffer).ok()?;
+            // Not tokio's `try_recv`: that knows only what the event loop has noticed so far.
+            let (length, _) =
+                rustix::net::recv(&self.socket, &mut *self.buffer, rustix::net::RecvFlags::DONTWAIT).ok()?;
             match Message::parse(&self.buffer[..length]) {
                 Some(message) => return Some(message),
                 None => self.skipped += 1,
