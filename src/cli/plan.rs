@@ -22,14 +22,16 @@ use crate::{
 const MODES: [&str; 3] = [RunMode::Auto.name(), RunMode::Shared.name(), RunMode::New.name()];
 const SCOPES: [&str; 2] = [RankScope::Global.name(), RankScope::Worker.name()];
 
-/// Show which rank would write to which W&B run, and why, without starting or contacting anything
-///
-/// Each option can also come from the environment: ELASTICTOP_RUN_MODE for --run-mode, ELASTICTOP_WANDB_GROUP for
-/// --wandb-group and so on, then W&B's own variables (WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_RUN_ID,
-/// WANDB_NAME, WANDB_TAGS), RUN_NAME and ACTION_NAME, PET_NNODES and PET_NPROC_PER_NODE. What is typed wins.
-/// Links follow WANDB_BASE_URL.
+/// Where values come from, below the options: the text above them is the command's own line.
+const ENVIRONMENT: &str = "\
+Starts and contacts nothing. Each option can come from the environment too: ELASTICTOP_RUN_MODE for --run-mode, \
+ELASTICTOP_WANDB_GROUP for --wandb-group and so on; then W&B's own variables (WANDB_PROJECT, WANDB_ENTITY, \
+WANDB_RUN_GROUP, WANDB_RUN_ID, WANDB_NAME, WANDB_TAGS), RUN_NAME and ACTION_NAME, PET_NNODES and \
+PET_NPROC_PER_NODE. What is typed wins. Links follow WANDB_BASE_URL.";
+
+/// Arguments of `plan`.
 #[derive(Clone, Debug, Args)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, after_help = ENVIRONMENT)]
 pub struct PlanArgs {
     /// Number of nodes, or the smallest and largest number [default: 1]
     #[arg(long, value_name = "N|MIN:MAX")]
