@@ -108,7 +108,7 @@ pub fn ps(args: &PsArgs) -> Result<u8> {
             row.state.map_or("n/a", telling::job_state),
             row.world_size.map_or("n/a".into(), |ranks| ranks.to_string()),
             row.pid.map_or("n/a".into(), |pid| pid.to_string()),
-            row.started_at.map_or("n/a".into(), |at| human(now.since(at))),
+            row.started_at.map_or("n/a".into(), |at| human(row.ended_at.unwrap_or(now).since(at))),
             row.note,
         );
     }
@@ -133,6 +133,8 @@ struct Row {
     pid: Option<i32>,
     world_size: Option<u32>,
     started_at: Option<Stamp>,
+    /// Null while it runs.
+    ended_at: Option<Stamp>,
     owner: String,
     /// Whether somebody else than elastictop started it.
     foreign: bool,
@@ -147,9 +149,10 @@ impl Row {
             id: self.id,
             state: self.state,
             node: self.node,
-            pid: self.pid.unwrap_or_default(),
+            pid: self.pid,
             world: self.world_size,
             started_at: self.started_at,
+            ended_at: self.ended_at,
             owner: self.owner,
             foreign: self.foreign,
             note: self.note,
@@ -187,7 +190,8 @@ fn own_row(roots: &Roots, job: &Manifest) -> Row {
         pid: job.agent.filter(|_| !job.ended).map(|agent| agent.pid),
         world_size: job.world_size,
         started_at: Some(job.created_at),
-        owner: std::env::var("USER").unwrap_or_default(),
+        ended_at: job.ended.then_some(job.seen_at),
+        owner: scan::user_of(rustix::process::getuid().as_raw()),
         foreign: false,
         note,
     }
@@ -204,6 +208,7 @@ fn foreign_row(job: FoundJob) -> Row {
         pid,
         world_size: job.ranks.iter().find_map(|rank| rank.place.world_size),
         started_at: None,
+        ended_at: None,
         owner: job.user.unwrap_or_else(|| job.uid.to_string()),
         foreign: true,
         note: format!("not started by elastictop: {}", command.chars().take(80).collect::<String>()),

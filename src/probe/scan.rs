@@ -151,6 +151,12 @@ pub fn node_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// The name of a user, or the number of one that `/etc/passwd` does not know.
+pub fn user_of(uid: u32) -> String {
+    let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+    user_name(&passwd, uid).unwrap_or_else(|| uid.to_string())
+}
+
 /// The name of a user in the text of `/etc/passwd`.
 fn user_name(passwd: &[u8], uid: u32) -> Option<String> {
     passwd.split(|&byte| byte == b'\n').find_map(|line| {

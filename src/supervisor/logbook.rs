@@ -223,7 +223,10 @@ impl Logbook {
     pub fn look(&mut self, now: Stamp, mut each: impl FnMut(Arrived<'_>)) -> bool {
         let (mut grown, mut more) = (Vec::new(), false);
         let mut buffer = std::mem::take(&mut self.buffer);
-        for number in 0..self.sources.len() {
+        // Of lines that arrived together, those of ranks come first: the agent speaks of what ranks did before.
+        let (agent, ranks): (Vec<_>, Vec<_>) =
+            (0..self.sources.len()).partition(|number| self.sources[*number].origin.stream == Stream::Agent);
+        for number in ranks.into_iter().chain(agent) {
             let source = &mut self.sources[number];
             let Some(bytes) = source.read_new(&mut buffer) else { continue };
             more |= bytes.len() >= LONGEST;

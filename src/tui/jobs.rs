@@ -42,12 +42,14 @@ pub struct JobRow {
     pub state: Option<JobState>,
     /// Host name.
     pub node: String,
-    /// Process id of the agent.
-    pub pid: i32,
+    /// Process id of the agent, while it runs.
+    pub pid: Option<i32>,
     /// Ranks in the whole job, if known.
     pub world: Option<u32>,
     /// When it began, if known.
     pub started_at: Option<Stamp>,
+    /// When it ended; `None` while it runs.
+    pub ended_at: Option<Stamp>,
     /// User who runs it.
     pub owner: String,
     /// Whether elastictop did not start it.
@@ -191,8 +193,10 @@ impl Jobs {
             }),
             "JOB" => (row.id.clone(), if row.foreign { Role::Dim } else { Role::Text }),
             "RANKS" => row.world.map_or_else(missing, |world| (world.to_string(), Role::Text)),
-            "UP" => row.started_at.map_or_else(missing, |at| (human(self.now.since(at)), Role::Text)),
-            "PID" => (row.pid.to_string(), Role::Dim),
+            "UP" => row
+                .started_at
+                .map_or_else(missing, |at| (human(row.ended_at.unwrap_or(self.now).since(at)), Role::Text)),
+            "PID" => row.pid.map_or_else(missing, |pid| (pid.to_string(), Role::Dim)),
             "NODE" => (row.node.clone(), Role::Dim),
             "OWNER" => (row.owner.clone(), Role::Dim),
             _ if row.foreign && row.note.is_empty() => {

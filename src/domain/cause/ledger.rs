@@ -521,6 +521,11 @@ impl Rank {
         self.by_agent.is_some_and(|(at, _)| self.exited.is_none_or(|exited| exited + SLACK >= at))
     }
 
+    /// Whether the agent's signal is how it ended: a rank can fail by itself after it got one.
+    pub(super) fn was_ended_by_agent(&self) -> bool {
+        self.ended_by_agent() && self.exit.is_none_or(|exit| exit.signal_behind().is_some())
+    }
+
     /// The request of a user that explains how it ended.
     pub(super) fn sent_by_us(&self) -> Option<&(Stamp, i32, String)> {
         let (exited, signal) = (self.exited?, self.exit?.signal_behind()?);

@@ -396,7 +396,7 @@ fn evidence(ledger: &Ledger, found: &Finding) -> Vec<String> {
         facts.push(format!("oom_kill in the cgroup's memory.events rose from {before} to {after}"));
     }
     let others = || ledger.ranks.iter().filter(|other| other.local != rank.local);
-    let ended = others().filter(|other| other.ended_by_agent()).map(Rank::number);
+    let ended = others().filter(|other| other.was_ended_by_agent()).map(Rank::number);
     if let Some(list) = ranges(ended) {
         facts.push(format!("the agent ended {list} afterwards"));
     }

@@ -477,6 +477,12 @@ impl Core {
     ) {
         let Some((local_rank, member)) = self.by_pid(pid) else { return };
         member.wrote(lines, last_line);
+        if !member.is_alive() {
+            // Its last words were read after its last sample.
+            let last = member.sample(local_rank, now);
+            self.emit(now, Fact::Progress { ranks: vec![last] }, out);
+        }
+        let Some((_, member)) = self.by_pid(pid) else { return };
         let mut told = Vec::new();
         if let Some(step) = step {
             member.step(now, step, StepSource::Line);

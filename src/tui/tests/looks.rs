@@ -203,17 +203,21 @@ fn every_small_size_can_be_drawn() {
 }
 
 fn job_rows() -> Vec<JobRow> {
-    let row = |id: &str, state, pid, foreign| JobRow {
-        key: id.into(),
-        id: id.into(),
-        state,
-        node: "gpu-node-03".into(),
-        pid,
-        world: state.map(|_| 8),
-        started_at: state.map(|_| fixture::BEGIN),
-        owner: "ada".into(),
-        foreign,
-        note: String::new(),
+    let row = |id: &str, state: Option<JobState>, pid, foreign| {
+        let over = state.is_some_and(JobState::is_over);
+        JobRow {
+            key: id.into(),
+            id: id.into(),
+            state,
+            node: "gpu-node-03".into(),
+            pid: Some(pid).filter(|_| !over),
+            world: state.map(|_| 8),
+            started_at: state.map(|_| fixture::BEGIN),
+            ended_at: over.then_some(fixture::BEGIN + std::time::Duration::from_secs(605)),
+            owner: "ada".into(),
+            foreign,
+            note: String::new(),
+        }
     };
     vec![
         row("llama-7b-x3k9", Some(JobState::Running), 48_211, false),

@@ -84,7 +84,12 @@ impl<'a> Pen<'a> {
     /// Lays a role over what is drawn.
     pub(crate) fn over(&mut self, area: Rect, role: Role) {
         let area = area.intersection(self.buffer.area);
-        self.buffer.set_style(area, self.theme.style(role));
+        let style = self.theme.style(role);
+        if style.add_modifier.contains(Modifier::REVERSED) {
+            // Reversed, the colours of single cells would become blocks of their own.
+            self.buffer.set_style(area, self.theme.style(Role::Text));
+        }
+        self.buffer.set_style(area, style);
     }
 
     /// An empty box with a title, on top of what is drawn; the inside.
