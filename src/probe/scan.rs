@@ -83,7 +83,8 @@ pub fn scan(proc_root: &Path) -> Vec<FoundJob> {
 /// calls `elastic_launch`, which may have children that only look like ranks. `None` when it has none that do.
 pub fn job_of_agent(proc_root: &Path, pid: i32) -> Option<FoundJob> {
     let all = read_all(proc_root);
-    let agent = all.iter().find(|facts| facts.proc.pid == pid)?;
+    // Everybody's orphans are children of init.
+    let agent = all.iter().find(|facts| facts.proc.pid == pid && pid > 1)?;
     let found = tree::ranks_of(agent, &all);
     let mode = found.mode?;
     let passwd = fs::read("/etc/passwd").unwrap_or_default();

@@ -328,7 +328,9 @@ impl Supervisor {
             Effect::Placed { pid, rank } => self.logbook.place(pid, rank),
             Effect::ReadLastWords(proc) => self.read_last_words(proc),
             Effect::Drain => {
-                self.end_leftovers(SIGTERM);
+                if !self.end_leftovers(SIGTERM) {
+                    self.drain();
+                }
             }
             Effect::Finish => self.finish(),
         }

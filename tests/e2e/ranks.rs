@@ -52,7 +52,9 @@ fn status_of(lab: &Lab, agent: i32) -> Value {
     let status = wait_until("two ranks of a foreign agent", PATIENCE, || {
         let (code, out, _) = lab.run(&["status", "--pid", &pid, "--json"]);
         let status: Value = (code == 0).then(|| serde_json::from_str(&out).expect("JSON"))?;
-        (living(&status).len() == 2).then_some(status)
+        // CPU use is the difference of two looks: a rank that only the second one saw has none yet.
+        let measured = status["ranks"].as_array()?.iter().all(|rank| rank["cpu_pct"].is_number());
+        (measured && living(&status).len() == 2).then_some(status)
     });
     assert_eq!((&status["schema"], &status["job"]["launcher"]), (&1.into(), &"foreign".into()));
     assert_eq!(pid_of(&status["agent"]["pid"]), agent);

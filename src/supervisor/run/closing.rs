@@ -5,7 +5,8 @@ use std::{fs, time::Duration};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Supervisor;
-use crate::{probe::signal as kill, supervisor::core::Input};
+use crate::probe::signal as kill;
+use crate::supervisor::core::Input;
 
 /// How long what ranks left behind has to end after SIGTERM.
 const SWEEP: Duration = Duration::from_secs(2);
