@@ -1,4 +1,113 @@
-//! Watching and steering elastic PyTorch training from a terminal.
+//! elastictop starts elastic PyTorch jobs, watches every rank, and steers them from a terminal.
+//!
+//! This page is the architecture. Each module says more about itself.
+//!
+//! # Code map
+//!
+//! | where | what lives there | may use |
+//! |---|---|---|
+//! | [`cli`] | the command line: one file for each family of commands | all |
+//! | [`domain`] | vocabulary and decisions, pure: ids, events, the state, the machines, the launch plan, sentences | nothing of the crate |
+//! | [`error`] | one error type with hints and exit code | domain |
+//! | [`probe`] | adapters in: `/proc`, cgroups, process descriptors, heartbeats, the GPU count, jobs of others | domain, error |
+//! | [`wandb`] | adapters out to W&B; empty so far | domain, error |
+//! | [`wire`] | frames, messages, sockets, links between viewer and supervisor | domain, error |
+//! | [`supervisor`] | the loop and its core, children, hub, journal, logbook; the shim, the launcher and the trainer | domain, error, probe, wandb, wire |
+//! | [`tui`] | app state and keys, theme, terminal, one file for each view | domain, error, wire |
+//!
+//! `tui` never reaches `supervisor`, `supervisor` never reaches `tui`: what they have in common is an event.
+//! `tests/tidy.rs` checks the last column, and that `domain` touches neither clock nor file nor process.
+//!
+//! # Data flow
+//!
+//! ```text
+//!  /proc, pidfds ──▶ probe ─┐
+//!  log files ─▶ logbook ────┤            supervisor (the only writer)
+//!  heartbeats ──▶ probe ────┼──▶ Input ──▶ Core::handle ──▶ Event ──┬──▶ journal ──▶ events, replay, adoption
+//!  viewers' commands ───────┤                  │                    └──▶ hub ──▶ link ──▶ State::apply ──▶ draw
+//!  time ────────────────────┘                  └──▶ Effect: spawn, signal, reply, keep a log, finish
+//! ```
+//!
+//! * [`supervisor::core`] holds the state and all machines, and touches nothing: inputs in, events and effects out.
+//! * [`supervisor::run`] is the loop: it takes inputs one by one, hands them to the core and carries the effects out.
+//! * [`domain::state::State::apply`] folds events into the state. Supervisor, viewer, adoption and tests use the same one.
+//! * [`domain::report`] and [`domain::telling`] turn state and events into JSON and sentences.
+//! * A viewer gets a snapshot, then events. It asks for log pages; it never reads the job's files.
+//!
+//! # Processes of a job
+//!
+//! ```text
+//!  elastictop run          viewer: may come, go and die
+//!  elastictop __supervise  one for each job; session of its own, child subreaper, holds the job's lock
+//!  └─ python -m torch.distributed.run … --no-python …/bin/elastictop __rank -- python -u train.py
+//!     │                    the agent; or elastictop __agent, with --launcher local
+//!     └─ python -u train.py    a rank: the shim (__rank) has become it by exec, same pid
+//!        └─ data loaders, wandb-core, …   not ranks
+//! ```
+//!
+//! * The supervisor is started by re-exec with `setsid`, before any thread exists, and says over a pipe that it is ready
+//!   or why not: the user sees its error. The task travels in that pipe, as it may hold secrets.
+//! * Agent and ranks write to files, never to pipes, so that no reader's death can stop them.
+//! * The shim leaves `rank.json` and hard links of the rank's logs in `ranks/PID-START/`, tells the supervisor over
+//!   the heartbeat socket, and becomes the program. It cannot keep a job from starting.
+//! * The job runs the `elastictop` in `JOB/bin`, a link to the one that started it: an upgrade does not touch it.
+//! * A rank is a child of the agent that leads a session and has rank variables; [`domain::tree`] has the traps. An
+//!   incarnation is (node, agent pid, rank pid, start time). The agent's restart count is shown, never used as identity.
+//! * Signals go through process descriptors, after the start time was compared: never to a recycled pid.
+//!
+//! # How a job is adopted
+//!
+//! The lock of a job is free once its supervisor is dead, however it died. `attach` (and any command that needs a
+//! supervisor) then starts a new one, which reads the manifest, folds the journal up to its last whole record, opens the
+//! log index and goes on reading each file where the index ends, finds the agent and ranks by pid and start time, and
+//! writes an `adopted` event. A rank that came and went meanwhile is found by what its shim left. The agent is no child of
+//! the new supervisor: its exit code is told by its own words and the ranks' ends, or stays unknown.
+//! Jobs of others and jobs that are over have no supervisor: [`supervisor::aside`] serves them from within the viewer's
+//! own process, over the same link.
+//!
+//! # Invariants
+//!
+//! * One direction: probe → supervisor → event → reader. Nothing flows back but a [`domain::command::Command`].
+//! * Only the loop writes the state; no mutex guards it.
+//! * The state is a fold of events: total, deterministic, without a clock. Unknown kinds are skipped.
+//! * Machines never sleep, spawn or log: `handle(now, input, &mut out)`, `deadline()`, queries.
+//! * A command is answered after its effect. Two viewers who press restart cause one restart.
+//! * Every queue is bounded, every loss is counted and shown. No viewer and no disk slows the loop.
+//! * Counters are kept raw; rates come from two samples. What is not known is `None`, shown as `n/a`, never 0.
+//! * Readers may fail: a full disk becomes an alert, the job runs on.
+//! * Nobody is signalled on a single sample, and no process whose start time differs.
+//! * Secrets are taken out before anything is kept or shown; the manifest holds neither command nor environment.
+//! * Files that only grow are valid after a cut at any byte but for their last record.
+//! * Drawing is a function of app state and size; only `App::update` writes that state.
+//! * All text from outside is cleaned of control characters before it reaches a cell.
+//!
+//! # Where to add things
+//!
+//! | a new | goes to |
+//! |---|---|
+//! | fact | [`domain::event::Fact`], its fold in [`domain::state`], its sentence in [`domain::telling`], the table in the README |
+//! | sign of a failure in a log line | [`domain::evidence`]; how it weighs against others: [`domain::cause`] |
+//! | decision with a time in it | a machine in [`domain`], fed by [`supervisor::core`] |
+//! | source of numbers | [`probe`], an `Input` of the core, a field in [`domain::sample`] |
+//! | flag of torchrun | `FLAGS` in [`domain::launch`]; what elastictop adds to a job: the plan beside it |
+//! | command | a [`domain::command::Command`], its answer in the core's `ask`, a file in [`cli`], a key in the table of [`tui`] |
+//! | view | a file in `tui/view`, a line in the table of keys |
+//! | theme | a file in `themes/` and a line in `tui/theme.rs` |
+//! | story about real torchrun | `tests/e2e`, with its script in `tests/scripts` |
+//!
+//! # Choices that were open
+//!
+//! * The embedded launcher is a process of its own (`__agent`) and prints what torchrun prints: one way to watch both, and
+//!   it outlives the supervisor as torchrun does.
+//! * Ranks get no parent-death signal by default: when the agent dies they go on as orphans, and the user decides.
+//!   `--orphans end` sets it.
+//! * Logs stay in the ranks' own files. The index (`logs.jsonl`) only says which file grew when, by how much: the merged
+//!   order survives the supervisor and no line is stored twice.
+//! * Links are JSON in frames: slower than a binary form, but an old viewer can skip what it does not know.
+//! * Sockets lie in `/tmp/elastictop-UID` unless the user lingers: systemd removes `$XDG_RUNTIME_DIR` at logout, and a
+//!   job must be found after that. Sockets below deep folders are reached through a descriptor of the folder.
+//! * There is one configuration so far, the command line and `ELASTICTOP_*`; a file may follow.
+
 pub mod cli;
 pub mod domain;
 pub mod error;

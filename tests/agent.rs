@@ -11,12 +11,12 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
     time::{Duration, Instant},
 };
 
-use elastictop::supervisor::shim::RankFile;
+use elastictop::domain::beat::{Message, Shim};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -73,10 +73,15 @@ impl Lines {
 
     /// All lines, to the end of the stream.
     fn all(mut self) -> Vec<String> {
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
-            self.seen.push(line);
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => return self.seen,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("somebody keeps the stream open after:\n{:#?}", self.seen)
+                }
+            }
         }
-        self.seen
     }
 }
 
@@ -154,8 +159,7 @@ fn wait(child: &mut Child) -> ExitStatus {
     let pid = Pid::from_child(child);
     let (done, stopped) = channel::<()>();
     thread::spawn(move || {
-        if stopped.recv_timeout(PATIENCE).is_err_and(|why| why == std::sync::mpsc::RecvTimeoutError::Timeout)
-        {
+        if stopped.recv_timeout(PATIENCE).is_err_and(|why| why == RecvTimeoutError::Timeout) {
             let _ = kill_process(pid, Signal::KILL);
         }
     });
@@ -170,14 +174,16 @@ fn only_entry(folder: &Path) -> PathBuf {
     entries.into_iter().next().unwrap()
 }
 
-fn rank_files(job: &Path) -> Vec<RankFile> {
+fn shim(message: &[u8]) -> Shim {
+    match Message::parse(message) {
+        Some(Message::Shim(shim)) => shim,
+        other => panic!("{other:?} is not from the shim"),
+    }
+}
+
+fn rank_files(job: &Path) -> Vec<Shim> {
     let folders = fs::read_dir(job.join("ranks")).unwrap();
-    folders
-        .map(|folder| {
-            let text = fs::read(folder.unwrap().path().join("rank.json")).unwrap();
-            serde_json::from_slice(&text).unwrap()
-        })
-        .collect()
+    folders.map(|folder| shim(&fs::read(folder.unwrap().path().join("rank.json")).unwrap())).collect()
 }
 
 fn pid(text: &str) -> Pid {
@@ -344,12 +350,14 @@ fn a_stopped_rank_takes_the_signal() {
 #[test]
 fn a_signal_to_the_launcher_reaches_whole_groups_and_ends_with_1() {
     for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT"), (Signal::HUP, "SIGHUP")] {
-        // The rank and its child both tell the signal; the child is what a data loader would be.
+        // The child is what a data loader would be. It speaks up itself, when it has a signal's default action.
         let script = r#"trap 'exit 0' TERM INT HUP
-            (exec sleep 1000) & echo "$RANK $!"; wait; exit 0"#;
+            sh -c 'echo "$RANK $$"; exec sleep 1000' & wait; exit 0"#;
         let mut agent = Agent::start(&["--nproc-per-node", "2", "--max-restarts", "5"], script);
         let ready = [agent.out.wait_for(" "), agent.out.wait_for(" ")];
         kill_process(agent.pid(), signal).unwrap();
+        agent.err.wait_for(&format!("closing signal {name}"));
+        agent.err.wait_for(&format!("closing signal {name}"));
         // Shells start background jobs with SIGINT ignored.
         if signal == Signal::INT {
             for line in &ready {
@@ -359,7 +367,6 @@ fn a_signal_to_the_launcher_reaches_whole_groups_and_ends_with_1() {
         let ended = agent.end();
         assert_eq!(ended.code(), Some(1), "{name}");
         assert_eq!(ended.events("START").len(), 2, "{name}: no restart");
-        assert_eq!(ended.err_with(&format!("closing signal {name}")).len(), 2, "{:#?}", ended.err);
         let number = signal.as_raw();
         assert_eq!(ended.err_with(&format!("Received {number} death signal, shutting down")).len(), 1);
         // The end of stdout above means that the children are gone too: they shared it.
@@ -468,7 +475,7 @@ fn links_of_the_logs_survive_the_folder_of_the_attempt() {
         assert_eq!(fs::read_to_string(file.out.unwrap()).unwrap(), format!("out{rank}\n"));
         assert_eq!(fs::read_to_string(file.err.unwrap()).unwrap(), format!("err{rank}\n"));
         assert!(file.error_file.unwrap().ends_with(format!("attempt_0/{rank}/error.json")));
-        assert_eq!((file.v, file.kind, file.place.world_size), (1, None, Some(2)));
+        assert_eq!(file.place.world_size, Some(2));
         assert_eq!((file.place.run_id.as_deref(), file.place.restart_count), (Some("job"), Some(0)));
         assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
     }
@@ -492,12 +499,12 @@ fn the_shim_tells_the_supervisor_and_becomes_the_program() {
         .unwrap();
     let mut buffer = [0; 4096];
     let length = socket.recv(&mut buffer).unwrap();
-    let told: RankFile = serde_json::from_slice(&buffer[..length]).unwrap();
+    let told = shim(&buffer[..length]);
     let text = String::from_utf8(output.stdout).unwrap();
     let folder = job.path().join("ranks").join(format!("{}-{}", told.pid, told.start));
     assert_eq!(text.trim_end(), format!("{0} {0} {1}", told.pid, folder.display()));
     assert_eq!(told.agent_pid, std::process::id() as i32);
-    assert_eq!((told.kind.as_deref(), told.place.rank), (Some("shim"), Some(5)));
+    assert_eq!(told.place.rank, Some(5));
     assert_eq!((told.out, told.err), (None, None), "pipes are no files");
     assert_eq!(told.error_file, Some(job.path().join("some/error.json")));
     assert!(output.stderr.is_empty());
@@ -522,17 +529,19 @@ fn nothing_keeps_the_shim_from_the_program() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
+    let gone = folder.path().join("gone");
     for (job, beat) in
-        [("/proc/none", "/none/beat"), (file.to_str().unwrap(), file.to_str().unwrap()), ("", "")]
+        [(gone.as_path(), Path::new("/none/beat")), (&file, &file), (Path::new(""), Path::new(""))]
     {
         let mut command = elastictop("__rank");
         command.args(["--setsid", "--", "echo", "ran"]);
         let output = command.env("ELASTICTOP_JOB_DIR", job).env("ELASTICTOP_BEAT", beat).output().unwrap();
-        assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"ran\n"[..]), "{job}");
+        assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"ran\n"[..]), "{job:?}");
         let complaints = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(complaints.lines().count(), usize::from(!job.is_empty()), "{complaints}");
+        assert_eq!(complaints.lines().count(), usize::from(job != Path::new("")), "{complaints}");
         assert!(complaints.is_empty() || complaints.starts_with("elastictop: cannot make "), "{complaints}");
     }
+    assert!(!gone.exists(), "a job that was removed does not come back");
 }
 
 #[test]
@@ -589,12 +598,15 @@ fn the_trainer_crashes_once_resumes_and_converges() {
     let read = |path: &str| fs::read_to_string(ended.run().join(path)).unwrap();
 
     let first = steps(&read("attempt_0/0/stdout.log"));
-    assert_eq!(first.iter().map(|(step, _)| *step).collect::<Vec<_>>(), (1..48).collect::<Vec<_>>());
+    // The launcher may end it before it tells of its last step.
+    let told = first.len() as u64;
+    assert!((46..48).contains(&told), "{first:?}");
+    assert_eq!(first.iter().map(|(step, _)| *step).collect::<Vec<_>>(), (1..=told).collect::<Vec<_>>());
     for rank in 0..4 {
         let second = steps(&read(&format!("attempt_1/{rank}/stdout.log")));
         assert_eq!(second.iter().map(|(step, _)| *step).collect::<Vec<_>>(), (46..=120).collect::<Vec<_>>());
         // What was trained before the crash is not lost, and what comes again is the same.
-        assert_eq!(second[..2], first[45..], "rank {rank}");
+        assert_eq!(second[..first.len() - 45], first[45..], "rank {rank}");
         assert!(second[74].1 < first[0].1 / 20.0, "{} then {}", first[0].1, second[74].1);
         assert!(read(&format!("attempt_1/{rank}/stderr.log")).contains("resumed at step 45\n"));
     }

@@ -81,10 +81,10 @@ pub async fn watch(target: &Target, options: &Options) -> Result<u8> {
     match ending {
         Ending::Detached if matches!(target, Target::Foreign(_)) => println!("left {id}"),
         Ending::Detached => {
-            println!("detached from {id}, which goes on; come back with: elastictop attach {id}")
+            println!("detached from {id}, which goes on; come back with: elastictop attach {id}");
         }
         Ending::Lost(why) => {
-            eprintln!("lost {id}: {why}\n\nhint: elastictop status {id} says whether it still runs")
+            eprintln!("lost {id}: {why}\n\nhint: elastictop status {id} says whether it still runs");
         }
         Ending::Over => {
             println!("{}", summary(&id, &state));

@@ -2,6 +2,8 @@
 //!
 //! One datagram is one JSON object. What is missing, null or negative (a counter that never counted) is `None`.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{id::ProcId, sample::Place, time::Stamp};
@@ -103,24 +105,28 @@ pub struct GroupStatus {
     pub completed: Option<u64>,
 }
 
-/// What the rank shim knows when it starts.
+/// What the rank shim knows when it starts: its first datagram, and the `rank.json` that it leaves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shim {
     /// Process id: it stays that of the script.
     pub pid: i32,
     /// Field 22 of `/proc/self/stat`.
     pub start: u64,
-    /// The agent.
+    /// Process id of the parent: the elastic agent.
     pub agent_pid: i32,
     /// What the environment says.
     #[serde(default)]
     pub place: Place,
-    /// The file that standard output goes to; `None` when it is none.
+    /// Where standard output can be read: a hard link, or the original where no link could be made; `None` when it
+    /// is no regular file.
     #[serde(default)]
-    pub out: Option<String>,
-    /// The file that standard error goes to; `None` when it is none.
+    pub out: Option<PathBuf>,
+    /// The same for standard error.
     #[serde(default)]
-    pub err: Option<String>,
+    pub err: Option<PathBuf>,
+    /// Where the rank would write its `error.json`, absolute.
+    #[serde(default)]
+    pub error_file: Option<PathBuf>,
 }
 
 impl Shim {
@@ -212,6 +218,7 @@ mod tests {
             place: Place { rank: Some(3), run_id: Some("r".into()), ..Place::default() },
             out: Some("/x/stdout.log".into()),
             err: None,
+            error_file: Some("/x/error.json".into()),
         });
         assert_eq!(Message::parse(&shim.to_datagram()), Some(shim));
     }

@@ -108,6 +108,7 @@ pub struct Ending {
     group: Vec<ProcId>,
     /// Who got SIGCONT, and when last.
     woken: Vec<(Target, Stamp)>,
+    forced: bool,
 }
 
 impl Ending {
@@ -208,7 +209,7 @@ impl Ending {
     }
 
     fn kill(&mut self, now: Stamp, out: &mut Vec<Output>) {
-        (self.phase, self.deadline) = (Phase::Killed, Some(now + AGAIN));
+        (self.phase, self.deadline, self.forced) = (Phase::Killed, Some(now + AGAIN), true);
         out.extend(
             self.live().map(|rank| Output::Signal { target: Target::RankGroup(rank.proc), signal: SIGKILL }),
         );
@@ -238,6 +239,11 @@ impl Ending {
     /// What is going on.
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Whether SIGKILL was used.
+    pub fn was_forced(&self) -> bool {
+        self.forced
     }
 
     fn agent_lives(&self) -> bool {

@@ -246,6 +246,11 @@ pub enum Fact {
         /// Why it failed.
         cause: Option<Cause>,
     },
+    /// The figures of ranks, now and then and at their death: what a journal keeps of all samples.
+    Progress {
+        /// One entry per rank.
+        ranks: Vec<RankSample>,
+    },
     /// A look at all ranks. Not part of the journal, and not counted.
     Sample {
         /// One entry per rank that was looked at.

@@ -87,6 +87,8 @@ pub struct Health {
     beat: Option<Stamp>,
     is_working: bool,
     orphaned: bool,
+    /// What was told is a former supervisor's word: nothing was seen of the rank yet.
+    is_hearsay: bool,
     quiet: bool,
     /// Where the measurement of CPU use since the last beat began.
     silent_from: Option<(Stamp, u64)>,
@@ -110,10 +112,16 @@ impl Health {
             beat: None,
             is_working: false,
             orphaned: false,
+            is_hearsay: false,
             quiet: false,
             silent_from: None,
             computes: false,
         }
+    }
+
+    /// The same for a rank that a former supervisor knew: when it started, what was told of it, and when it beat last.
+    pub fn resumed(self, started: Stamp, told: (RankState, Option<String>), beat: Option<Stamp>) -> Health {
+        Health { started, is_working: told.0 == RankState::Running, told, beat, is_hearsay: true, ..self }
     }
 
     /// Takes one input in.
@@ -122,6 +130,7 @@ impl Health {
             Input::Look { state, cpu_ns } => self.look(now, state, cpu_ns),
             Input::Beat { step, groups } => {
                 self.beat = Some(now);
+                self.is_hearsay = false;
                 self.is_working |= step.is_some() || groups.is_some_and(|groups| groups > 0);
                 (self.silent_from, self.computes) = (None, false);
             }
@@ -140,6 +149,7 @@ impl Health {
         }
         self.looks = self.looks.saturating_add(1);
         self.looked = Some(now);
+        self.is_hearsay = false;
         let Some(cpu_ns) = cpu_ns.filter(|_| state == Kernel::Alive) else {
             (self.silent_from, self.computes) = (None, false);
             return;
@@ -222,7 +232,9 @@ impl Health {
     fn tell(&mut self, now: Stamp, out: &mut Vec<Output>) {
         let next = self.judge(now);
         let was_starting = self.told.0 == RankState::Starting;
-        if next != self.told {
+        // What a former supervisor told stands until there is something to say.
+        let is_news = !self.is_hearsay || self.orphaned;
+        if next != self.told && is_news {
             self.told = next.clone();
             out.push(Output::State { state: next.0, detail: next.1 });
         }

@@ -1,6 +1,6 @@
 //! Vocabulary and decisions, pure: no IO, clock, thread, environment or randomness.
 //!
-//! Time and facts come in as arguments; a clippy list of disallowed methods keeps it so. The state machines
+//! Time and facts come in as arguments; `tests/tidy.rs` keeps it so. The state machines
 //! share one shape: `handle(now, input, &mut out)`, `deadline()`, `on_deadline(now, &mut out)` and queries.
 
 pub mod agent_line;

@@ -40,9 +40,63 @@ pub fn command<S: AsRef<str>>(words: &[S]) -> Vec<String> {
         .collect()
 }
 
+/// Shortest value that is looked for in text: shorter ones, such as `1`, are in every line.
+const SHORTEST: usize = 8;
+
+/// The secret values of one job, to be taken out of what it writes.
+#[derive(Clone, Default)]
+pub struct Secrets(Vec<String>);
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} secrets", self.0.len())
+    }
+}
+
+impl Secrets {
+    /// The values of variables and options whose names tell that they are secret.
+    pub fn new<'a>(env: impl IntoIterator<Item = (&'a str, &'a str)>, command: &[String]) -> Secrets {
+        let named = env.into_iter().filter(|(name, _)| is_secret_name(name)).map(|(_, value)| value);
+        let shown = self::command(command);
+        let differ =
+            command.iter().zip(&shown).filter(|(real, shown)| real != shown).map(|(real, _)| real.as_str());
+        let of_options = differ.map(|word| word.split_once('=').map_or(word, |(_, value)| value));
+        let mut values: Vec<_> =
+            named.chain(of_options).filter(|value| value.len() >= SHORTEST).map(str::to_owned).collect();
+        // A value that holds another goes first.
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        values.dedup();
+        Secrets(values)
+    }
+
+    /// The text without the secrets.
+    pub fn hide(&self, mut text: String) -> String {
+        for value in self.0.iter().filter(|value| !value.is_empty()) {
+            if text.contains(value.as_str()) {
+                text = text.replace(value.as_str(), HIDDEN);
+            }
+        }
+        text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secret_values_are_taken_out_of_text() {
+        let words = ["--hf-token=abcdefgh1", "--lr=0.00000001"].map(str::to_owned);
+        let secrets = Secrets::new(
+            [("WANDB_API_KEY", "0123456789"), ("HOME", "/home/someone"), ("X_TOKEN", "1")],
+            &words,
+        );
+        assert_eq!(
+            secrets.hide("key 0123456789, abcdefgh1 1 /home/someone".into()),
+            "key [hidden], [hidden] 1 /home/someone"
+        );
+        assert_eq!(format!("{secrets:?}"), "2 secrets");
+    }
 
     #[test]
     fn secrets_go_and_the_rest_stays() {

@@ -93,7 +93,10 @@ impl Place {
     pub fn slot(&self) -> Option<u32> {
         let derived = (|| {
             let before = self.group_rank?.checked_mul(self.local_world_size?)?;
-            self.rank?.checked_sub(before).filter(|local| Some(*local) < self.local_world_size)
+            // With nodes of different sizes the ranks before this node cannot be counted this way.
+            let is_even =
+                self.world_size.is_none_or(|world| world.is_multiple_of(self.local_world_size.unwrap_or(1)));
+            self.rank?.checked_sub(before).filter(|local| is_even && Some(*local) < self.local_world_size)
         })();
         match (self.local_rank, derived) {
             (Some(0) | None, Some(derived)) => Some(derived),

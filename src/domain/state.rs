@@ -236,7 +236,11 @@ impl State {
                     }
                 }
             }
-            Fact::Sample { ranks } => ranks.iter().for_each(|sample| self.take_sample(at, sample)),
+            Fact::Sample { ranks } | Fact::Progress { ranks } => {
+                for sample in ranks {
+                    self.take_sample(at, sample);
+                }
+            }
             Fact::Adopted { .. } | Fact::Command { .. } | Fact::Note { .. } | Fact::Unknown => {}
         }
     }
@@ -354,6 +358,7 @@ fn is_worth_a_line(fact: &Fact) -> bool {
             | Fact::RankState { .. }
             | Fact::RankPlaced { .. }
             | Fact::Deadline { .. }
+            | Fact::Progress { .. }
             | Fact::Unknown
     )
 }

@@ -20,7 +20,7 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
         Fact::RankExited { local_rank, proc, rank, exit } => {
             let tag = rank_tag(*rank, *local_rank);
             match exit {
-                None => format!("{tag} ended, pid {proc}"),
+                None => format!("{tag} is gone, pid {proc}; nobody saw how it ended"),
                 Some(exit) if exit.is_success() => format!("{tag} ended with exit code 0"),
                 Some(exit) => format!("{tag} ended: {exit}, pid {proc}"),
             }
@@ -32,7 +32,10 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
         Fact::Restart { attempt, restarts, reason, cause, world_size } => {
             let asked = if *reason == Reason::Manual { " by hand" } else { "" };
             let spent = spent(*restarts, state.job.as_ref().and_then(|job| job.max_restarts));
-            let cause = cause.as_ref().map(|cause| format!(": {}", cause.text)).unwrap_or_default();
+            // The cause has a line of its own, unless it became known with the restart.
+            let is_it = |event: &Event| matches!(&event.fact, Fact::CauseFound { attempt: of, .. } if of + 1 == *attempt);
+            let cause = cause.as_ref().filter(|_| !state.recent.iter().any(is_it));
+            let cause = cause.map(|cause| format!(": {}", cause.text)).unwrap_or_default();
             format!("attempt {attempt} begins{asked}{}, restarts {spent}{cause}", with_ranks(*world_size))
         }
         Fact::MembershipChanged { attempt, from, world_size } => {
@@ -68,6 +71,7 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
         Fact::RankPlaced { .. }
         | Fact::RankState { .. }
         | Fact::Deadline { .. }
+        | Fact::Progress { .. }
         | Fact::Sample { .. }
         | Fact::Unknown => return None,
     })

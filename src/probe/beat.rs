@@ -84,8 +84,8 @@ impl BeatSocket {
         }
     }
 
-    /// A message that has arrived already. What is no message is skipped and counted.
-    pub fn waiting(&mut self) -> Option<Message> {
+    /// The next message that has arrived already. What is no message is skipped and counted.
+    pub fn try_next(&mut self) -> Option<Message> {
         loop {
             let length = self.socket.try_recv(&mut self.buffer).ok()?;
             match Message::parse(&self.buffer[..length]) {
@@ -179,10 +179,10 @@ mod tests {
             send(&path, &beat(2)).unwrap();
             assert_eq!(socket.next().await.unwrap(), beat(1));
             assert_eq!((socket.next().await.unwrap(), socket.skipped()), (beat(2), 2));
-            assert_eq!(socket.waiting(), None);
+            assert_eq!(socket.try_next(), None);
             sender.send_to(b"junk", &short).unwrap();
             send(&path, &beat(3)).unwrap();
-            assert_eq!((socket.waiting(), socket.skipped()), (Some(beat(3)), 3));
+            assert_eq!((socket.try_next(), socket.skipped()), (Some(beat(3)), 3));
             drop(socket);
             assert!(!path.exists());
             assert!(send(&path, &beat(4)).is_err());

@@ -79,6 +79,18 @@ pub fn scan(proc_root: &Path) -> Vec<FoundJob> {
     jobs
 }
 
+/// The job of a process that somebody says is an agent: one that shows nothing of torchrun itself, as a script that
+/// calls `elastic_launch`, which may have children that only look like ranks. `None` when it has none that do.
+pub fn job_of_agent(proc_root: &Path, pid: i32) -> Option<FoundJob> {
+    let all = read_all(proc_root);
+    let agent = all.iter().find(|facts| facts.proc.pid == pid)?;
+    let found = tree::ranks_of(agent, &all);
+    let mode = found.mode?;
+    let passwd = fs::read("/etc/passwd").unwrap_or_default();
+    let job = job_of(proc_root, &all, agent, found.ranks, &passwd)?;
+    Some(FoundJob { agent: Some(agent.proc), mode: Some(mode), ..job })
+}
+
 /// What agent and ranks tell; `None` when `main`, the agent or the oldest orphan, is gone by now.
 fn job_of(
     proc_root: &Path,

@@ -3,12 +3,17 @@
 //! A pid alone may belong to somebody else by the time it is used. A descriptor may not: it is opened first,
 //! then the start time is compared, and whoever has both has the process that was meant.
 
-use std::{io, os::fd::OwnedFd, path::Path};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
 
+use rustix::ioctl::{Updater, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::domain::{id::ProcId, sample::Kernel};
+use crate::domain::{exit::Exit, id::ProcId, sample::Kernel};
 
 use super::proc::{self, ROOT};
 
@@ -28,13 +33,28 @@ pub fn open_pidfd(proc: ProcId) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// When the descriptor cannot be watched, which only a lack of resources explains.
-pub async fn exited(pidfd: OwnedFd) -> io::Result<()> {
+pub async fn exited(pidfd: &OwnedFd) -> io::Result<()> {
     #[expect(
         deprecated,
         reason = "the function that replaces it is unsafe; an OwnedFd keeps what that one asks for"
     )]
-    let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+    let pidfd = AsyncFd::with_interest(pidfd.as_fd(), Interest::READABLE)?;
     pidfd.readable().await.map(drop)
+}
+
+/// How a process ended that is nobody's zombie any more, as its descriptor remembers it.
+///
+/// `None` while it is not reaped, and on kernels before 6.15, which forget.
+pub fn exit_of_reaped(pidfd: &OwnedFd) -> Option<Exit> {
+    /// `struct pidfd_info` of the kernel's first version: 64 bytes, the wait status in the last four.
+    type Info = [u32; 16];
+    const GET_INFO: u32 = opcode::read_write::<Info>(0xff, 11);
+    const EXIT: u32 = 1 << 3;
+    let mut info: Info = [0; 16];
+    info[0] = EXIT;
+    #[expect(unsafe_code, reason = "the kernel writes at most the 64 bytes that the opcode tells it of")]
+    let told = unsafe { ioctl(pidfd, Updater::<GET_INFO, Info>::new(&mut info)) };
+    (told.is_ok() && info[0] & EXIT != 0).then(|| Exit::from_wait_status(info[15] as i32))
 }
 
 /// Sends a signal to exactly this process.
@@ -69,6 +89,22 @@ pub fn signal_group(leader: ProcId, signal: i32) -> io::Result<()> {
         Err(error) if proc::is_gone(&error) => signal_left_behind(leader, signal),
         Err(error) => Err(error),
     }
+}
+
+/// Who is left in the sessions that these processes led, they themselves included. One walk through the process
+/// table, whatever their number; zombies do not count.
+pub fn left_in_sessions(leaders: &[ProcId]) -> Vec<ProcId> {
+    let root = Path::new(ROOT);
+    let member = |pid| {
+        proc::with_stat(root, pid, |stat| {
+            // A later process can lead a session of the same number only when nobody is left in the old one.
+            let leader = leaders.iter().find(|leader| leader.pid == stat.sid)?;
+            let taken_over = stat.proc.pid == leader.pid && stat.proc != *leader;
+            (stat.proc.start >= leader.start && !taken_over && stat.kernel != Kernel::Dead)
+                .then_some(stat.proc)
+        })?
+    };
+    if leaders.is_empty() { Vec::new() } else { proc::pids(root).into_iter().filter_map(member).collect() }
 }
 
 /// Signals what a leader that is gone left behind in its session.

@@ -86,7 +86,7 @@ fn an_end_wakes_who_waits_and_leaves_the_zombie() {
     runtime.block_on(async {
         let (mut child, proc) = sh("echo; read x; exit 4");
         let pidfd = open_pidfd(proc).unwrap();
-        let end = exited(pidfd);
+        let end = exited(&pidfd);
         tokio::pin!(end);
         let is_early = tokio::select! { biased; _ = &mut end => true, () = std::future::ready(()) => false };
         assert!(!is_early, "it lives");
@@ -95,6 +95,8 @@ fn an_end_wakes_who_waits_and_leaves_the_zombie() {
         assert_eq!(proc::exit_of_zombie(Path::new(ROOT), proc), Some(crate::domain::exit::Exit::Code(4)));
         assert!(open_pidfd(proc).is_ok(), "a zombie can be opened");
         child.wait().unwrap();
+        let told = exit_of_reaped(&pidfd);
+        assert!(told.is_none_or(|exit| exit == Exit::Code(4)), "{told:?} is not how it ended");
         assert!(proc::is_gone(&open_pidfd(proc).unwrap_err()));
     });
 }

@@ -24,6 +24,8 @@ use crate::{
         alert::{Alert, AlertKind},
         event::{JobInfo, Launcher},
         id::{JobId, ProcId, name_from_path},
+        redact::Secrets,
+        sample::Kernel,
         state::State,
         time::Stamp,
     },
@@ -76,7 +78,8 @@ impl Observer {
         let mut out = Out::default();
         let look = self.finder.look();
         let agent_gone =
-            look.agent.is_none() && self.core.state().agent.as_ref().is_some_and(|agent| agent.alive);
+            // A zombie, when whoever started it does not collect it, is as good as gone.
+            look.agent.is_none_or(|agent| agent.kernel == Kernel::Dead);
         let mut inputs = Vec::new();
         reading::read_logs(&mut self.logbook, &mut AgentReader::default(), now, &mut inputs);
         for rank in look.ranks.iter().filter(|rank| rank.fresh) {
@@ -85,8 +88,8 @@ impl Observer {
             reading::add_rank(&mut self.logbook, [out, err], &rank.sighting, local_rank, 0);
         }
         inputs.push(Input::Looked { look, sample: true });
-        if agent_gone {
-            inputs.push(Input::AgentGone(None));
+        if let Some(agent) = self.core.state().agent.as_ref().filter(|agent| agent_gone && agent.alive) {
+            inputs.push(Input::AgentGone { proc: agent.proc, exit: None });
         }
         inputs.into_iter().for_each(|input| self.core.handle(now, input, &mut out));
         if out.effects.contains(&super::core::Effect::Drain) {
@@ -147,7 +150,8 @@ pub fn find_foreign(pid: i32) -> Result<FoundJob> {
         Some(agent) => agent.pid == pid,
         None => job.ranks.iter().any(|rank| rank.proc.pid == pid),
     };
-    scan::scan(Path::new(ROOT)).into_iter().find(fits).ok_or_else(|| {
+    let found = scan::scan(Path::new(ROOT)).into_iter().find(fits);
+    found.or_else(|| scan::job_of_agent(Path::new(ROOT), pid)).ok_or_else(|| {
         Error::job(format!("process {pid} is no torchrun agent that can be seen from here"))
             .hint("elastictop ps --all lists the agents of this machine")
     })
@@ -209,7 +213,12 @@ impl Archive {
 /// # Errors
 /// An index that cannot be read.
 pub fn open_logs(dir: &JobDir) -> Result<Logbook> {
-    Logbook::open(&dir.log_index(), false).map_err(|error| Error::io("cannot read", &dir.log_index(), &error))
+    let mut logbook = Logbook::open(&dir.log_index(), false)
+        .map_err(|error| Error::io("cannot read", &dir.log_index(), &error))?;
+    // The job's own environment is gone; whoever reads usually has the same secrets.
+    let env: Vec<_> = std::env::vars().collect();
+    logbook.hide(Secrets::new(env.iter().map(|(name, value)| (name.as_str(), value.as_str())), &[]));
+    Ok(logbook)
 }
 
 fn one_viewer() -> (Hub, mpsc::Receiver<(ViewerId, Said)>, Link) {

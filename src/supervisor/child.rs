@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::place::JobDir;
 use crate::{
-    domain::{exit::Exit, id::ProcId},
+    domain::{exit::Exit, id::ProcId, redact::Secrets},
     probe::proc,
 };
 
@@ -62,6 +62,13 @@ impl Spec {
         }
     }
 
+    /// The values that must not be shown: of the agent's environment and its command line.
+    pub fn secrets(&self) -> Secrets {
+        let inherited: Vec<_> = std::env::vars().filter(|_| !self.env_is_whole).collect();
+        let pairs = inherited.iter().chain(&self.env).map(|(name, value)| (name.as_str(), value.as_str()));
+        Secrets::new(pairs, &self.argv)
+    }
+
     /// Starts the agent: files for its output, so that it outlives whoever started it.
     ///
     /// # Errors
@@ -100,7 +107,7 @@ impl Spec {
 pub fn reap() -> Option<(i32, Exit)> {
     match wait(WaitOptions::NOHANG) {
         Ok(Some((pid, status))) => {
-            Some((pid.as_raw_nonzero().get(), Exit::from_wait_status(status.as_raw() as i32)))
+            Some((pid.as_raw_nonzero().get(), Exit::from_wait_status(status.as_raw())))
         }
         // No child is dead, or there is no child.
         Ok(None) | Err(_) => None,

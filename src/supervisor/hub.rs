@@ -32,7 +32,7 @@ const SMALL: usize = 4 << 10;
 
 /// Tells viewers apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ViewerId(u64);
+pub struct ViewerId(pub(super) u64);
 
 /// What a viewer did.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Hub {
                 self.add(read, write);
             }
             Ok(peer) => {
-                refuse(stream, format!("this job belongs to user {mine}; you are user {}", peer.uid()))
+                refuse(stream, format!("this job belongs to user {mine}; you are user {}", peer.uid()));
             }
             Err(error) => tracing::warn!(%error, "cannot tell who connected"),
         }

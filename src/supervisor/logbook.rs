@@ -19,6 +19,7 @@ use super::{
 };
 use crate::domain::{
     log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, MAX_LINE, MAX_PAGE, Stream},
+    redact::Secrets,
     time::Stamp,
 };
 
@@ -103,6 +104,7 @@ pub struct Logbook {
     buffer: Vec<u8>,
     /// Why ranks may soon be unable to write.
     full: Option<String>,
+    secrets: Secrets,
 }
 
 /// A line that just arrived.
@@ -143,7 +145,13 @@ impl Logbook {
             index: None,
             buffer: Vec::new(),
             full: None,
+            secrets: Secrets::default(),
         }
+    }
+
+    /// Takes these values out of all lines from now on. The files keep what the ranks wrote.
+    pub fn hide(&mut self, secrets: Secrets) {
+        self.secrets = secrets;
     }
 
     fn take_entry(&mut self, entry: Entry) {
@@ -222,7 +230,8 @@ impl Logbook {
             let first = self.next_line;
             let mut lines = 0;
             for line in split(bytes) {
-                each(Arrived { n: first + u64::from(lines), origin: &source.origin, text: &clean(line) });
+                let text = self.secrets.hide(clean(line));
+                each(Arrived { n: first + u64::from(lines), origin: &source.origin, text: &text });
                 lines += 1;
             }
             let (number, offset, bytes) = (number as u32, source.done, bytes.len() as u32);
@@ -282,8 +291,9 @@ impl Logbook {
 
     /// The unfinished last line of a rank: where progress bars live.
     pub fn unfinished(&self, pid: i32) -> Option<String> {
-        let source = self.sources.iter().rev().filter(|source| source.origin.pid == pid && !source.closed);
-        source.filter_map(Source::unfinished).next()
+        let mut sources =
+            self.sources.iter().rev().filter(|source| source.origin.pid == pid && !source.closed);
+        sources.find_map(Source::unfinished).map(|text| self.secrets.hide(text))
     }
 
     /// How the writing of the index goes.
@@ -393,7 +403,7 @@ impl Logbook {
             local_rank: origin.local_rank,
             attempt: origin.attempt,
             stream: origin.stream,
-            text: clean(line),
+            text: self.secrets.hide(clean(line)),
         };
         split(&text).enumerate().map(line).collect()
     }

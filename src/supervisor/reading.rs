@@ -13,11 +13,11 @@ use super::{
     core::Input,
     logbook::{Logbook, Origin},
     place::JobDir,
-    shim::RankFile,
 };
 use crate::{
     domain::{
         agent_line::AgentReader,
+        beat::{Message, Shim},
         evidence::{self, ErrorFile},
         id::ProcId,
         log::Stream,
@@ -45,14 +45,15 @@ pub fn read_logs(
     inputs: &mut Vec<Input>,
 ) -> bool {
     let mut wrote: BTreeMap<i32, Wrote> = BTreeMap::new();
+    let mut told = Vec::new();
     let more = logbook.look(now, |line| {
         let is_agent = line.origin.stream == Stream::Agent;
         let pid = (!is_agent).then_some(line.origin.pid);
         if is_agent {
-            inputs.extend(agent.line(line.text).into_iter().map(Input::AgentLine));
+            told.extend(agent.line(line.text).into_iter().map(Input::AgentLine));
         }
         if let Some(mark) = evidence::read_line(line.text) {
-            inputs.push(Input::Mark { pid, mark, line: line.text.to_owned() });
+            told.push(Input::Mark { pid, mark, line: line.text.to_owned() });
         }
         let Some(pid) = pid else { return };
         let entry = wrote.entry(pid).or_default();
@@ -68,6 +69,9 @@ pub fn read_logs(
         last_line: wrote.last_line,
         step: wrote.step,
     }));
+    // A step after an error means that the error was survived. Of steps and errors that arrived together, the errors
+    // came last: they end a rank more often than not.
+    inputs.extend(told);
     more
 }
 
@@ -110,14 +114,33 @@ pub fn keep_logs(dir: &JobDir, sighting: &Sighting) -> [Option<PathBuf>; 2] {
         // Another file system: the file is held open while the rank lives, and lost with its folder after that.
         if made.is_ok() && fs::hard_link(&path, &link).is_ok() { Some(link) } else { Some(path) }
     };
-    let [told_out, told_err] = told;
+    let (told_out, told_err) = told.map_or((None, None), |shim| (shim.out, shim.err));
     [keep("stdout.log", out, told_out), keep("stderr.log", err, told_err)]
 }
 
-fn told_by_shim(folder: &Path) -> [Option<PathBuf>; 2] {
-    let told = fs::read(folder.join("rank.json")).ok();
-    let value: Option<serde_json::Value> = told.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    ["out", "err"].map(|key| Some(PathBuf::from(value.as_ref()?.get(key)?.as_str()?)))
+/// The ranks that the shim wrote down and that are not `known`, in the order of their start.
+pub fn ranks_on_disk(dir: &JobDir, known: impl Fn(ProcId) -> bool) -> Vec<Sighting> {
+    let folders = fs::read_dir(dir.ranks()).into_iter().flatten().flatten();
+    let fresh = folders.filter(|folder| {
+        let name = folder.file_name().into_string().unwrap_or_default();
+        let proc = name
+            .split_once('-')
+            .and_then(|(pid, start)| Some(ProcId { pid: pid.parse().ok()?, start: start.parse().ok()? }));
+        proc.is_some_and(|proc| !known(proc))
+    });
+    let mut ranks: Vec<_> = fresh
+        .filter_map(|folder| told_by_shim(&folder.path()))
+        .map(|shim| Sighting { proc: shim.proc(), agent_pid: shim.agent_pid, place: shim.place })
+        .collect();
+    ranks.sort_by_key(|rank| rank.proc.start);
+    ranks
+}
+
+fn told_by_shim(folder: &Path) -> Option<Shim> {
+    match Message::parse(&fs::read(folder.join("rank.json")).ok()?)? {
+        Message::Shim(shim) => Some(shim),
+        _ => None,
+    }
 }
 
 /// Adds a rank's files to the logbook.
@@ -139,7 +162,7 @@ pub fn add_rank(
 pub fn noted_by_shim(dir: &JobDir) -> Vec<Sighting> {
     let folders = fs::read_dir(dir.ranks()).into_iter().flatten().flatten();
     let noted = folders.filter_map(|folder| {
-        let file: RankFile = serde_json::from_slice(&fs::read(folder.path().join("rank.json")).ok()?).ok()?;
+        let file: Shim = serde_json::from_slice(&fs::read(folder.path().join("rank.json")).ok()?).ok()?;
         let proc = ProcId { pid: file.pid, start: file.start };
         Some(Sighting { proc, agent_pid: file.agent_pid, place: file.place })
     });
@@ -158,12 +181,8 @@ pub fn add_agent(logbook: &mut Logbook, dir: &JobDir) {
 /// What a rank wrote into its error file before it died.
 pub fn last_words(dir: &JobDir, proc: ProcId, seen: Option<PathBuf>) -> Option<Input> {
     let folder = dir.ranks().join(format!("{}-{}", proc.pid, proc.start));
-    let told = || {
-        let bytes = fs::read(folder.join("rank.json")).ok()?;
-        let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-        Some(PathBuf::from(value.get("error_file")?.as_str()?))
-    };
-    let mut file = File::open(told().or(seen)?).ok()?;
+    let told = told_by_shim(&folder).and_then(|shim| shim.error_file);
+    let mut file = File::open(told.or(seen)?).ok()?;
     let written = file.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
     let mut bytes = Vec::new();
     file.by_ref().take(MAX_ERROR_FILE).read_to_end(&mut bytes).ok()?;

@@ -1,8 +1,12 @@
 //! The loop: inputs from processes, files and viewers go into the core one by one; what comes out is carried out.
 
 use std::{
+    collections::VecDeque,
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -38,19 +42,33 @@ use crate::{
     },
     error::{Error, Result},
     probe::{beat::BeatSocket, cgroup, finder::Finder, proc, signal as kill},
-    wire::{message::ToViewer, socket},
+    wire::{
+        message::{ToSupervisor, ToViewer},
+        socket,
+    },
 };
 
 /// How often processes are looked at while nothing changes.
 const CALM: Duration = Duration::from_secs(1);
 /// How often while ranks come and go.
 const CLOSE: Duration = Duration::from_millis(100);
+/// How often while somebody reads logs.
+const READING: Duration = Duration::from_millis(250);
+/// For how long a question about logs counts as reading.
+const INTEREST: Duration = Duration::from_secs(2);
 /// How often files and sockets of the supervisor itself are looked after.
 const UPKEEP: Duration = Duration::from_secs(10);
 /// How long viewers that connected while the job ended are waited for.
 const LATE: Duration = Duration::from_millis(50);
+/// How long what ranks left behind has to end after SIGTERM.
+const SWEEP: Duration = Duration::from_secs(2);
+/// Most ranks remembered for that; those of the first starts are forgotten first.
+const MAX_LEADERS: usize = 4096;
 /// How long a job that is over is still served to viewers that stay.
 const AFTERWARDS: Duration = Duration::from_secs(3600);
+
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
 
 /// What belongs to one running job.
 #[derive(Debug)]
@@ -69,9 +87,14 @@ pub struct Supervisor {
     listener: UnixListener,
     beat: BeatSocket,
     finder: Option<Finder>,
-    deaths: JoinSet<ProcId>,
+    deaths: JoinSet<(ProcId, Option<OwnedFd>)>,
     children: Signal,
     last_sample: Stamp,
+    asked_for_logs: Option<Instant>,
+    /// Every rank that was seen: each led a session, in which its data loaders may outlive it.
+    leaders: VecDeque<ProcId>,
+    /// Until when what ranks left behind may end by itself.
+    sweep: Option<Instant>,
     finished: bool,
 }
 
@@ -90,6 +113,7 @@ impl Supervisor {
         let at = |path: PathBuf| move |error: std::io::Error| Error::io("cannot open", &path, &error);
         let journal = Journal::open(&dir.journal()).map_err(at(dir.journal()))?;
         let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
+        logbook.hide(spec.as_ref().map(Spec::secrets).unwrap_or_default());
         reading::add_agent(&mut logbook, &dir);
         let listener = listen(&manifest.socket)?;
         let beat_path = roots.beat(&manifest.id);
@@ -117,6 +141,9 @@ impl Supervisor {
             deaths: JoinSet::new(),
             children,
             last_sample: Stamp(0),
+            asked_for_logs: None,
+            leaders: VecDeque::new(),
+            sweep: None,
             finished: false,
         };
         if let Some(agent) = supervisor.manifest.agent {
@@ -139,8 +166,9 @@ impl Supervisor {
         for rank in gone {
             self.core.handle(now, Input::Died { proc: rank.proc, exit: None }, &mut out);
         }
+        // What the agent wrote is read with the effects: all that it writes about must be known by then.
+        self.feed_missed(&mut out);
         self.carry_out(out);
-        self.catch_up();
         if let Some(finder) = &mut self.finder {
             lives.into_iter().for_each(|rank| finder.follow(rank));
         }
@@ -148,19 +176,24 @@ impl Supervisor {
         if let Some(agent) =
             self.manifest.agent.filter(|agent| proc::identify(root, agent.pid) != Some(*agent))
         {
-            self.process_died(agent);
+            self.process_died(agent, None);
         }
     }
 
     /// Tells of ranks that came and went between two looks, or while no supervisor ran.
     fn catch_up(&mut self) {
-        let (now, mut out) = (self.clock.now(), Out::default());
+        let mut out = Out::default();
+        self.feed_missed(&mut out);
+        self.carry_out(out);
+    }
+
+    fn feed_missed(&mut self, out: &mut Out) {
+        let now = self.clock.now();
         for rank in self.missed_ranks() {
             let proc = rank.proc;
-            self.core.handle(now, Input::Seen(rank), &mut out);
-            self.core.handle(now, Input::Died { proc, exit: None }, &mut out);
+            self.core.handle(now, Input::Seen(rank), out);
+            self.core.handle(now, Input::Died { proc, exit: None }, out);
         }
-        self.carry_out(out);
     }
 
     /// Ranks that the shim noted and nobody saw. Those of function mode leave no trace.
@@ -195,8 +228,8 @@ impl Supervisor {
             tokio::select! {
                 _ = self.children.recv() => self.reap(),
                 Some(died) = self.deaths.join_next(), if !self.deaths.is_empty() => {
-                    if let Ok(proc) = died {
-                        self.process_died(proc);
+                    if let Ok((proc, pidfd)) = died {
+                        self.process_died(proc, pidfd.as_ref());
                     }
                 }
                 Ok(message) = self.beat.next() => self.rank_said(message),
@@ -209,19 +242,29 @@ impl Supervisor {
                 () = sleep_until(deadline) => {
                     if Instant::now() >= next_look {
                         let more = self.look();
-                        let pause = if self.core.is_in_transition() || more { CLOSE } else { CALM };
-                        next_look = Instant::now() + pause;
+                        next_look = Instant::now() + self.pause(more);
                     } else {
                         self.handle(Input::Tick);
                     }
                 }
             }
-            if self.core.is_in_transition() {
+            self.sweep();
+            if self.core.is_in_transition() || self.sweep.is_some() {
                 next_look = next_look.min(Instant::now() + CLOSE);
             }
         }
         self.serve_the_past().await;
         Ok(())
+    }
+
+    fn pause(&self, more_to_read: bool) -> Duration {
+        if self.core.is_in_transition() || more_to_read {
+            CLOSE
+        } else if self.asked_for_logs.is_some_and(|at| at.elapsed() < INTEREST) {
+            READING
+        } else {
+            CALM
+        }
     }
 
     fn until_deadline(&mut self) -> Instant {
@@ -282,14 +325,22 @@ impl Supervisor {
             Effect::Reply { to: (viewer, id), outcome } => {
                 self.hub.send(viewer, &ToViewer::Reply { id, outcome });
             }
-            Effect::Watch(proc) => self.watch(proc),
+            Effect::Watch(proc) => {
+                self.leaders.push_back(proc);
+                if self.leaders.len() > MAX_LEADERS {
+                    self.leaders.pop_front();
+                }
+                self.watch(proc);
+            }
             Effect::KeepLogs { sighting, local_rank, attempt } => {
                 let paths = reading::keep_logs(&self.dir, &sighting);
                 reading::add_rank(&mut self.logbook, paths, &sighting, local_rank, attempt);
             }
             Effect::Placed { pid, rank } => self.logbook.place(pid, rank),
             Effect::ReadLastWords(proc) => self.read_last_words(proc),
-            Effect::Drain => self.drain(),
+            Effect::Drain => {
+                self.end_leftovers(SIGTERM);
+            }
             Effect::Finish => self.finish(),
         }
     }
@@ -319,42 +370,55 @@ impl Supervisor {
             Ok(pidfd) => {
                 self.deaths.spawn(async move {
                     // Without a descriptor to watch, the next look finds the death.
-                    let _ = kill::exited(pidfd).await;
-                    proc
+                    let _ = kill::exited(&pidfd).await;
+                    (proc, Some(pidfd))
                 });
             }
             Err(error) if proc::is_gone(&error) => {
-                self.deaths.spawn(async move { proc });
+                self.deaths.spawn(async move { (proc, None) });
             }
             Err(error) => tracing::warn!(%error, pid = proc.pid, "cannot watch a process"),
         }
     }
 
-    fn process_died(&mut self, proc: ProcId) {
+    fn process_died(&mut self, proc: ProcId, pidfd: Option<&OwnedFd>) {
+        self.hear_ranks();
         if Some(proc) == self.manifest.agent {
             // A child's exit comes by `reap`; an adopted agent's was nobody's to see.
             self.reap();
             self.catch_up();
             self.read_logs();
-            self.handle(Input::AgentGone(None));
+            // Its end may have been told by `reap` already, and a new agent been started.
+            self.handle(Input::AgentGone { proc, exit: None });
             return;
         }
         let exit = proc::exit_of_zombie(Path::new(proc::ROOT), proc);
+        let exit = exit.or_else(|| kill::exit_of_reaped(pidfd?));
         self.rank_died(proc, exit);
     }
 
     fn rank_died(&mut self, proc: ProcId, exit: Option<crate::domain::exit::Exit>) {
+        // Why the agent ended it, if it did, was written before.
+        self.read_logs();
         self.count_oom_kills();
         self.handle(Input::Died { proc, exit });
     }
 
+    /// Takes what ranks said before something else is concluded without it.
+    fn hear_ranks(&mut self) {
+        while let Some(message) = self.beat.try_next() {
+            self.rank_said(message);
+        }
+    }
+
     fn reap(&mut self) {
+        self.hear_ranks();
         while let Some((pid, exit)) = child::reap() {
             match self.manifest.agent.filter(|agent| agent.pid == pid) {
-                Some(_) => {
+                Some(proc) => {
                     self.catch_up();
                     self.read_logs();
-                    self.handle(Input::AgentGone(Some(exit)));
+                    self.handle(Input::AgentGone { proc, exit: Some(exit) });
                 }
                 // An orphaned rank that was handed to this process.
                 None => {
@@ -380,9 +444,7 @@ impl Supervisor {
             unfinished.into_iter().for_each(|input| self.handle(input));
         }
         // A rank that died within milliseconds shows nothing any more, but its shim spoke before.
-        while let Some(message) = self.beat.waiting() {
-            self.rank_said(message);
-        }
+        self.hear_ranks();
         if let Some(look) = self.finder.as_mut().map(Finder::look) {
             self.handle(Input::Looked { look, sample });
         }
@@ -438,6 +500,10 @@ impl Supervisor {
                     if let Some(finder) = &mut self.finder {
                         finder.follow(sighting.clone());
                     }
+                    if self.core.starts_group(&sighting) {
+                        // The last chance to hear why the group before it ended.
+                        self.read_logs();
+                    }
                     self.handle(Input::Seen(sighting));
                 }
             }
@@ -449,6 +515,9 @@ impl Supervisor {
             self.hub.remove(from);
             return;
         };
+        if matches!(message, ToSupervisor::Logs { .. }) {
+            self.asked_for_logs = Some(Instant::now());
+        }
         let now = self.clock.now();
         let known = (self.core.state(), &self.logbook);
         let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else {
@@ -494,7 +563,40 @@ impl Supervisor {
         }
     }
 
+    /// Sends a signal to what is left in the ranks' sessions: data loaders and the like. Daemons with a session of
+    /// their own, such as an uploader, are let be. Returns whether anything was left.
+    fn end_leftovers(&mut self, signal: i32) -> bool {
+        self.sweep.get_or_insert_with(|| Instant::now() + SWEEP);
+        let left = kill::left_in_sessions(self.leaders.make_contiguous());
+        for proc in &left {
+            // Who ended meanwhile needs no signal.
+            let _ = kill::signal(*proc, signal);
+        }
+        !left.is_empty()
+    }
+
+    fn sweep(&mut self) {
+        let Some(until) = self.sweep else { return };
+        let left = if Instant::now() >= until {
+            self.end_leftovers(SIGKILL)
+        } else {
+            !kill::left_in_sessions(self.leaders.make_contiguous()).is_empty()
+        };
+        // What even SIGKILL does not end, a process in uninterruptible sleep, does not keep the job from ending.
+        let is_hopeless = Instant::now() >= until + SWEEP;
+        if (!left || is_hopeless) && !self.finished {
+            self.drain();
+        }
+    }
+
     fn drain(&mut self) {
+        // Ranks that lived so shortly that nobody saw them, and whose word was lost.
+        let agent = self.manifest.agent.map(|agent| agent.pid);
+        for sighting in reading::ranks_on_disk(&self.dir, |proc| self.leaders.contains(&proc)) {
+            if Some(sighting.agent_pid) == agent {
+                self.handle(Input::Seen(sighting));
+            }
+        }
         for rank in self.core.state().ranks.iter().map(|rank| rank.proc.pid).collect::<Vec<_>>() {
             self.logbook.close_rank(rank);
         }
@@ -503,6 +605,10 @@ impl Supervisor {
             self.handle(Input::AgentLine(line));
         }
         self.handle(Input::Drained);
+        if !self.finished {
+            // A rank turned up that lives: the core will ask again.
+            self.sweep = None;
+        }
     }
 
     fn finish(&mut self) {

@@ -26,8 +26,8 @@ fn is_login_scope(cgroup: &str) -> bool {
 }
 
 fn kills_user_processes(conf: &str) -> bool {
-    let settings = conf.lines().filter_map(|line| line.trim().split_once('='));
-    let last = settings.filter(|(key, _)| key.trim() == "KillUserProcesses").last();
+    let mut settings = conf.lines().rev().filter_map(|line| line.trim().split_once('='));
+    let last = settings.find(|(key, _)| key.trim() == "KillUserProcesses");
     last.is_some_and(|(_, value)| {
         matches!(value.trim().to_ascii_lowercase().as_str(), "yes" | "true" | "on" | "1")
     })

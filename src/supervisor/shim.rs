@@ -8,9 +8,9 @@
 //!
 //! * `stdout.log`, `stderr.log`: hard links of the rank's own output files, so that the logs outlive torchrun
 //!   deleting `attempt_N` at a change of membership. A file on another file system is only named.
-//! * `rank.json`: a [`RankFile`].
+//! * `rank.json`: a [`Shim`].
 //!
-//! The same object with `"kind":"shim"` goes to the datagram socket `$ELASTICTOP_BEAT`.
+//! The same message goes to the datagram socket `$ELASTICTOP_BEAT`.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -25,35 +25,11 @@ use std::{
     process::{Command, ExitCode},
 };
 
+use crate::domain::{
+    beat::{Message, Shim},
+    sample::Place,
+};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
-use serde::{Deserialize, Serialize};
-
-use crate::domain::sample::Place;
-
-/// What a rank leaves about itself as `rank.json`, and sends as its first datagram.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RankFile {
-    /// Version of this object: 1.
-    pub v: u32,
-    /// `"shim"` in the datagram, absent in the file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// The rank's process id, which the exec keeps.
-    pub pid: i32,
-    /// Clock ticks between boot and the start of the rank: field 22 of `/proc/PID/stat`.
-    pub start: u64,
-    /// Process id of the parent: the elastic agent.
-    pub agent_pid: i32,
-    /// What the environment says.
-    pub place: Place,
-    /// Where standard output can be read: the hard link, or the original where no link could be made; `None`
-    /// when it is no regular file.
-    pub out: Option<PathBuf>,
-    /// The same for standard error.
-    pub err: Option<PathBuf>,
-    /// Where the rank would write its `error.json`, absolute.
-    pub error_file: Option<PathBuf>,
-}
 
 /// Runs the shim with the arguments after `__rank`. Only returns when the program could not be run.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -101,8 +77,14 @@ fn introduce(pid: i32) -> Option<PathBuf> {
         }
     };
     let folder = job.and_then(|job| {
-        let folder = absolute(Path::new(&job)).join("ranks").join(format!("{pid}-{start}"));
-        match fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder) {
+        // A job folder that is gone stays gone: only what lies in it is made.
+        let ranks = absolute(Path::new(&job)).join("ranks");
+        let folder = ranks.join(format!("{pid}-{start}"));
+        let private = |path: &Path| match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        };
+        match private(&ranks).and_then(|()| private(&folder)) {
             Ok(()) => Some(folder),
             Err(error) => {
                 complain(&format!("cannot make {}: {error}", folder.display()));
@@ -110,9 +92,7 @@ fn introduce(pid: i32) -> Option<PathBuf> {
             }
         }
     });
-    let mut me = RankFile {
-        v: 1,
-        kind: None,
+    let me = Message::Shim(Shim {
         pid,
         start,
         agent_pid: parent_id() as i32,
@@ -122,16 +102,16 @@ fn introduce(pid: i32) -> Option<PathBuf> {
         error_file: std::env::var_os("TORCHELASTIC_ERROR_FILE")
             .filter(|path| !path.is_empty())
             .map(|path| absolute(Path::new(&path))),
-    };
+    })
+    .to_datagram();
     if let Some(folder) = &folder
-        && let Err(error) = write_atomically(&folder.join("rank.json"), &json(&me))
+        && let Err(error) = write_atomically(&folder.join("rank.json"), &me)
     {
         complain(&format!("cannot write {}: {error}", folder.join("rank.json").display()));
     }
     if let Some(beat) = beat {
-        me.kind = Some("shim".into());
         // A supervisor that is gone or busy is no news: it finds the rank in /proc and reads `rank.json`.
-        let _ = Beat::new(&beat).and_then(|beat| beat.send(&json(&me)));
+        let _ = Beat::new(&beat).and_then(|beat| beat.send(&me));
     }
     folder
 }
@@ -139,10 +119,6 @@ fn introduce(pid: i32) -> Option<PathBuf> {
 /// One line on stderr, whatever becomes of it.
 fn complain(text: &str) {
     let _ = io::Write::write_all(&mut io::stderr(), format!("elastictop: {text}\n").as_bytes());
-}
-
-fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
 }
 
 fn absolute(path: &Path) -> PathBuf {
@@ -238,7 +214,6 @@ impl Beat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::beat::Message;
 
     #[test]
     fn a_start_time_is_found_behind_an_odd_name() {
@@ -261,25 +236,6 @@ mod tests {
             _ => None,
         });
         assert_eq!(place, Place { rank: Some(3), run_id: Some("a b".into()), ..Place::default() });
-    }
-
-    #[test]
-    fn the_supervisor_understands_what_the_shim_sends() {
-        let place = Place { rank: Some(3), ..Place::default() };
-        let me = RankFile {
-            v: 1,
-            kind: Some("shim".into()),
-            pid: 7,
-            start: 8,
-            agent_pid: 5,
-            place: place.clone(),
-            out: None,
-            err: Some("/e".into()),
-            error_file: None,
-        };
-        let Some(Message::Shim(shim)) = Message::parse(&json(&me)) else { panic!("no word of a shim") };
-        assert_eq!((shim.pid, shim.start, shim.agent_pid, shim.place), (7, 8, 5, place));
-        assert_eq!((shim.out, shim.err.as_deref()), (None, Some("/e")));
     }
 
     #[test]

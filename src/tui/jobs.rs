@@ -15,7 +15,7 @@ use super::{
     keys::{self, Action, Scope},
     run::{Surroundings, terminal},
     screen::Screen,
-    text::Glyphs,
+    text::{GlyphSet, Glyphs},
     theme::{ColorDepth, Role, Theme},
     view::Pen,
     words,
@@ -86,7 +86,7 @@ impl Jobs {
             theme: options.theme.at(options.color),
             chosen: options.theme.clone(),
             depth: options.color,
-            glyphs: Glyphs::new(options.ascii),
+            glyphs: GlyphSet::of(options.ascii),
         }
     }
 
@@ -245,7 +245,7 @@ where
     G: Fn() -> bool,
     S: Future<Output = ()>,
 {
-    let Surroundings { mut input, clock, hung_up, stop } = around;
+    let Surroundings { mut input, clock, hung_up, stop, .. } = around;
     tokio::pin!(stop);
     let look = || {
         let refresh = Arc::clone(&refresh);

@@ -2,11 +2,12 @@
 //!
 //! [`App::update`] is the only thing that changes that state; it takes [`Msg`]s (keys, the supervisor's messages,
 //! the time) and says what to do as [`Cmd`]s. [`draw`] reads it. The loop in `run` carries both to the terminal and
-//! to the [`Link`](crate::wire::link::Link), and is the only part with a clock.
+//! to the [`Link`], and is the only part with a clock.
 
 mod app;
 #[cfg(test)]
 mod fixture;
+mod input;
 mod jobs;
 mod keys;
 mod run;
@@ -20,7 +21,6 @@ mod words;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use ratatui::crossterm::{event::EventStream, terminal};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::{
@@ -30,8 +30,9 @@ pub use self::{
     view::draw,
 };
 use self::{
+    input::Keyboard,
     jobs::Jobs,
-    run::Surroundings,
+    run::{Pace, Surroundings},
     screen::{Guard, Screen, Writer},
 };
 use crate::{domain::state::State, domain::time::Stamp, error::Result, wire::link::Link};
@@ -77,10 +78,16 @@ pub async fn watch(mut connector: Connector, options: &Options) -> Result<(Endin
     let size = size()?;
     let mut app = App::new(options, size, now(), jiff::Zoned::now().offset().seconds());
     let _guard = Guard::take(options.mouse).map_err(|error| run::terminal(&error))?;
+    let keyboard = Keyboard::open().map_err(|error| run::terminal(&error))?;
     let writer = Writer::new().map_err(|error| run::terminal(&error))?;
     let mut screen = Screen::new(Box::new(writer), size);
-    let around =
-        Surroundings { input: EventStream::new(), clock: now, hung_up: screen::hung_up, stop: told_to_end() };
+    let around = Surroundings {
+        input: keyboard,
+        clock: now,
+        hung_up: input::hung_up,
+        stop: told_to_end(),
+        pace: Pace::default(),
+    };
     let ending = run::run(&mut app, &mut screen, link, connector, around).await?;
     Ok((ending, app.state))
 }
@@ -96,15 +103,21 @@ pub async fn choose(
     let size = size()?;
     let mut jobs = Jobs::new(options, now());
     let _guard = Guard::take(false).map_err(|error| run::terminal(&error))?;
+    let keyboard = Keyboard::open().map_err(|error| run::terminal(&error))?;
     let writer = Writer::new().map_err(|error| run::terminal(&error))?;
     let mut screen = Screen::new(Box::new(writer), size);
-    let around =
-        Surroundings { input: EventStream::new(), clock: now, hung_up: screen::hung_up, stop: told_to_end() };
+    let around = Surroundings {
+        input: keyboard,
+        clock: now,
+        hung_up: input::hung_up,
+        stop: told_to_end(),
+        pace: Pace::default(),
+    };
     jobs::run(&mut jobs, &mut screen, refresh, around).await
 }
 
 fn size() -> Result<(u16, u16)> {
-    terminal::size().map_err(|error| run::terminal(&error))
+    input::size().map_err(|error| run::terminal(&error))
 }
 
 fn now() -> Stamp {

@@ -21,11 +21,29 @@ use crate::{
     },
 };
 
-/// Least time between two frames that no key asked for.
-const FRAME: Duration = Duration::from_millis(50);
-/// Wait before the first attempt to make a lost link anew; it doubles up to the longest.
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// How often the loop does things by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Between two looks at the clock.
+    pub(crate) tick: Duration,
+    /// Least time between two frames that no key asked for.
+    pub(crate) frame: Duration,
+    /// Wait before the first attempt to make a lost link anew; it doubles up to the longest.
+    pub(crate) first_retry: Duration,
+    /// The longest wait between two attempts.
+    pub(crate) longest_retry: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            tick: Duration::from_secs(1),
+            frame: Duration::from_millis(50),
+            first_retry: Duration::from_millis(200),
+            longest_retry: Duration::from_secs(5),
+        }
+    }
+}
 
 /// What surrounds the loop. In tests all of it is made up.
 pub(crate) struct Surroundings<I, C, G, S> {
@@ -37,6 +55,8 @@ pub(crate) struct Surroundings<I, C, G, S> {
     pub(crate) hung_up: G,
     /// Resolves when the program is told to end.
     pub(crate) stop: S,
+    /// How often.
+    pub(crate) pace: Pace,
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Link>> + Send>>;
@@ -55,13 +75,13 @@ where
     G: Fn() -> bool,
     S: Future<Output = ()>,
 {
-    let Surroundings { mut input, clock, hung_up, stop } = around;
+    let Surroundings { mut input, clock, hung_up, stop, pace } = around;
     tokio::pin!(stop);
     let mut link = Some(link);
     let mut connecting: Option<Connecting> = None;
     let mut retry = Instant::now();
-    let mut wait = FIRST_RETRY;
-    let mut tick = interval_at(Instant::now() + Duration::from_secs(1), Duration::from_secs(1));
+    let mut wait = pace.first_retry;
+    let mut tick = interval_at(Instant::now() + pace.tick, pace.tick);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut dirty = true;
     let mut frame_at = Instant::now();
@@ -91,7 +111,7 @@ where
                 .map_err(|error| terminal(&error))?;
             // A terminal that is slow gets the next frame when it has taken this one.
             dirty = !drawn;
-            frame_at = Instant::now() + FRAME;
+            frame_at = Instant::now() + pace.frame;
         }
         let idle = link.is_none() && connecting.is_none() && !matches!(app.link, LinkState::Gone(_));
         tokio::select! {
@@ -108,20 +128,17 @@ where
                 Some(Err(_)) | None => return Ok(ending(app)),
             },
             heard = async { link.as_mut().expect("guarded").incoming.recv().await }, if link.is_some() => {
-                match heard {
-                    Some(first) => {
-                        wait = FIRST_RETRY;
-                        inbox.push(Msg::Heard(Box::new(first)));
-                        // What came together is drawn together.
-                        while let Some(next) = link.as_mut().and_then(|link| link.incoming.try_recv().ok()) {
-                            inbox.push(Msg::Heard(Box::new(next)));
-                        }
+                if let Some(first) = heard {
+                    wait = pace.first_retry;
+                    inbox.push(Msg::Heard(Box::new(first)));
+                    // What came together is drawn together.
+                    while let Some(next) = link.as_mut().and_then(|link| link.incoming.try_recv().ok()) {
+                        inbox.push(Msg::Heard(Box::new(next)));
                     }
-                    None => {
-                        link = None;
-                        retry = Instant::now() + wait;
-                        inbox.push(Msg::Unlinked("the supervisor closed the link".into()));
-                    }
+                } else {
+                    link = None;
+                    retry = Instant::now() + wait;
+                    inbox.push(Msg::Unlinked("the supervisor closed the link".into()));
                 }
                 dirty = true;
             }
@@ -139,7 +156,7 @@ where
                     }
                     Err(error) => {
                         inbox.push(Msg::Unlinked(error.text));
-                        wait = (wait * 2).min(LONGEST_RETRY);
+                        wait = (wait * 2).min(pace.longest_retry);
                         retry = Instant::now() + wait;
                     }
                 }

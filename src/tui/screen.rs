@@ -114,14 +114,6 @@ fn write_all(mut out: &File, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the terminal behind standard input hung up. The reader of keys does not tell: it reads on for ever.
-pub(crate) fn hung_up() -> bool {
-    let stdin = io::stdin();
-    let mut fds = [PollFd::new(&stdin, PollFlags::empty())];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
-        && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
-}
-
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// The terminal while it is ours: raw, on the alternate screen. Given back on drop and on panic.

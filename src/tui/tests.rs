@@ -3,3 +3,4 @@
 mod looks;
 mod loops;
 mod scripts;
+mod terminal;

@@ -6,7 +6,7 @@ use unicode_width::UnicodeWidthChar;
 
 /// Glyphs that the font of every terminal has, or plain ASCII.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Glyphs {
+pub(crate) struct GlyphSet {
     /// Marks text that was cut.
     pub(crate) cut: &'static str,
     /// Marks the selected row.
@@ -39,46 +39,49 @@ pub(crate) struct Glyphs {
     pub(crate) ascii: bool,
 }
 
-impl Glyphs {
+/// The set in use.
+pub(crate) type Glyphs = &'static GlyphSet;
+
+const ASCII: GlyphSet = GlyphSet {
+    cut: "~",
+    cursor: ">",
+    line: "-",
+    bar: "|",
+    lane: ["|", "|", ">"],
+    dot: "; ",
+    good: "+",
+    bad: "x",
+    warn: "!",
+    again: "r",
+    members: "%",
+    hand: "@",
+    start: "*",
+    corners: ["+", "+", "+", "+"],
+    ascii: true,
+};
+
+const UNICODE: GlyphSet = GlyphSet {
+    cut: "…",
+    cursor: "▌",
+    line: "─",
+    bar: "│",
+    lane: ["├", "┤", "▶"],
+    dot: " · ",
+    good: "✔",
+    bad: "✖",
+    warn: "▲",
+    again: "↻",
+    members: "⇄",
+    hand: "✎",
+    start: "●",
+    corners: ["┌", "┐", "└", "┘"],
+    ascii: false,
+};
+
+impl GlyphSet {
     /// The set for a terminal.
-    pub(crate) const fn new(ascii: bool) -> Glyphs {
-        if ascii {
-            Glyphs {
-                cut: "~",
-                cursor: ">",
-                line: "-",
-                bar: "|",
-                lane: ["|", "|", ">"],
-                dot: "; ",
-                good: "+",
-                bad: "x",
-                warn: "!",
-                again: "r",
-                members: "%",
-                hand: "@",
-                start: "*",
-                corners: ["+", "+", "+", "+"],
-                ascii,
-            }
-        } else {
-            Glyphs {
-                cut: "…",
-                cursor: "▌",
-                line: "─",
-                bar: "│",
-                lane: ["├", "┤", "▶"],
-                dot: " · ",
-                good: "✔",
-                bad: "✖",
-                warn: "▲",
-                again: "↻",
-                members: "⇄",
-                hand: "✎",
-                start: "●",
-                corners: ["┌", "┐", "└", "┘"],
-                ascii,
-            }
-        }
+    pub(crate) const fn of(ascii: bool) -> Glyphs {
+        if ascii { &ASCII } else { &UNICODE }
     }
 }
 
@@ -115,7 +118,7 @@ pub(crate) fn width(text: &str) -> usize {
 }
 
 /// `text` in at most `cells`, with a mark where it was cut.
-pub(crate) fn cut<'a>(text: &'a str, cells: usize, glyphs: Glyphs) -> Cow<'a, str> {
+pub(crate) fn cut(text: &str, cells: usize, glyphs: Glyphs) -> Cow<'_, str> {
     if width(text) <= cells {
         return Cow::Borrowed(text);
     }
@@ -205,16 +208,16 @@ mod tests {
 
     #[test]
     fn nothing_that_moves_the_cursor_is_left() {
-        let glyphs = Glyphs::new(false);
+        let glyphs = GlyphSet::of(false);
         assert_eq!(clean("a\tb\x1b[31m\u{9b}x\u{202e}y", glyphs), "a    b·[31m·x·y");
         assert_eq!(clean("👩\u{200d}🚀 ❤\u{fe0f}", glyphs), "👩🚀 ❤");
-        assert_eq!(clean("näive 漢", Glyphs::new(true)), "n?ive ??");
+        assert_eq!(clean("näive 漢", GlyphSet::of(true)), "n?ive ??");
         assert!(matches!(clean("plain 漢", glyphs), Cow::Borrowed(_)));
     }
 
     #[test]
     fn cutting_counts_cells() {
-        let glyphs = Glyphs::new(false);
+        let glyphs = GlyphSet::of(false);
         assert_eq!(cut("abcdef", 4, glyphs), "abc…");
         assert_eq!(cut("漢字漢字", 4, glyphs), "漢…");
         assert_eq!(cut("e\u{301}e\u{301}e\u{301}", 2, glyphs), "e\u{301}…");

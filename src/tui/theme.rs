@@ -328,12 +328,11 @@ fn to_256(color: Color) -> Color {
         let part = |a: u8, b: u8| (i32::from(a) - i32::from(b)).pow(2);
         2 * part(r, x) + 4 * part(g, y) + 3 * part(b, z)
     };
-    let entry = |index: u8| match index {
-        16..=231 => {
+    let entry = |index: u8| {
+        if index < 232 {
             let at = index - 16;
             (CUBE[usize::from(at / 36)], CUBE[usize::from(at / 6 % 6)], CUBE[usize::from(at % 6)])
-        }
-        _ => {
+        } else {
             let grey = 8 + 10 * (index - 232);
             (grey, grey, grey)
         }

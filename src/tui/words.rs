@@ -1,15 +1,18 @@
-//! How domain facts read on screen: glyph, letter, word, sentence and role. One place, so that views agree.
+//! How domain facts look on screen: glyph, letter, word and role. One place, so that views agree; the sentences are
+//! the domain's.
 
 use std::time::Duration;
 
 use super::{text::Glyphs, theme::Role};
+pub(crate) use crate::domain::telling::{command, launcher, rank_tag, signal_word, spent};
 use crate::domain::{
     alert::AlertKind,
-    command::{Command, Outcome},
-    event::{Event, Fact, Launcher, Reason},
-    exit::{Exit, signal_name},
+    command::Outcome,
+    event::{Event, Fact, Reason},
+    exit::Exit,
     rank::{JobState, RankState},
     state::{Rank, State},
+    telling,
     time::Stamp,
 };
 
@@ -72,13 +75,10 @@ fn exited(exit: Option<Exit>, glyphs: Glyphs) -> Look {
         None => look(glyphs, ["?", "?"], 'X', "gone", Role::Warn),
         Some(exit) if exit.is_success() => look(glyphs, ["✔", "+"], 'D', "exit 0", Role::Dim),
         Some(Exit::Code(code)) => look(glyphs, ["✖", "x"], 'X', &format!("exit {code}"), Role::Crit),
+        // So the agent ends the peers of a rank that failed: what matters is elsewhere.
+        Some(Exit::Signal(15)) => look(glyphs, ["■", "#"], 'X', "SIGTERM", Role::Dim),
         Some(Exit::Signal(signal)) => look(glyphs, ["✖", "x"], 'X', &signal_word(signal), Role::Crit),
     }
-}
-
-/// `SIGKILL`, or the number of a signal that has no name.
-pub(crate) fn signal_word(signal: i32) -> String {
-    signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
 /// Why an attempt was started, with its glyph.
@@ -89,15 +89,6 @@ pub(crate) fn reason(reason: Reason, glyphs: Glyphs) -> (&'static str, &'static 
         Reason::Membership => (glyphs.members, "membership", Role::Info),
         Reason::Manual => (glyphs.hand, "manual", Role::Accent),
         Reason::Unknown => ("?", "unknown", Role::Dim),
-    }
-}
-
-/// What started the ranks.
-pub(crate) fn launcher(launcher: Launcher) -> &'static str {
-    match launcher {
-        Launcher::Torchrun => "torchrun",
-        Launcher::Local => "local",
-        Launcher::Foreign => "not started by elastictop",
     }
 }
 
@@ -140,148 +131,126 @@ pub(crate) fn alert_role(kind: AlertKind) -> Role {
     if gravity(kind) <= 3 { Role::Crit } else { Role::Warn }
 }
 
-/// `r3` where the global rank is known, `L3` where only the position on the node is.
-pub(crate) fn rank_tag(rank: Option<u32>, local_rank: u32) -> String {
-    match rank {
-        Some(rank) => format!("r{rank}"),
-        None => format!("L{local_rank}"),
-    }
-}
-
-fn tag_of(state: &State, local_rank: u32) -> String {
-    rank_tag(state.rank(local_rank).and_then(|rank| rank.place.rank), local_rank)
-}
-
 /// One event as a line: glyph, sentence, role. `None` for what is no line of its own.
 pub(crate) fn event(state: &State, event: &Event, glyphs: Glyphs) -> Option<(&'static str, String, Role)> {
-    Some(match &event.fact {
-        Fact::JobStarted { job } => {
-            (glyphs.start, format!("job {} on {}, {}", job.id, job.node, launcher(job.launcher)), Role::Dim)
+    let text = telling::event(state, event)?;
+    let (glyph, role) = event_look(&event.fact, glyphs);
+    Some((glyph, text, role))
+}
+
+fn event_look(fact: &Fact, glyphs: Glyphs) -> (&'static str, Role) {
+    match fact {
+        Fact::RankExited { exit: None, .. } | Fact::AgentExited { exit: None } => (glyphs.warn, Role::Warn),
+        Fact::RankExited { exit: Some(exit), .. } | Fact::AgentExited { exit: Some(exit) } => {
+            (if exit.is_success() { glyphs.good } else { glyphs.bad }, exit_role(*exit))
         }
-        Fact::AgentStarted { proc } => (glyphs.start, format!("agent started, pid {proc}"), Role::Dim),
-        Fact::RankStarted { proc, local_rank, attempt, place, .. } => {
-            let tag = rank_tag(place.rank, *local_rank);
-            (glyphs.start, format!("{tag} started, pid {proc}, attempt {attempt}"), Role::Dim)
-        }
-        Fact::RankExited { local_rank, proc, rank, exit } => {
-            let tag = rank_tag(*rank, *local_rank);
-            match exit {
-                None => {
-                    (glyphs.warn, format!("{tag} is gone, pid {proc}; nobody saw how it ended"), Role::Warn)
-                }
-                Some(exit) if exit.is_success() => {
-                    (glyphs.good, format!("{tag} ended with exit code 0"), Role::Dim)
-                }
-                Some(exit) => (glyphs.bad, format!("{tag} ended: {exit}, pid {proc}"), Role::Crit),
-            }
-        }
-        Fact::RankExitKnown { local_rank, pid, exit } => {
-            (glyphs.start, format!("{} had ended: {exit}, pid {pid}", tag_of(state, *local_rank)), Role::Dim)
-        }
-        Fact::GroupStarted { world_size, .. } => {
-            (glyphs.start, format!("group started{}", with_ranks(*world_size)), Role::Dim)
-        }
-        Fact::Restart { attempt, restarts, reason: why, cause, world_size } => {
+        Fact::Restart { reason: why, .. } => {
             let (glyph, _, role) = reason(*why, glyphs);
-            let asked = if *why == Reason::Manual { " by hand" } else { "" };
-            let spent = spent(*restarts, state.job.as_ref().and_then(|job| job.max_restarts));
-            let cause = cause.as_ref().map(|cause| format!(": {}", cause.text)).unwrap_or_default();
-            let ranks = with_ranks(*world_size);
-            (glyph, format!("attempt {attempt} begins{asked}{ranks}, restarts {spent}{cause}"), role)
+            (glyph, role)
         }
-        Fact::MembershipChanged { attempt, from, world_size } => {
-            let number = |n: &Option<u32>| n.map_or("?".into(), |n| n.to_string());
-            let change = format!("{} to {} ranks", number(from), number(world_size));
-            (glyphs.members, format!("attempt {attempt} begins: membership changed, {change}"), Role::Info)
+        Fact::MembershipChanged { .. } => (glyphs.members, Role::Info),
+        Fact::CauseFound { .. } => (glyphs.bad, Role::Crit),
+        Fact::JobState { state, .. } => {
+            let Look { glyph, role, .. } = job_state(*state, glyphs);
+            (glyph, if role == Role::Ok { Role::Dim } else { role })
         }
-        Fact::CauseFound { attempt, cause } => {
-            (glyphs.bad, format!("attempt {attempt} failed: {}", cause.text), Role::Crit)
+        Fact::JobEnded { state, .. } => {
+            let Look { glyph, role, .. } = job_state(*state, glyphs);
+            (glyph, role)
         }
-        Fact::JobState { state: new, .. } => {
-            let Look { glyph, word, role, .. } = job_state(*new, glyphs);
-            (glyph, format!("job is {word}"), if role == Role::Ok { Role::Dim } else { role })
-        }
-        Fact::AlertRaised { alert } => (glyphs.warn, alert.text.clone(), alert_role(alert.kind)),
-        Fact::AlertCleared { alert_kind, local_rank } => {
-            let whose = local_rank.map(|local| format!(" ({})", tag_of(state, local))).unwrap_or_default();
-            (glyphs.good, format!("over: {}{whose}", alert_word(*alert_kind)), Role::Dim)
-        }
-        Fact::Adopted { text, .. } => (glyphs.again, text.clone(), Role::Info),
-        Fact::Command { command: asked, by, outcome } => {
-            let what = command(asked);
-            match outcome {
-                Outcome::Done(text) => (glyphs.hand, format!("{what} by {by}: {text}"), Role::Accent),
-                Outcome::Refused(text) => {
-                    (glyphs.hand, format!("{what} by {by} refused: {text}"), Role::Warn)
-                }
+        Fact::AlertRaised { alert } => (glyphs.warn, alert_role(alert.kind)),
+        Fact::AlertCleared { .. } => (glyphs.good, Role::Dim),
+        Fact::Adopted { .. } => (glyphs.again, Role::Info),
+        Fact::Command { outcome: Outcome::Done(_), .. } => (glyphs.hand, Role::Accent),
+        Fact::Command { outcome: Outcome::Refused(_), .. } => (glyphs.hand, Role::Warn),
+        _ => (glyphs.start, Role::Dim),
+    }
+}
+
+fn exit_role(exit: Exit) -> Role {
+    match exit {
+        Exit::Code(0) | Exit::Signal(15) => Role::Dim,
+        _ => Role::Crit,
+    }
+}
+
+/// A line of the events view: one event, or several alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EventLine {
+    /// Number of the last event in it.
+    pub(crate) seq: u64,
+    pub(crate) at: Stamp,
+    pub(crate) glyph: &'static str,
+    pub(crate) text: String,
+    pub(crate) role: Role,
+}
+
+/// What happened lately, oldest first. Ranks that start together, or end the same way together, share a line.
+pub(crate) fn event_lines(state: &State, glyphs: Glyphs) -> Vec<EventLine> {
+    let mut lines: Vec<EventLine> = Vec::new();
+    let mut alike: Vec<(Option<u32>, u32)> = Vec::new();
+    let mut before: Option<&Fact> = None;
+    for happened in &state.recent {
+        let Some((glyph, text, role)) = event(state, happened, glyphs) else { continue };
+        let joined = before.zip(lines.last_mut()).filter(|(fact, _)| is_alike(fact, &happened.fact));
+        let Some((_, line)) = joined else {
+            alike = who(&happened.fact).into_iter().collect();
+            lines.push(EventLine { seq: happened.seq, at: happened.at, glyph, text, role });
+            before = Some(&happened.fact);
+            continue;
+        };
+        line.seq = happened.seq;
+        alike.extend(who(&happened.fact));
+        match &happened.fact {
+            Fact::RankStarted { attempt, .. } => {
+                line.text = format!("{} started, attempt {attempt}", tags(&alike));
             }
-        }
-        Fact::Note { text } => (glyphs.start, text.clone(), Role::Dim),
-        Fact::AgentExited { exit } => match exit {
-            None => (glyphs.warn, "agent is gone; nobody saw how it ended".into(), Role::Warn),
-            Some(exit) if exit.is_success() => {
-                (glyphs.good, "agent ended with exit code 0".into(), Role::Dim)
+            Fact::RankExited { exit, .. } => {
+                let how = exit.map_or("nobody saw how".into(), |exit| exit.to_string());
+                line.text = format!("{} ended: {how}", tags(&alike));
             }
-            Some(exit) => (glyphs.bad, format!("agent ended: {exit}"), Role::Crit),
-        },
-        Fact::JobEnded { state: end, exit_code, cause } => {
-            let Look { glyph, word, role, .. } = job_state(*end, glyphs);
-            let code = exit_code.map_or("exit code unknown".into(), |code| format!("exit code {code}"));
-            let cause = cause.as_ref().map(|cause| format!(": {}", cause.text)).unwrap_or_default();
-            (glyph, format!("job {word}, {code}{cause}"), role)
+            _ => {}
         }
-        Fact::RankPlaced { .. }
-        | Fact::RankState { .. }
-        | Fact::Deadline { .. }
-        | Fact::Sample { .. }
-        | Fact::Unknown => {
-            return None;
-        }
-    })
+    }
+    lines
 }
 
-fn with_ranks(world_size: Option<u32>) -> String {
-    world_size.map(|ranks| format!(" with {ranks} ranks")).unwrap_or_default()
-}
-
-/// A command in one or two words.
-pub(crate) fn command(command: &Command) -> String {
-    match command {
-        Command::Stop { now: false } => "stop".into(),
-        Command::Stop { now: true } => "stop now".into(),
-        Command::Restart => "restart".into(),
-        Command::Signal { rank, signal } => {
-            let whom = rank.map_or("all ranks".into(), |rank| format!("r{rank}"));
-            format!("{} to {whom}", signal_word(*signal))
-        }
-        Command::KeepZombies => "keep zombies".into(),
-        Command::Unknown => "unknown command".into(),
+fn who(fact: &Fact) -> Option<(Option<u32>, u32)> {
+    match fact {
+        Fact::RankStarted { place, local_rank, .. } => Some((place.rank, *local_rank)),
+        Fact::RankExited { rank, local_rank, .. } => Some((*rank, *local_rank)),
+        _ => None,
     }
 }
 
-/// An alert's kind in words.
-pub(crate) fn alert_word(kind: AlertKind) -> &'static str {
-    match kind {
-        AlertKind::Stopped => "rank stopped",
-        AlertKind::BlockedIo => "rank blocked in the kernel",
-        AlertKind::Orphan => "orphaned ranks",
-        AlertKind::ZombieDeadlock => "zombie deadlock",
-        AlertKind::StaleStore => "stale store",
-        AlertKind::CrashLoop => "crash loop",
-        AlertKind::Oom => "out of memory",
-        AlertKind::SlowTeardown => "slow teardown",
-        AlertKind::AgentStuck => "agent stuck",
-        AlertKind::Storage => "storage trouble",
-        AlertKind::Unknown => "alert",
+fn is_alike(one: &Fact, other: &Fact) -> bool {
+    match (one, other) {
+        (Fact::RankStarted { attempt: one, .. }, Fact::RankStarted { attempt: other, .. }) => one == other,
+        (Fact::RankExited { exit: one, .. }, Fact::RankExited { exit: other, .. }) => one == other,
+        (Fact::JobState { state: one, .. }, Fact::JobState { state: other, .. }) => one == other,
+        _ => false,
     }
 }
 
-/// `1/3` restarts, or `1` when the budget is not known.
-pub(crate) fn spent(restarts: u32, max_restarts: Option<u32>) -> String {
-    match max_restarts {
-        Some(max) => format!("{restarts}/{max}"),
-        None => restarts.to_string(),
+/// Ranks with runs of numbers joined: `r0-r3 r5`.
+fn tags(ranks: &[(Option<u32>, u32)]) -> String {
+    let mut runs: Vec<(u32, u32, bool)> = Vec::new();
+    for (rank, local) in ranks {
+        let (number, global) = (rank.unwrap_or(*local), rank.is_some());
+        match runs.last_mut() {
+            Some((_, last, same)) if *last + 1 == number && *same == global => *last = number,
+            _ => runs.push((number, number, global)),
+        }
     }
+    let tag = |number: u32, global: bool| rank_tag(global.then_some(number), number);
+    let run = |(first, last, global): &(u32, u32, bool)| {
+        if first == last {
+            tag(*first, *global)
+        } else {
+            format!("{}-{}", tag(*first, *global), tag(*last, *global))
+        }
+    };
+    runs.iter().map(run).collect::<Vec<_>>().join(" ")
 }
 
 /// Time left until `at`, rounded up to whole seconds: a countdown ends with 1 s, and says `now` after that.
@@ -325,6 +294,17 @@ mod tests {
         assert_eq!(clock(at, at, -36_000), "23:40:16");
         assert_eq!(clock(at, at + Duration::from_hours(24), 3600), "11-20 10:40:16");
         assert_eq!(clock(Stamp(951_782_400_000), at, 0), "02-29 00:00:00");
+    }
+
+    #[test]
+    fn ranks_that_do_the_same_share_a_line() {
+        let story = crate::tui::fixture::restarting();
+        let lines = event_lines(&story.state, crate::tui::text::GlyphSet::of(true));
+        let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+        assert!(texts.contains(&"r0-r3 started, attempt 0"), "{texts:?}");
+        assert!(texts.contains(&"r0-r1 r3 ended: SIGTERM"), "{texts:?}");
+        assert!(texts.contains(&"r2 ended: exit code 1, pid 48214"), "{texts:?}");
+        assert!(lines.is_sorted_by_key(|line| line.seq));
     }
 
     #[test]

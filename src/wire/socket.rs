@@ -56,7 +56,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         runtime.block_on(async {
             let listener = listen(&deep.join("s")).unwrap();
-            let (near, far) = tokio::join!(connect(&deep.join("s")), listener.accept());
+            let path = deep.join("s");
+            let (near, far) = tokio::join!(connect(&path), listener.accept());
             assert!(near.is_ok() && far.is_ok());
             assert!(connect(&deep.join("none")).await.is_err());
         });

@@ -389,6 +389,12 @@ impl Job<'_> {
         self.lab.must(&all)
     }
 
+    /// Waits until `logs` with these arguments contains something `count` times.
+    pub fn wait_for_lines(&self, args: &[&str], text: &str, count: usize) {
+        let what = format!("{text:?} is in the logs {count} times");
+        wait_until(&what, PATIENCE, || (self.logs(args).matches(text).count() >= count).then_some(()));
+    }
+
     /// `stop`; gives what it says.
     pub fn stop(&self) -> String {
         self.lab.must(&["stop", &self.id])

@@ -185,6 +185,12 @@ pub(super) enum Blame<'a> {
 }
 
 impl Ledger {
+    /// The ledger of the attempt that follows: empty but for the out-of-memory counter, which goes on counting.
+    #[must_use]
+    pub fn next(&self) -> Ledger {
+        Ledger { oom: self.oom.last().copied().into_iter().collect(), ..Ledger::default() }
+    }
+
     /// Takes one piece of evidence that became known at `at`.
     pub fn note(&mut self, at: Stamp, clue: Clue) {
         match clue {
@@ -307,6 +313,12 @@ impl Ledger {
     /// attempt starts or the job is over. Give all lines that are still unread before that.
     pub fn best(&self) -> Option<Cause> {
         self.judge().map(|(blame, _)| words::cause(self, &blame))
+    }
+
+    /// Whether there is a deadlock, or any line or file tells of a failure that is no other's consequence.
+    pub fn proves_failure(&self) -> bool {
+        let notes = self.ranks.iter().flat_map(|rank| &rank.notes).chain(&self.agent_marks);
+        self.deadlock.is_some() || notes.into_iter().any(|note| note.mark.weight() == Weight::Primary)
     }
 
     /// When the [`Ledger::verdict`] will be ready; in the past once it is.

@@ -431,4 +431,53 @@ mod tests {
         script.says("start 0; close 10 15").exit(0, TERMED).says("finish Failed");
         Script::new(1, 5).put(Input::NotSpawned { rank: 0 }).says("start 0; finish Failed");
     }
+
+    proptest::proptest! {
+        /// Whatever happens, ranks are only signalled while they live, the budget holds, and there is one end.
+        #[test]
+        fn every_story_has_one_end(
+            ranks in 1u32..5,
+            max_restarts in 0u32..4,
+            story in proptest::collection::vec((0u8..8, 0u32..5, 0u64..40), 0..80),
+        ) {
+            let mut out = Vec::new();
+            let config = Config { ranks, max_restarts, grace: Duration::from_secs(30) };
+            let mut group = Group::new(config, &mut out);
+            let (mut now, mut pid, mut starts, mut ends) = (Duration::ZERO, 0, 0, 0);
+            // After the story, each rank that is left ends by itself.
+            let rest = (0..ranks * (max_restarts + 1)).map(|nth| (0, nth % ranks, 0));
+            for (what, rank, seconds) in story.into_iter().chain(rest) {
+                while !out.is_empty() {
+                    for effect in std::mem::take(&mut out) {
+                        assert_eq!(ends, 0, "{effect:?} after the end");
+                        match effect {
+                            Effect::Start { restart } => {
+                                assert_eq!(restart, starts);
+                                starts += 1;
+                                for rank in 0..ranks {
+                                    pid += 1;
+                                    group.handle(now, Input::Spawned { rank, pid }, &mut out);
+                                }
+                            }
+                            Effect::Close { pid, .. } | Effect::Kill { pid, .. } => {
+                                assert!(group.ranks().contains(&Rank::Alive { pid }), "{pid} is gone");
+                            }
+                            Effect::Finish(_) => ends += 1,
+                            Effect::Failed { .. } | Effect::Restarting { .. } => {}
+                        }
+                    }
+                }
+                now += Duration::from_secs(seconds);
+                let exit = [Exit::Code(0), Exit::Code(1), Exit::Signal(9)][usize::from(what % 3)];
+                match what {
+                    0..=5 if rank < ranks => group.handle(now, Input::Exited(vec![(rank, exit)]), &mut out),
+                    6 => group.handle(now, Input::Signal(15), &mut out),
+                    _ => group.on_deadline(now, &mut out),
+                }
+            }
+            assert!(starts <= max_restarts + 1);
+            ends += out.iter().filter(|effect| matches!(effect, Effect::Finish(_))).count();
+            assert_eq!(ends, 1);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use super::{Asker, Core, Effect, Out};
 use crate::domain::{
     cause::Clue,
     command::{Command, Outcome},
-    ending::{self, Phase},
+    ending,
     event::Fact,
     exit::signal_name,
     id::ProcId,
@@ -24,11 +24,13 @@ pub enum Goal {
     Restart {
         /// Who asked; all get their answer when the new group starts.
         askers: Vec<Asker>,
+        /// Whether the new agent was started: when that one ends too, there is not another.
+        respawned: bool,
     },
     /// End the job.
     Stop {
-        /// Who asked; all get their answer when the job is over.
-        askers: Vec<Asker>,
+        /// Who asked, and what; all get their answer when the job is over.
+        askers: Vec<(Asker, Command)>,
     },
 }
 
@@ -55,7 +57,12 @@ impl Core {
                 }
                 let mut wants = Vec::new();
                 self.zombies.handle(now, watchdog::Input::Keep, &mut wants);
+                let is_kept = !wants.is_empty() || self.deadlock_acts_at().is_none();
                 self.take_zombie_outputs(now, wants, out);
+                if !is_kept {
+                    let text = "the agent is being ended already".into();
+                    return self.refuse(now, asker, command, text, out);
+                }
                 self.answer(now, asker, command, Outcome::Done("the agent is left as it is".into()), out);
             }
             Command::Unknown => {
@@ -69,18 +76,19 @@ impl Core {
         if !self.goal.is_ending() {
             self.ledger.note(now, Clue::StopRequested { by: asker.by.clone() });
         }
+        let asked = (asker, Command::Stop { now: at_once });
         match &mut self.goal {
-            Goal::Stop { askers } => askers.push(asker),
+            Goal::Stop { askers } => askers.push(asked),
             // Those who wanted a restart will not get one.
-            Goal::Restart { askers } => {
+            Goal::Restart { askers, .. } => {
                 let askers = std::mem::take(askers);
-                self.goal = Goal::Stop { askers: vec![asker] };
+                self.goal = Goal::Stop { askers: vec![asked] };
                 for asker in askers {
                     let text = "the job is being stopped instead".into();
                     self.refuse(now, asker, Command::Restart, text, out);
                 }
             }
-            Goal::Run => self.goal = Goal::Stop { askers: vec![asker] },
+            Goal::Run => self.goal = Goal::Stop { askers: vec![asked] },
         }
         self.end_all(now, at_once, out);
     }
@@ -91,16 +99,16 @@ impl Core {
                 self.refuse(now, asker, Command::Restart, "the job is being stopped".into(), out);
             }
             // Two who press the key at the same time want one restart.
-            Goal::Restart { askers } => askers.push(asker),
+            Goal::Restart { askers, .. } => askers.push(asker),
             Goal::Run => {
                 self.ledger.note(now, Clue::StopRequested { by: asker.by.clone() });
-                self.goal = Goal::Restart { askers: vec![asker] };
+                self.goal = Goal::Restart { askers: vec![asker], respawned: false };
                 self.end_all(now, false, out);
             }
         }
     }
 
-    fn end_all(&mut self, now: Stamp, at_once: bool, out: &mut Out) {
+    pub(super) fn end_all(&mut self, now: Stamp, at_once: bool, out: &mut Out) {
         let mut wants = Vec::new();
         self.ending.handle(now, ending::Input::Look(self.ending_look()), &mut wants);
         let input = if at_once {
@@ -116,8 +124,8 @@ impl Core {
         let command = Command::Signal { rank, signal };
         let live = self.crew.iter().filter(|(_, member)| member.is_alive());
         let ranks: Vec<(u32, ProcId)> = live
-            .filter(|(local, m)| rank.is_none_or(|rank| m.place.rank.unwrap_or(**local) == rank))
-            .map(|(local, m)| (*local, m.proc))
+            .filter(|(local, m)| rank.is_none_or(|rank| m.place.rank.unwrap_or(*local) == rank))
+            .map(|(local, m)| (local, m.proc))
             .collect();
         if ranks.is_empty() {
             let text = match rank {
@@ -146,7 +154,7 @@ impl Core {
         let name = signal_name(signal).map_or_else(|| signal.to_string(), str::to_owned);
         let numbers: Vec<_> = sent
             .iter()
-            .map(|local| self.crew.get(local).and_then(|m| m.place.rank).unwrap_or(*local).to_string())
+            .map(|local| self.crew.get(*local).and_then(|m| m.place.rank).unwrap_or(*local).to_string())
             .collect();
         let outcome = match error {
             Some(error) if sent.is_empty() => Outcome::Refused(format!("{name} was not sent: {error}")),
@@ -160,7 +168,7 @@ impl Core {
 
     /// The new group exists: those who asked for it get their answer.
     pub(super) fn restarted(&mut self, now: Stamp, out: &mut Out) {
-        if let Goal::Restart { askers } = std::mem::take(&mut self.goal) {
+        if let Goal::Restart { askers, .. } = std::mem::take(&mut self.goal) {
             for asker in askers {
                 let done = Outcome::Done("the group was started anew".into());
                 self.answer(now, asker, Command::Restart, done, out);
@@ -173,13 +181,12 @@ impl Core {
         match std::mem::take(&mut self.goal) {
             Goal::Run => {}
             Goal::Stop { askers } => {
-                for asker in askers {
-                    let forced = self.ending.phase() == Phase::Killed;
-                    let text = if forced { "the job was ended by force" } else { "the job was stopped" };
-                    self.answer(now, asker, Command::Stop { now: false }, Outcome::Done(text.into()), out);
+                for (asker, command) in askers {
+                    let text = if self.forced { "the job was ended by force" } else { "the job was stopped" };
+                    self.answer(now, asker, command, Outcome::Done(text.into()), out);
                 }
             }
-            Goal::Restart { askers } => {
+            Goal::Restart { askers, .. } => {
                 for asker in askers {
                     self.refuse(now, asker, Command::Restart, "the job ended instead".into(), out);
                 }

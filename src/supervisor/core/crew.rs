@@ -1,5 +1,7 @@
 //! The ranks of this node: the newest incarnation of each, and what is known of it.
 
+use std::collections::{BTreeMap, HashMap};
+
 use crate::{
     domain::{
         beat::Beat,
@@ -24,6 +26,75 @@ pub enum StepSource {
     Line,
     /// `elastictop.log(…, step=…)`.
     Told,
+}
+
+/// The ranks of one group by their position, each found by its process id as well.
+#[derive(Debug, Default)]
+pub struct Crew {
+    members: BTreeMap<u32, Member>,
+    positions: HashMap<i32, u32>,
+}
+
+impl Crew {
+    /// Adds a rank; its position is free, or its holder leaves.
+    pub fn insert(&mut self, local_rank: u32, member: Member) {
+        self.positions.insert(member.proc.pid, local_rank);
+        self.members.insert(local_rank, member);
+    }
+
+    /// The rank at a position.
+    pub fn get(&self, local_rank: u32) -> Option<&Member> {
+        self.members.get(&local_rank)
+    }
+
+    /// The rank at a position.
+    pub fn get_mut(&mut self, local_rank: u32) -> Option<&mut Member> {
+        self.members.get_mut(&local_rank)
+    }
+
+    /// The rank with this process, and its position.
+    pub fn by_pid(&mut self, pid: i32) -> Option<(u32, &mut Member)> {
+        let position = *self.positions.get(&pid)?;
+        let member = self.members.get_mut(&position)?;
+        (member.proc.pid == pid).then_some((position, member))
+    }
+
+    /// The position of this very process.
+    pub fn position_of(&self, proc: ProcId) -> Option<u32> {
+        let position = *self.positions.get(&proc.pid)?;
+        self.members.get(&position).filter(|member| member.proc == proc).map(|_| position)
+    }
+
+    /// All ranks by position.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Member)> {
+        self.members.iter().map(|(local_rank, member)| (*local_rank, member))
+    }
+
+    /// All ranks by position.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Member)> {
+        self.members.iter_mut().map(|(local_rank, member)| (*local_rank, member))
+    }
+
+    /// All ranks.
+    pub fn values(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.members.clear();
+        self.positions.clear();
+    }
 }
 
 /// One rank.

@@ -7,18 +7,23 @@ use super::{
 };
 use crate::domain::{
     agent_line::AgentLine,
-    cause::{Clue, Ledger},
+    alert::{Alert, AlertKind},
+    cause::{Cause, Clue},
+    command::Command,
     ending,
     event::{Fact, Reason},
     exit::Exit,
     health,
     id::ProcId,
     rank::RankState,
-    sample::{Place, Sighting},
+    sample::{Kernel, Place, Sighting},
     state::State,
     time::Stamp,
     watchdog::Zombies,
 };
+
+/// Most ranks of former groups remembered: those of the latest.
+const MAX_FORMER: usize = 4096;
 
 /// What ranks of one start of the group have in common. The restart count alone would not do: it stays the same at
 /// membership changes.
@@ -51,25 +56,54 @@ impl GroupKey {
             world_size: self.world_size.or(other.world_size),
         })
     }
+
+    /// Whether a rank with this key belongs to a group that the same agent ended before it started `other`.
+    fn is_before(self, other: GroupKey) -> bool {
+        self.agent_pid == other.agent_pid
+            && self.restart_count.zip(other.restart_count).is_some_and(|(mine, theirs)| mine < theirs)
+    }
 }
 
 impl Core {
+    /// Whether a sighting will begin a new start of the group, so that the one before can be looked at a last time.
+    pub fn starts_group(&self, sighting: &Sighting) -> bool {
+        !self.is_old_news(sighting) && !self.joins_group(sighting)
+    }
+
+    fn joins_group(&self, sighting: &Sighting) -> bool {
+        self.key.is_some_and(|known| known.joined(GroupKey::of(sighting)).is_some())
+            && self.crew.get(self.slot_of(sighting)).is_none()
+    }
+
+    /// Whether a sighting shows a rank that is known, or one of a group that is over.
+    fn is_old_news(&self, sighting: &Sighting) -> bool {
+        self.crew.position_of(sighting.proc).is_some()
+            || self.former.contains(&sighting.proc)
+            || self.key.is_some_and(|known| GroupKey::of(sighting).is_before(known))
+            // What another group left on disk: who follows the ranks known here started after them.
+            || !self.joins_group(sighting)
+                && self.crew.values().any(|member| member.proc.start > sighting.proc.start)
+    }
+
     /// A rank was seen, for the first time or again.
     pub(super) fn seen(&mut self, now: Stamp, sighting: &Sighting, out: &mut Out) {
-        let slot = self.slot_of(sighting);
         let key = GroupKey::of(sighting);
         let joined = self.key.and_then(|known| known.joined(key));
-        if let Some(member) = self.crew.get_mut(&slot).filter(|member| member.proc == sighting.proc) {
-            if member.place.learn(&sighting.place) {
+        if let Some(slot) = self.crew.position_of(sighting.proc) {
+            if self.crew.get_mut(slot).is_some_and(|member| member.place.learn(&sighting.place)) {
                 self.key = joined.or(self.key);
                 self.placed(now, slot, out);
             }
             return;
         }
-        match joined.filter(|_| !self.crew.contains_key(&slot)) {
+        if self.is_old_news(sighting) {
+            return;
+        }
+        match joined.filter(|_| self.joins_group(sighting)) {
             Some(joined) => self.key = Some(joined),
             None => self.begin_group(now, key, sighting, out),
         }
+        let slot = self.slot_of(sighting);
         let attempt = self.state.attempt();
         let member = Member::new(now, slot, sighting, self.rules.expects_beats);
         self.crew.insert(slot, member);
@@ -89,11 +123,10 @@ impl Core {
 
     /// The position of a rank; one that cannot be told gets the first that is free.
     fn slot_of(&self, sighting: &Sighting) -> u32 {
-        if let Some((slot, _)) = self.crew.iter().find(|(_, member)| member.proc == sighting.proc) {
-            return *slot;
-        }
         sighting.place.slot().unwrap_or_else(|| {
-            (0..).find(|slot| self.crew.get(slot).is_none_or(|member| !member.is_alive())).unwrap_or_default()
+            (0..u32::MAX)
+                .find(|slot| self.crew.get(*slot).is_none_or(|member| !member.is_alive()))
+                .unwrap_or_default()
         })
     }
 
@@ -115,19 +148,38 @@ impl Core {
                     Some(count) => self.restarts_before + count,
                     None => self.state.restarts + u32::from(reason == Reason::Failure),
                 };
-                let cause = self.ledger.best().filter(|_| reason == Reason::Failure);
+                let cause = self.best_cause().filter(|_| reason == Reason::Failure);
                 let attempt = self.state.attempt() + 1;
                 Fact::Restart { attempt, restarts, reason, cause, world_size }
             }
         };
-        self.crew.clear();
+        self.forget_group();
         self.key = Some(key);
-        self.ledger = Ledger::default();
-        (self.told_cause, self.teardown_seen) = (None, false);
-        if let Goal::Restart { .. } = self.goal {
+        self.emit(now, fact, out);
+        // The agent that is being ended may start a group once more before it hears of it.
+        if let Goal::Restart { respawned: true, .. } = self.goal {
             self.restarted(now, out);
         }
-        self.emit(now, fact, out);
+    }
+
+    fn forget_group(&mut self) {
+        self.former.extend(self.crew.values().map(|member| member.proc));
+        self.former.drain(..self.former.len().saturating_sub(MAX_FORMER));
+        self.crew.clear();
+        self.ledger = self.ledger.next();
+        (self.told_cause, self.inherited_cause) = (None, None);
+        (self.teardown_seen, self.agent_was_told_to_end) = (false, false);
+        // It would be for this group: whoever ends agent and ranks on purpose wants the verdict to know.
+        if let Goal::Stop { askers } = &self.goal
+            && let Some((asker, _)) = askers.first()
+        {
+            self.ledger.note(self.state.at, Clue::StopRequested { by: asker.by.clone() });
+        }
+    }
+
+    /// The first cause as far as it is known.
+    pub(super) fn best_cause(&self) -> Option<Cause> {
+        self.inherited_cause.clone().or_else(|| self.ledger.best())
     }
 
     fn reason_for(&self, key: GroupKey) -> Reason {
@@ -158,8 +210,10 @@ impl Core {
             }
             return;
         }
+        let last = member.sample(local_rank, now);
         (member.died_at, member.exit) = (Some(now), exit);
         let rank = member.place.rank;
+        self.emit(now, Fact::Progress { ranks: vec![last] }, out);
         self.ledger.note(now, Clue::Exited { local_rank, pid: proc.pid, exit });
         self.emit(now, Fact::RankExited { local_rank, proc, rank, exit }, out);
         self.clear_rank_alerts(now, local_rank, out);
@@ -176,8 +230,13 @@ impl Core {
 
     pub(super) fn exit_known(&mut self, now: Stamp, pid: i32, exit: Exit, out: &mut Out) {
         let Some((local_rank, member)) = self.by_pid(pid) else { return };
-        if member.exit.is_some() || member.is_alive() {
+        if member.exit.is_some() {
             return;
+        }
+        if member.is_alive() {
+            // The agent has collected it already: it was faster than the one who watches.
+            let proc = member.proc;
+            return self.died(now, proc, Some(exit), out);
         }
         member.exit = Some(exit);
         self.ledger.note(now, Clue::Exited { local_rank, pid, exit: Some(exit) });
@@ -211,14 +270,11 @@ impl Core {
                     }
                 }
             }
+            // Of a group that is over: the line was read late.
+            AgentLine::ClosingSignal { pid, .. } if self.by_pid(*pid).is_none() => {}
             AgentLine::ClosingSignal { .. } | AgentLine::DeathSignal { .. } => {
-                if !std::mem::replace(&mut self.teardown_seen, true) && !self.goal.is_ending() {
-                    let mut wants = Vec::new();
-                    let look = ending::Input::Look(self.ending_look());
-                    self.ending.handle(now, look, &mut wants);
-                    self.ending.handle(now, ending::Input::AgentTeardown, &mut wants);
-                    self.take_ending_outputs(wants, out);
-                }
+                self.agent_was_told_to_end |= matches!(line, AgentLine::DeathSignal { .. });
+                self.agent_ends_ranks(now, out);
             }
             AgentLine::Failed { exit, pid, .. } => self.exit_known(now, *pid, *exit, out),
             AgentLine::Ended(end) => {
@@ -236,21 +292,47 @@ impl Core {
         self.ledger.note(now, Clue::Agent(line));
     }
 
+    /// The agent says that it ends its ranks, and nobody here asked for it.
+    fn agent_ends_ranks(&mut self, now: Stamp, out: &mut Out) {
+        if std::mem::replace(&mut self.teardown_seen, true) || self.goal.is_ending() {
+            return;
+        }
+        let mut wants = Vec::new();
+        let look = ending::Input::Look(self.ending_look());
+        self.ending.handle(now, look, &mut wants);
+        self.ending.handle(now, ending::Input::AgentTeardown, &mut wants);
+        self.take_ending_outputs(wants, out);
+    }
+
     pub(super) fn agent_started(&mut self, now: Stamp, proc: ProcId, out: &mut Out) {
         self.restarts_before = self.state.restarts;
+        (self.awaits_agent, self.agent_kernel) = (false, Kernel::Alive);
         (self.agent, self.agent_alive, self.agent_exit) = (Some(proc), true, None);
-        self.exit_is_visible = true;
+        if let Goal::Restart { respawned, .. } = &mut self.goal {
+            *respawned = true;
+            // What ended the old agent's ranks says nothing about what may end the new agent.
+            self.forget_group();
+        }
         self.zombies = Zombies::new(std::time::Duration::from_millis(self.rules.monitor_interval_ms));
         self.ending = ending::Ending::default();
+        self.forced = false;
         self.emit(now, Fact::AgentStarted { proc }, out);
+        if let Goal::Stop { askers } = &self.goal {
+            // Somebody changed their mind while it was being started.
+            let at_once = askers.iter().any(|(_, command)| *command == Command::Stop { now: true });
+            self.end_all(now, at_once, out);
+        }
     }
 
     /// The ranks that a former supervisor knew.
     pub(super) fn take_over_crew(&mut self, now: Stamp, state: &State) {
         let agent_pid = state.agent.as_ref().map_or(0, |agent| agent.proc.pid);
-        for rank in &state.ranks {
+        // Positions that the running group has not taken yet still show who held them before.
+        for rank in state.ranks.iter().filter(|rank| rank.attempt == state.attempt()) {
             let sighting = Sighting { proc: rank.proc, agent_pid, place: rank.place.clone() };
             let mut member = Member::new(now, rank.local_rank, &sighting, self.rules.expects_beats);
+            let told = (rank.state, rank.detail.clone());
+            member.health = member.health.resumed(rank.started_at, told, rank.beat_at);
             if matches!(rank.state, RankState::Exited | RankState::Zombie) {
                 (member.died_at, member.exit) = (Some(rank.state_since), rank.exit);
                 member.gone = rank.state == RankState::Exited;
@@ -262,10 +344,36 @@ impl Core {
             member.wrote(rank.lines, rank.last_line.as_deref());
             let (local_rank, pid) = (rank.local_rank, rank.proc.pid);
             self.ledger.note(now, Clue::Started { local_rank, rank: rank.place.rank, pid });
+            if let Some(at) = member.died_at {
+                self.ledger.note(at, Clue::Exited { local_rank, pid, exit: rank.exit });
+            }
             self.key = Some(GroupKey::of(&sighting));
             self.crew.insert(rank.local_rank, member);
         }
         let counted = state.ranks.iter().filter_map(|rank| rank.place.restart_count).max().unwrap_or(0);
         self.restarts_before = state.restarts.saturating_sub(counted);
+        self.agent = state.agent.as_ref().map(|agent| agent.proc);
+        self.agent_alive = state.agent.as_ref().is_some_and(|agent| agent.alive);
+        self.agent_exit = state.agent.as_ref().and_then(|agent| agent.exit);
+        self.inherited_cause = state.attempts.back().and_then(|attempt| attempt.cause.clone());
+        self.told_cause.clone_from(&self.inherited_cause);
+        match &state.agent {
+            Some(agent) if agent.alive => {}
+            Some(agent) => self.ledger.note(now, Clue::AgentExited { exit: agent.exit }),
+            // The former supervisor died before it could start one.
+            None => self.ledger.note(now, Clue::AgentExited { exit: None }),
+        }
+    }
+
+    /// What a former supervisor had found wrong: what holds still is found again, and orphans need a hand.
+    pub(super) fn take_over_trouble(&mut self, now: Stamp, out: &mut Out) {
+        let found_by_looking = [AlertKind::Stopped, AlertKind::BlockedIo, AlertKind::ZombieDeadlock];
+        let alerts = self.state.alerts.iter().filter(|alert| found_by_looking.contains(&alert.kind));
+        for (alert_kind, local_rank) in alerts.map(Alert::key).collect::<Vec<_>>() {
+            self.emit(now, Fact::AlertCleared { alert_kind, local_rank }, out);
+        }
+        if self.agent.is_some() && !self.agent_alive {
+            self.ranks_lost_their_agent(now, self.agent_exit, out);
+        }
     }
 }

@@ -1,23 +1,27 @@
 //! The core: inputs in, events and effects out. It holds the state and all machines, and touches nothing.
 //!
-//! One file for each kind of question: `crew` knows the ranks, `group` which start of the group they belong to,
-//! `ask` what viewers want, `verdict` what the job's state and the first cause are.
+//! `io` holds what goes in and out. One file for each kind of question: `crew` knows the ranks, `group` which start of
+//! the group they belong to, `ask` what viewers want, `verdict` what the job's state and the first cause are.
 
 mod ask;
 mod crew;
 mod group;
+mod io;
 mod verdict;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-pub use self::crew::StepSource;
-use self::{ask::Goal, crew::Member, group::GroupKey};
-use super::hub::ViewerId;
+use self::{
+    ask::Goal,
+    crew::{Crew, Member},
+    group::GroupKey,
+};
+pub use self::{
+    crew::StepSource,
+    io::{Asker, Effect, Input, Out, Rules},
+};
 use crate::{
     domain::{
-        agent_line::AgentLine,
         alert::{Alert, AlertKind},
         beat::Beat,
         cause::{Cause, Clue, Ledger},
@@ -29,7 +33,7 @@ use crate::{
         health,
         id::ProcId,
         rank::{JobState, RankState},
-        sample::{Kernel, Sighting},
+        sample::Kernel,
         state::State,
         time::Stamp,
         watchdog::{self, Zombies},
@@ -40,206 +44,53 @@ use crate::{
 /// A rank that just died is not called a zombie before this time: its agent looks after it now and then.
 const REAPED_WITHIN: Duration = Duration::from_secs(1);
 
-/// How a job is to be treated. Kept in the manifest for a supervisor that takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rules {
-    /// Milliseconds between two looks of the agent at its ranks.
-    pub monitor_interval_ms: u64,
-    /// Milliseconds between SIGTERM and SIGKILL when the job is stopped.
-    pub stop_grace_ms: u64,
-    /// End ranks whose agent died, instead of letting them go on.
-    pub end_orphans: bool,
-    /// Whether heartbeats can be expected of the ranks.
-    pub expects_beats: bool,
-}
+/// How often the figures of all ranks go into the journal.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// Who asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asker {
-    /// The viewer, and the id of its request; `None` when a signal asked.
-    pub reply: Option<(ViewerId, u64)>,
-    /// User and viewer, for the timeline.
-    pub by: String,
-}
-
-/// What the core learns.
-#[derive(Debug)]
-pub enum Input {
-    /// The agent was started, or could not be.
-    Spawned(Result<ProcId, String>),
-    /// A look at the processes. `sample` asks for a sample event.
-    Looked {
-        /// What was seen.
-        look: TreeLook,
-        /// Whether those who watch shall get the figures.
-        sample: bool,
-    },
-    /// A rank exists.
-    Seen(Sighting),
-    /// A process that was watched has died; it may not be reaped yet.
-    Died {
-        /// Which.
-        proc: ProcId,
-        /// How, if that could be seen.
-        exit: Option<Exit>,
-    },
-    /// The agent is gone.
-    AgentGone(Option<Exit>),
-    /// The agent wrote a line that means something.
-    AgentLine(AgentLine),
-    /// A rank wrote a line that proves something.
-    Mark {
-        /// Its process id; `None` for the agent's own output.
-        pid: Option<i32>,
-        /// What it proves.
-        mark: Mark,
-        /// The line.
-        line: String,
-    },
-    /// A rank wrote lines.
-    Wrote {
-        /// Its process id.
-        pid: i32,
-        /// How many.
-        lines: u64,
-        /// The last of them, or an unfinished one.
-        last_line: Option<String>,
-        /// The step in the last JSON line among them.
-        step: Option<u64>,
-    },
-    /// A rank left a file with its last words.
-    ErrorFile {
-        /// Its process id.
-        pid: i32,
-        /// What it says.
-        message: String,
-        /// When it was written.
-        written: Stamp,
-    },
-    /// The out-of-memory counter of the job's cgroup.
-    OomKills(u64),
-    /// A rank beat.
-    Beat(Beat),
-    /// Somebody wants something.
-    Asked(Asker, Command),
-    /// A signal that somebody wanted was sent to these ranks, or not.
-    Signalled {
-        /// Who asked.
-        asker: Asker,
-        /// What for.
-        command: Command,
-        /// Those that got it, by their position.
-        sent: Vec<u32>,
-        /// Why others did not.
-        error: Option<String>,
-    },
-    /// elastictop can or cannot keep something on disk.
-    Storage {
-        /// Why not.
-        error: Option<String>,
-        /// Records lost so far.
-        lost: u64,
-    },
-    /// All that the job left behind has been read.
-    Drained,
-    /// Time passed.
-    Tick,
-}
-
-/// What the core wants done.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
-    /// Start the agent (again).
-    SpawnAgent,
-    /// Send a signal.
-    Signal {
-        /// To whom.
-        target: Target,
-        /// Signal number.
-        signal: i32,
-    },
-    /// Send a signal to ranks because somebody asked, then tell by [`Input::Signalled`].
-    SignalRanks {
-        /// Position and process of each.
-        ranks: Vec<(u32, ProcId)>,
-        /// Signal number.
-        signal: i32,
-        /// Who asked.
-        asker: Asker,
-        /// What for.
-        command: Command,
-    },
-    /// Answer a viewer.
-    Reply {
-        /// The viewer, and the id of its request.
-        to: (ViewerId, u64),
-        /// The answer.
-        outcome: Outcome,
-    },
-    /// Watch this process for its death.
-    Watch(ProcId),
-    /// A rank belongs to this start of the group: keep its logs.
-    KeepLogs {
-        /// Which rank.
-        sighting: Sighting,
-        /// Its position.
-        local_rank: u32,
-        /// The start of the group.
-        attempt: u32,
-    },
-    /// The global rank of a process became known.
-    Placed {
-        /// Process id.
-        pid: i32,
-        /// Global rank.
-        rank: u32,
-    },
-    /// A rank died: read what it left behind soon.
-    ReadLastWords(ProcId),
-    /// Read all that is left, then tell by [`Input::Drained`].
-    Drain,
-    /// The job is over.
-    Finish,
-}
-
-/// What came out of one input.
-#[derive(Debug, Default)]
-pub struct Out {
-    /// New events, already part of the state.
-    pub events: Vec<Event>,
-    /// What is to be done, in order.
-    pub effects: Vec<Effect>,
-}
+const SIGKILL: i32 = 9;
 
 /// The state of one job and everything that decides about it.
 #[derive(Debug)]
 pub struct Core {
     state: State,
     rules: Rules,
-    crew: BTreeMap<u32, Member>,
+    crew: Crew,
+    /// The ranks of the groups before: what is heard of them late does not start another group.
+    former: Vec<ProcId>,
     agent: Option<ProcId>,
     agent_alive: bool,
     agent_kernel: Kernel,
     agent_exit: Option<Exit>,
-    /// Whether the exit of the agent can be seen at all: not after an adoption.
-    exit_is_visible: bool,
+    /// Whether an agent is being started: its success or failure has not been told yet.
+    awaits_agent: bool,
     key: Option<GroupKey>,
     restarts_before: u32,
     ledger: Ledger,
     zombies: Zombies,
     deadlock: Option<Stamp>,
     ending: Ending,
+    /// The agent has begun to end the ranks of this group.
     teardown_seen: bool,
+    /// The agent was told to end by somebody else.
+    agent_was_told_to_end: bool,
+    /// elastictop had to use force.
+    forced: bool,
     goal: Goal,
     told_cause: Option<Cause>,
+    /// The cause that a former supervisor found: the evidence for it died with that supervisor.
+    inherited_cause: Option<Cause>,
     draining: bool,
     lost_told: u64,
+    kept_at: Stamp,
+    /// [`Core::deadline`], which is asked for after every input.
+    deadline: Option<Stamp>,
 }
 
 impl Core {
     /// A job that is about to start.
     pub fn new(now: Stamp, job: JobInfo, rules: Rules, out: &mut Out) -> Core {
         let mut core = Core::empty(rules);
+        core.awaits_agent = true;
         core.emit(now, Fact::JobStarted { job }, out);
         out.effects.push(Effect::SpawnAgent);
         core
@@ -248,20 +99,19 @@ impl Core {
     /// A job that another supervisor left, as its journal tells it.
     pub fn adopt(now: Stamp, state: State, rules: Rules, told: Fact, out: &mut Out) -> Core {
         let mut core = Core::empty(rules);
-        core.agent = state.agent.as_ref().map(|agent| agent.proc);
-        core.agent_alive = state.agent.as_ref().is_some_and(|agent| agent.alive);
-        core.agent_exit = state.agent.as_ref().and_then(|agent| agent.exit);
-        core.exit_is_visible = false;
         core.take_over_crew(now, &state);
         // The former supervisor may have died between telling of a rank and noting its files.
         let agent_pid = core.agent.map_or(0, |agent| agent.pid);
         out.effects.extend(state.ranks.iter().map(|rank| {
-            let sighting = Sighting { proc: rank.proc, agent_pid, place: rank.place.clone() };
+            let sighting =
+                crate::domain::sample::Sighting { proc: rank.proc, agent_pid, place: rank.place.clone() };
             Effect::KeepLogs { sighting, local_rank: rank.local_rank, attempt: rank.attempt }
         }));
         core.state = state;
         core.emit(now, told, out);
+        core.take_over_trouble(now, out);
         out.effects.extend(core.crew.values().filter(|member| !member.gone).map(|m| Effect::Watch(m.proc)));
+        core.deadline = core.next_deadline(now);
         core
     }
 
@@ -276,7 +126,6 @@ impl Core {
         let rules =
             Rules { monitor_interval_ms: 3000, stop_grace_ms: 0, end_orphans: false, expects_beats: false };
         let mut core = Core::empty(rules);
-        core.exit_is_visible = false;
         core.emit(now, Fact::JobStarted { job }, out);
         if let Some(proc) = agent {
             (core.agent, core.agent_alive) = (Some(proc), true);
@@ -304,12 +153,13 @@ impl Core {
         Core {
             state: State::default(),
             rules,
-            crew: BTreeMap::new(),
+            crew: Crew::default(),
+            former: Vec::new(),
             agent: None,
             agent_alive: false,
             agent_kernel: Kernel::Alive,
             agent_exit: None,
-            exit_is_visible: true,
+            awaits_agent: false,
             key: None,
             restarts_before: 0,
             ledger: Ledger::default(),
@@ -317,10 +167,15 @@ impl Core {
             deadlock: None,
             ending: Ending::default(),
             teardown_seen: false,
+            agent_was_told_to_end: false,
+            forced: false,
             goal: Goal::default(),
             told_cause: None,
+            inherited_cause: None,
             draining: false,
             lost_told: 0,
+            kept_at: Stamp(0),
+            deadline: None,
         }
     }
 
@@ -345,10 +200,19 @@ impl Core {
 
     /// When time alone will change something.
     pub fn deadline(&self) -> Option<Stamp> {
+        self.deadline
+    }
+
+    fn next_deadline(&self, now: Stamp) -> Option<Stamp> {
+        if self.state.state.is_over() {
+            return None;
+        }
         let health =
             self.crew.values().filter(|member| member.is_alive()).filter_map(|m| m.health.deadline());
         let ending = self.ending.deadline().filter(|_| self.ending.phase() != ending::Phase::Done);
-        let verdict = self.ledger.deadline().filter(|_| self.told_cause.is_none());
+        // One that is ready was told just now, or is not to be told.
+        let waits = self.told_cause.is_none() && !self.goal.is_ending();
+        let verdict = if waits { self.ledger.deadline().filter(|ready| *ready > now) } else { None };
         let ours = [self.zombies.deadline(), ending, verdict];
         ours.into_iter().flatten().chain(health).min()
     }
@@ -356,20 +220,26 @@ impl Core {
     /// Takes one input in.
     pub fn handle(&mut self, now: Stamp, input: Input, out: &mut Out) {
         if self.state.state.is_over() {
-            self.answer_late(input, out);
+            Core::answer_late(input, out);
             return;
         }
         match input {
+            Input::Spawned(_) if !self.awaits_agent => {}
             Input::Spawned(Ok(proc)) => self.agent_started(now, proc, out),
             Input::Spawned(Err(text)) => return self.agent_failed_to_start(now, text, out),
             Input::Looked { look, sample } => self.looked(now, look, sample, out),
             Input::Seen(sighting) => self.seen(now, &sighting, out),
             Input::Died { proc, exit } => self.died(now, proc, exit, out),
-            Input::AgentGone(exit) => self.agent_gone(now, exit, out),
+            Input::AgentGone { proc, exit } => {
+                if self.agent == Some(proc) {
+                    self.agent_gone(now, exit, out);
+                }
+            }
             Input::AgentLine(line) => self.agent_said(now, line, out),
             Input::Mark { pid, mark, line } => self.mark(now, pid, mark, line),
             Input::Wrote { pid, lines, last_line, step } => {
-                self.wrote(now, pid, lines, last_line.as_deref(), step, out);
+                // Comes for every rank every second, and concerns nobody but this rank.
+                return self.wrote(now, pid, lines, last_line.as_deref(), step, out);
             }
             Input::ErrorFile { pid, message, written } => {
                 if let Some((local_rank, member)) = self.by_pid(pid) {
@@ -378,17 +248,25 @@ impl Core {
                 }
             }
             Input::OomKills(count) => self.ledger.note(now, Clue::OomKills(count)),
-            Input::Beat(beat) => self.beat(now, &beat, out),
+            // The same here, unless it tells where the rank stands.
+            Input::Beat(beat) => {
+                if !self.beat(now, &beat, out) {
+                    return;
+                }
+            }
             Input::Asked(asker, command) => self.asked(now, asker, command, out),
             Input::Signalled { asker, command, sent, error } => {
                 self.signalled(now, asker, command, &sent, error, out);
             }
             Input::Storage { error, lost } => self.storage(now, error, lost, out),
-            Input::Drained => return self.drained(now, out),
+            Input::Drained => self.drained(now, out),
             Input::Tick => {}
         }
-        self.run_machines(now, out);
-        self.settle(now, out);
+        if !self.state.state.is_over() {
+            self.run_machines(now, out);
+            self.settle(now, out);
+        }
+        self.deadline = self.next_deadline(now);
     }
 
     fn emit(&mut self, now: Stamp, fact: Fact, out: &mut Out) {
@@ -399,10 +277,7 @@ impl Core {
     }
 
     fn by_pid(&mut self, pid: i32) -> Option<(u32, &mut Member)> {
-        self.crew
-            .iter_mut()
-            .find(|(_, member)| member.proc.pid == pid)
-            .map(|(local, member)| (*local, member))
+        self.crew.by_pid(pid)
     }
 
     fn looked(&mut self, now: Stamp, look: TreeLook, sample: bool, out: &mut Out) {
@@ -419,7 +294,7 @@ impl Core {
             if member.proc != rank.sighting.proc {
                 continue;
             }
-            member.look = Some(rank.look.clone());
+            member.look = Some(rank.look);
             let fresh_death = member.died_at.is_some_and(|at| now.since(at) < REAPED_WITHIN);
             if rank.look.kernel == Kernel::Dead && (fresh_death || member.died_at.is_none()) {
                 self.died(now, rank.sighting.proc, None, out);
@@ -435,13 +310,14 @@ impl Core {
         }
         self.feed_machines(now, &look, out);
         if sample {
-            let ranks = self
-                .crew
-                .iter_mut()
-                .filter(|(_, m)| !m.gone)
-                .map(|(local, m)| m.sample(*local, now))
-                .collect();
-            self.emit(now, Fact::Sample { ranks }, out);
+            let members = self.crew.iter_mut().filter(|(_, member)| !member.gone);
+            let ranks = members.map(|(local, member)| member.sample(local, now)).collect();
+            if now.since(self.kept_at) >= KEEP_EVERY {
+                self.kept_at = now;
+                self.emit(now, Fact::Progress { ranks }, out);
+            } else {
+                self.emit(now, Fact::Sample { ranks }, out);
+            }
         }
     }
 
@@ -466,7 +342,7 @@ impl Core {
             agent: self.agent.filter(|_| self.agent_alive).map(|_| self.agent_kernel),
             ranks: live
                 .map(|(local, member)| ending::RankLook {
-                    local_rank: *local,
+                    local_rank: local,
                     proc: member.proc,
                     state: member.kernel(),
                 })
@@ -488,7 +364,7 @@ impl Core {
             let mut outputs = Vec::new();
             member.health.handle(now, health::Input::Quiet(quiet), &mut outputs);
             member.health.on_deadline(now, &mut outputs);
-            told.push((*local_rank, outputs));
+            told.push((local_rank, outputs));
         }
         for (local_rank, outputs) in told {
             self.tell_health(now, local_rank, outputs, out);
@@ -499,6 +375,7 @@ impl Core {
         for want in wants {
             match want {
                 ending::Output::Signal { target, signal } => {
+                    self.forced |= signal == SIGKILL;
                     out.effects.push(Effect::Signal { target, signal });
                 }
                 // The end is told when the agent and all ranks are seen to be gone.
@@ -512,6 +389,7 @@ impl Core {
             match want {
                 watchdog::Output::Suspect { since, acts_at } => {
                     self.deadlock = Some(since);
+                    let acts_at = acts_at.filter(|_| self.read_only().is_none());
                     let alert = Alert {
                         kind: AlertKind::ZombieDeadlock,
                         local_rank: None,
@@ -532,10 +410,10 @@ impl Core {
                     self.emit(now, cleared, out);
                 }
                 watchdog::Output::EndAgent { signal } => {
+                    self.ledger.note(now, Clue::ZombieDeadlock);
                     if self.read_only().is_some() {
                         continue;
                     }
-                    self.ledger.note(now, Clue::ZombieDeadlock);
                     let text = format!(
                         "the zombie watchdog sends {} to the agent",
                         crate::domain::exit::signal_name(signal).unwrap_or("a signal")
@@ -548,8 +426,12 @@ impl Core {
     }
 
     fn tell_health(&mut self, now: Stamp, local_rank: u32, outputs: Vec<health::Output>, out: &mut Out) {
+        let is_alive = self.crew.get(local_rank).is_some_and(Member::is_alive);
         for output in outputs {
             match output {
+                // Words that a rank said before it died are read after its death.
+                health::Output::State { state, .. } if !is_alive && state != RankState::Zombie => {}
+                health::Output::Raise(_) if !is_alive => {}
                 health::Output::State { state, detail } => {
                     let known =
                         self.state.rank(local_rank).is_some_and(|r| r.state == state && r.detail == detail);
@@ -559,6 +441,10 @@ impl Core {
                 }
                 health::Output::Raise(alert) => self.emit(now, Fact::AlertRaised { alert }, out),
                 health::Output::Clear(alert_kind) => {
+                    let key = (alert_kind, Some(local_rank));
+                    if self.state.alerts.iter().all(|alert| alert.key() != key) {
+                        continue;
+                    }
                     let cleared = Fact::AlertCleared { alert_kind, local_rank: Some(local_rank) };
                     self.emit(now, cleared, out);
                 }
@@ -598,18 +484,20 @@ impl Core {
         self.tell_health(now, local_rank, told, out);
     }
 
-    fn beat(&mut self, now: Stamp, beat: &Beat, out: &mut Out) {
-        let Some((local_rank, member)) = self.by_pid(beat.pid) else { return };
+    /// Returns whether it told of the rank's place.
+    fn beat(&mut self, now: Stamp, beat: &Beat, out: &mut Out) -> bool {
+        let Some((local_rank, member)) = self.by_pid(beat.pid) else { return false };
         let mut told = Vec::new();
         let placed = member.beat(now, beat, &mut told);
         if placed {
             self.placed(now, local_rank, out);
         }
         self.tell_health(now, local_rank, told, out);
+        placed
     }
 
     fn placed(&mut self, now: Stamp, local_rank: u32, out: &mut Out) {
-        let Some(member) = self.crew.get_mut(&local_rank) else { return };
+        let Some(member) = self.crew.get_mut(local_rank) else { return };
         let (place, pid) = (member.place.clone(), member.proc.pid);
         if let Some(rank) = place.rank {
             member.health.handle(now, health::Input::Rank(rank), &mut Vec::new());
@@ -646,14 +534,18 @@ impl Core {
     }
 
     /// What a job that is over still has to say.
-    fn answer_late(&mut self, input: Input, out: &mut Out) {
-        if let Input::Asked(Asker { reply: Some(to), .. }, command) = input {
-            let outcome = match command {
-                Command::Stop { .. } => Outcome::Done("the job is over already".into()),
-                _ => Outcome::Refused("the job is over".into()),
-            };
-            out.effects.push(Effect::Reply { to, outcome });
-        }
+    fn answer_late(input: Input, out: &mut Out) {
+        let (to, outcome) = match input {
+            Input::Asked(Asker { reply: Some(to), .. }, Command::Stop { .. }) => {
+                (to, Outcome::Done("the job is over already".into()))
+            }
+            Input::Asked(Asker { reply: Some(to), .. }, _)
+            | Input::Signalled { asker: Asker { reply: Some(to), .. }, .. } => {
+                (to, Outcome::Refused("the job is over".into()))
+            }
+            _ => return,
+        };
+        out.effects.push(Effect::Reply { to, outcome });
     }
 
     /// Whether alarms about single ranks would only repeat what the job's state says.

@@ -22,13 +22,17 @@ impl Core {
         } else if deadline != self.state.deadline {
             self.emit(now, Fact::Deadline { deadline }, out);
         }
-        let all_gone = self.crew.values().all(|member| member.gone || !member.is_alive());
-        if self.agent_alive || self.agent.is_none() || !all_gone || self.draining {
+        if self.agent_alive || self.awaits_agent || self.draining || self.crew.values().any(Member::is_alive)
+        {
             return;
         }
-        if let Goal::Restart { .. } = self.goal {
+        // Who only looks has seen nothing of a job whose ranks it has not found yet.
+        if self.agent.is_none() && self.crew.is_empty() && self.read_only().is_some() {
+            return;
+        }
+        if let Goal::Restart { respawned: false, .. } = self.goal {
             // Answered when the new group shows itself; a second `SpawnAgent` must not go out before that.
-            self.agent = None;
+            (self.agent, self.agent_exit, self.awaits_agent) = (None, None, true);
             out.effects.push(Effect::SpawnAgent);
         } else {
             self.draining = true;
@@ -37,10 +41,14 @@ impl Core {
     }
 
     fn find_cause(&mut self, now: Stamp, out: &mut Out) {
-        if self.goal.is_ending() {
+        if self.goal.is_ending() || self.inherited_cause.is_some() || self.is_blind() {
             return;
         }
         let Some(cause) = self.ledger.verdict(now) else { return };
+        // While the last lines are being read, that nothing is known is no news.
+        if cause.kind == CauseKind::Unknown && !self.agent_alive {
+            return;
+        }
         // More evidence for the same verdict is told when the attempt is over.
         let same = |told: &Cause| (told.rank, told.kind, &told.text) == (cause.rank, cause.kind, &cause.text);
         if !self.told_cause.as_ref().is_some_and(same) {
@@ -58,13 +66,20 @@ impl Core {
             Goal::Run => {}
         }
         if self.deadlock.is_some() {
-            let alert = self.state.alerts.iter().find(|alert| alert.kind == AlertKind::ZombieDeadlock);
-            return (JobState::ZombieDeadlock, alert.and_then(|alert| alert.acts_at));
+            return (JobState::ZombieDeadlock, self.deadlock_acts_at());
         }
-        if !self.agent_alive && self.agent.is_some() && any_alive {
+        let is_without_agent = !self.agent_alive && !self.awaits_agent;
+        if is_without_agent && any_alive {
             return match self.ending.phase() {
                 Phase::Asked | Phase::Killed => (JobState::TearingDown, self.force_at()),
                 _ => (JobState::Orphaned, None),
+            };
+        }
+        if is_without_agent {
+            // Nothing is left but to read the last lines.
+            return match self.state.state {
+                JobState::ZombieDeadlock | JobState::Orphaned => (JobState::TearingDown, None),
+                state => (state, None),
             };
         }
         // Dead, and nobody saw how: the agent will tell, or start them anew.
@@ -72,24 +87,39 @@ impl Core {
         if self.crew.is_empty() || unexplained && !any_alive {
             return (self.state.state, None);
         }
-        let failed = self.crew.values().any(Member::failed);
+        // Ranks that the agent ended for a membership change look like failed ones; only a cause tells them apart.
+        let failed =
+            self.crew.values().any(Member::failed) && (!self.teardown_seen || self.ledger.best().is_some());
         if any_alive && (failed || self.teardown_seen) {
-            let leaving = if failed { JobState::TearingDown } else { JobState::MembershipChange };
+            let ends = failed || self.agent_was_told_to_end;
+            let leaving = if ends { JobState::TearingDown } else { JobState::MembershipChange };
             return (leaving, self.force_at());
         }
         if failed {
             let spent = self.state.job.as_ref().and_then(|job| job.max_restarts);
-            let may_restart = spent.is_none_or(|max| self.count_of_this_agent() < max) && self.agent_alive;
-            let next = if self.teardown_seen && self.told_cause.is_none() {
-                JobState::MembershipChange
-            } else if may_restart {
-                JobState::Restarting
-            } else {
-                JobState::TearingDown
-            };
-            return (next, None);
+            let may_restart =
+                spent.is_none_or(|max| self.count_of_this_agent() < max) && !self.agent_was_told_to_end;
+            return (if may_restart { JobState::Restarting } else { JobState::TearingDown }, None);
+        }
+        if self.teardown_seen {
+            let ends = self.agent_was_told_to_end || !self.agent_alive;
+            return (if ends { JobState::TearingDown } else { JobState::MembershipChange }, None);
         }
         if self.is_complete() { (JobState::Running, None) } else { (self.state_of_start(), None) }
+    }
+
+    /// When the agent of a deadlocked group will be ended.
+    pub(super) fn deadlock_acts_at(&self) -> Option<Stamp> {
+        self.state.alerts.iter().find(|alert| alert.kind == AlertKind::ZombieDeadlock)?.acts_at
+    }
+
+    /// Whether nobody could see how anything ended: a job that somebody else started. Its agent and ranks are no
+    /// children of this process, and an end without a word proves no failure.
+    fn is_blind(&self) -> bool {
+        self.read_only().is_some()
+            && self.agent_exit.is_none()
+            && !self.crew.values().any(Member::failed)
+            && !self.ledger.proves_failure()
     }
 
     /// Restarts that the running agent has spent.
@@ -131,8 +161,12 @@ impl Core {
                 out,
             );
         }
-        let living: Vec<_> =
-            self.crew.iter().filter(|(_, m)| m.is_alive()).map(|(local, _)| *local).collect();
+        self.ranks_lost_their_agent(now, exit, out);
+    }
+
+    /// The ranks that live are ended or become orphans.
+    pub(super) fn ranks_lost_their_agent(&mut self, now: Stamp, exit: Option<Exit>, out: &mut Out) {
+        let living: Vec<_> = self.crew.iter().filter(|(_, m)| m.is_alive()).map(|(local, _)| local).collect();
         if living.is_empty() || self.goal.is_ending() {
             return;
         }
@@ -149,10 +183,13 @@ impl Core {
         }
         for local_rank in &living {
             let mut told = Vec::new();
-            if let Some(member) = self.crew.get_mut(local_rank) {
+            if let Some(member) = self.crew.get_mut(*local_rank) {
                 member.health.handle(now, health::Input::Orphaned, &mut told);
             }
             self.tell_health(now, *local_rank, told, out);
+        }
+        if self.state.alerts.iter().any(|alert| alert.kind == AlertKind::Orphan) {
+            return;
         }
         let how = exit.map_or_else(|| "is gone".to_owned(), |exit| format!("was ended by {exit}"));
         let alert = Alert {
@@ -184,27 +221,34 @@ impl Core {
 
     /// All that the job left behind has been read: the last word.
     pub(super) fn drained(&mut self, now: Stamp, out: &mut Out) {
+        if !std::mem::take(&mut self.draining) || self.crew.values().any(Member::is_alive) {
+            return;
+        }
+        if self.agent.is_none() {
+            // Nobody ever knew an agent: the ranks alone tell how it went.
+            self.ledger.note(now, Clue::AgentExited { exit: None });
+        }
         let stopped = matches!(self.goal, Goal::Stop { .. });
         let all_well = !self.crew.is_empty()
             && self.crew.values().all(|member| member.exit.is_some_and(Exit::is_success));
         let state = match self.agent_exit {
             Some(exit) if exit.is_success() => JobState::Done,
             _ if stopped => JobState::Stopped,
-            None if all_well => JobState::Done,
+            None if all_well || self.is_blind() => JobState::Done,
             _ => JobState::Failed,
         };
-        let cause = (state == JobState::Failed).then(|| self.ledger.best()).flatten();
+        let cause = (state == JobState::Failed).then(|| self.best_cause()).flatten();
         self.finish(now, state, cause, out);
     }
 
     fn finish(&mut self, now: Stamp, state: JobState, cause: Option<Cause>, out: &mut Out) {
-        for local_rank in self.crew.keys().copied().collect::<Vec<_>>() {
+        for local_rank in self.state.ranks.iter().map(|rank| rank.local_rank).collect::<Vec<_>>() {
             if self.is_rank_state(local_rank, RankState::Zombie) {
                 self.emit(now, Fact::RankState { local_rank, state: RankState::Exited, detail: None }, out);
             }
         }
         self.answer_all(now, out);
-        let exit_code = self.agent_exit.filter(|_| self.exit_is_visible).map(Exit::to_shell);
+        let exit_code = self.agent_exit.map(Exit::to_shell);
         self.emit(now, Fact::JobEnded { state, exit_code, cause }, out);
         out.effects.push(Effect::Finish);
     }

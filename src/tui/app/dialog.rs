@@ -13,8 +13,8 @@ pub(crate) const SIGNALS: [(i32, &str); 8] = [
     (9, "ends it at once"),
     (19, "freezes it"),
     (18, "lets it go on"),
-    (10, "whatever the script made of it"),
-    (12, "whatever the script made of it"),
+    (10, "up to the script"),
+    (12, "up to the script"),
     (2, "as Ctrl-C would"),
     (6, "ends it with a core dump"),
 ];

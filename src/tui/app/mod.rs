@@ -12,7 +12,7 @@ pub(crate) use logs::Logs;
 
 use super::{
     keys::{self, Action, Scope, View},
-    text::Glyphs,
+    text::{GlyphSet, Glyphs},
     theme::{ColorDepth, Role, Theme},
     view, words,
 };
@@ -20,7 +20,6 @@ use crate::{
     domain::{
         alert::AlertKind,
         command::{Command, Outcome},
-        event::Event,
         rank::JobState,
         state::{Rank, State},
         time::Stamp,
@@ -153,7 +152,7 @@ impl App {
             help: None,
             toast: None,
             theme: options.theme.at(options.color),
-            glyphs: Glyphs::new(options.ascii),
+            glyphs: GlyphSet::of(options.ascii),
             offset_s,
             size,
             chosen_theme: options.theme.clone(),
@@ -231,7 +230,9 @@ impl App {
                 self.keep_selection();
             }
             ToViewer::Events { events } => {
-                events.iter().for_each(|event| self.state.apply(event));
+                for event in &events {
+                    self.state.apply(event);
+                }
                 self.logs.count(&self.state);
                 self.keep_selection();
             }
@@ -331,7 +332,6 @@ impl App {
             Action::PageUp | Action::HalfUp => Some(first.saturating_sub(page)),
             Action::First => Some(0),
             Action::Last => Some(usize::MAX),
-            Action::Back | Action::Help | Action::Enter => None,
             Action::Detach | Action::Redraw | Action::Theme | Action::Mouse => return false,
             _ => None,
         };
@@ -457,21 +457,19 @@ impl App {
                 self.lane = lanes.get(to).filter(|_| to < last).map(|lane| lane.n);
             }
             View::Events => {
-                let events = &self.state.recent;
-                let last = events.len().saturating_sub(1);
-                let to = moved(self.event_at().unwrap_or(last), by, events.len());
-                self.event = events.get(to).filter(|_| to < last).map(|event| event.seq);
+                let (lines, at) = self.event_lines();
+                let to = moved(at, by, lines.len());
+                self.event = lines.get(to).filter(|_| to + 1 < lines.len()).map(|line| line.seq);
             }
         }
     }
 
-    /// Where the selected event is among the recent ones; the oldest, if it is older than those.
-    pub(crate) fn event_at(&self) -> Option<usize> {
-        self.event.map(|seq| self.state.recent.partition_point(|event| event.seq < seq))
-    }
-
-    pub(crate) fn selected_event(&self) -> Option<&Event> {
-        self.event_at().map_or_else(|| self.state.recent.back(), |at| self.state.recent.get(at))
+    /// The lines of the events view, and which one is selected.
+    pub(crate) fn event_lines(&self) -> (Vec<words::EventLine>, usize) {
+        let lines = words::event_lines(&self.state, self.glyphs);
+        let last = lines.len().saturating_sub(1);
+        let at = self.event.map_or(last, |seq| lines.partition_point(|line| line.seq < seq).min(last));
+        (lines, at)
     }
 
     fn line_to_yank(&self) -> Option<String> {
@@ -484,10 +482,10 @@ impl App {
                 let lane = self.lane.and_then(|n| lanes.iter().find(|lane| lane.n == n)).or(lanes.back());
                 lane.and_then(|lane| lane.cause.as_ref()).map(|cause| cause.text.clone())
             }
-            View::Events => self
-                .selected_event()
-                .and_then(|event| words::event(&self.state, event, self.glyphs))
-                .map(|(_, text, _)| text),
+            View::Events => {
+                let (lines, at) = self.event_lines();
+                lines.into_iter().nth(at).map(|line| line.text)
+            }
         }?;
         (!line.is_empty()).then_some(line)
     }

@@ -9,13 +9,16 @@ use ratatui::{
 };
 
 use super::scripts::press;
-use crate::tui::{
-    app::{App, Msg},
-    fixture::{self, Story},
-    jobs::{JobRow, Jobs},
-    text::Glyphs,
-    theme::{ColorDepth, Theme},
-    view,
+use crate::{
+    domain::rank::JobState,
+    tui::{
+        app::{App, Msg},
+        fixture::{self, Story},
+        jobs::{JobRow, Jobs},
+        text::GlyphSet,
+        theme::{ColorDepth, Theme},
+        view,
+    },
 };
 
 const SIZES: [(u16, u16); 4] = [(40, 12), (80, 24), (120, 40), (200, 50)];
@@ -165,7 +168,7 @@ fn before_anything_is_known() {
 fn ascii_is_ascii() {
     for scene in scenes() {
         let mut app = shown(&scene, (120, 40));
-        app.glyphs = Glyphs::new(true);
+        app.glyphs = GlyphSet::of(true);
         let buffer = paint(&app, (120, 40));
         let odd = buffer.content.iter().find(|cell| !cell.symbol().is_ascii());
         assert_eq!(odd.map(|cell| cell.symbol().to_owned()), None, "{}", scene.name);
@@ -212,7 +215,6 @@ fn job_rows() -> Vec<JobRow> {
         foreign,
         note: String::new(),
     };
-    use crate::domain::rank::JobState;
     vec![
         row("llama-7b-x3k9", Some(JobState::Running), 48_211, false),
         row("vit-large-p0q2", Some(JobState::Failed), 51_002, false),

@@ -43,25 +43,27 @@ fn content(app: &App, dialog: &Dialog) -> (String, Role, Vec<Vec<Piece>>) {
     match dialog {
         Dialog::Stop { typed, expected, now } => {
             let (title, effect) = if *now {
-                (format!("End {name} now"), "SIGKILL to the agent and all ranks, at once")
+                (format!("End {name} now"), &["SIGKILL to agent and ranks, at once."][..])
             } else {
-                (format!("Stop {name}"), "SIGTERM to the agent; SIGKILL after the grace time")
+                (format!("Stop {name}"), &["SIGTERM to the agent,", "SIGKILL after the grace time."][..])
             };
             let ask = match expected.parse::<usize>() {
-                Ok(count) => format!("{count} ranks end. Type {count} and Enter to confirm: "),
-                Err(_) => format!("Type {expected} and Enter to confirm: "),
+                Ok(count) => format!("{count} ranks end. Type {count}, Enter: "),
+                Err(_) => format!("Type {expected}, Enter: "),
             };
-            let question = vec![(ask, Role::Text), (format!("{typed:_<3}"), Role::Key)];
-            let lines = vec![text(effect), question, Vec::new(), keys(&[("Esc", "leaves the job running")])];
+            let question = vec![(ask, Role::Text), (format!("{typed:_<4}"), Role::Key)];
+            let mut lines: Vec<_> = effect.iter().map(|line| text(line)).collect();
+            lines.extend([question, Vec::new(), keys(&[("Esc", "leaves the job running")])]);
             (title, Role::Crit, lines)
         }
         Dialog::Restart => {
             let ranks = app.state.ranks.len();
             let lines = vec![
-                text(&format!("{ranks} ranks end and start anew, from their last checkpoint.")),
-                dim("No restart of the budget is spent."),
+                text(&format!("{ranks} ranks end and start anew")),
+                text("from their last checkpoint."),
+                dim("No restart is spent."),
                 Vec::new(),
-                keys(&[("y", "restart"), ("Esc", "leave it running")]),
+                keys(&[("y", "restart"), ("Esc", "leave it")]),
             ];
             (format!("Restart the group of {name}"), Role::Warn, lines)
         }

@@ -6,7 +6,7 @@ use super::{Pen, Plan, pen::Piece};
 use crate::{
     domain::time::human,
     tui::{
-        app::{App, LinkState},
+        app::{App, Dialog, LinkState},
         keys::View,
         text,
         theme::Role,
@@ -71,7 +71,7 @@ fn parts(app: &App) -> Vec<Part> {
         parts.push(Part(0, vec![(word, look.role)]));
     }
     if let Some(deadline) = state.deadline {
-        let text = format!("force {}", words::countdown(app.now, deadline));
+        let text = format!("SIGKILL {}", words::countdown(app.now, deadline));
         parts.push(Part(2, vec![(text, Role::Warn)]));
     }
     if !state.attempts.is_empty() {
@@ -152,8 +152,13 @@ pub(super) fn tab_at(column: u16) -> Option<View> {
 
 /// Keys that matter here, the most useful first; the table in `keys` has them all.
 fn hints(app: &App) -> &'static [(&'static str, &'static str, bool)] {
-    if app.dialog.is_some() {
-        return &[("Esc", "leave", false)];
+    match app.dialog {
+        Some(Dialog::Signal { .. }) => {
+            return &[("j k", "select", false), ("Enter", "send", false), ("Esc", "leave", false)];
+        }
+        Some(Dialog::Restart) => return &[("y", "restart", false), ("Esc", "leave it running", false)],
+        Some(Dialog::Stop { .. }) => return &[("Esc", "leave it running", false)],
+        None => {}
     }
     if app.help.is_some() {
         return &[("Esc", "back", false), ("j k", "scroll", false)];

@@ -56,6 +56,13 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect, first: usize) {
         return;
     }
     let columns = columns(area);
+    let longest = columns.iter().map(Vec::len).max().unwrap_or(0);
+    let left = longest.saturating_sub(first + usize::from(inner.height));
+    if left > 0 && area.height > 2 {
+        let more = format!(" {left} more: j ");
+        let y = inner.bottom();
+        pen.text(inner.x + 1, y, inner.width.saturating_sub(1), &more, Role::Key);
+    }
     let cells = inner.width / columns.len() as u16;
     for (column, x) in columns.iter().zip((inner.x..).step_by(usize::from(cells.max(1)))) {
         for (line, y) in column.iter().skip(first).zip(inner.top()..inner.bottom()) {
@@ -68,8 +75,9 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect, first: usize) {
                     let off = *changes && app.read_only.is_some();
                     let (key_role, role) =
                         if off { (Role::Border, Role::Border) } else { (Role::Key, Role::Text) };
-                    pen.text(x + 2, y, 13.min(cells.saturating_sub(2)), keys, key_role);
-                    pen.text(x + 16, y, cells.saturating_sub(16), help, role);
+                    let gap = if cells < 50 { 11 } else { 16 };
+                    pen.text(x + 2, y, (gap - 3).min(cells.saturating_sub(2)), keys, key_role);
+                    pen.text(x + gap, y, cells.saturating_sub(gap), help, role);
                 }
             }
         }

@@ -15,7 +15,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     }
     let name = match app.logs.local_rank {
         Some(local) => format!("log of {}", tag(app, local)),
-        None => "log of all ranks and the agent".into(),
+        None => "merged log".into(),
     };
     let used = title(app, pen, area, &name);
     search_line(app, pen, area, used);
@@ -154,11 +154,11 @@ fn line(app: &App, pen: &mut Pen, at: usize, area: Rect, gutter: u16) -> u16 {
         let bar_role = if line.stream == Stream::Err { Role::LogWarn } else { Role::Border };
         pen.text(area.x + gutter - 1, y, 1, pen.glyphs.bar, bar_role);
         pen.text(x, y, cells, row, role);
+        if at == logs.cursor && !(logs.follow && app.detail) {
+            pen.over(Rect { y, height: 1, ..area }, Role::Selection);
+        }
         mark_matches(app, pen, row, Rect { x, y, width: cells, height: 1 });
         y += 1;
-    }
-    if at == logs.cursor && !(logs.follow && app.detail) {
-        pen.over(Rect { height: y - area.y, ..area }, Role::Selection);
     }
     y
 }

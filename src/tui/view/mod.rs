@@ -93,29 +93,31 @@ fn row(area: Rect, y: u16, height: u16) -> Rect {
     Rect { x: area.x, y: area.y + y.min(area.height), width: area.width, height }.intersection(area)
 }
 
-/// Where the panes of the overview lie: ranks, timeline, events. Panes without room are empty.
+/// Where the panes of the overview lie: ranks, timeline, events. The ranks come first; panes without room are empty.
 fn overview_panes(app: &App, body: Rect) -> [Rect; 3] {
+    let none = row(body, body.height, 0);
     let ranks_want = app.state.ranks.len().max(1) as u16 + 1;
-    if body.height < 10 {
-        return [body, row(body, body.height, 0), row(body, body.height, 0)];
-    }
     let lanes_want = app.state.attempts.len().max(1) as u16 + 1;
-    let wide = body.width >= 110;
-    let below_least = if wide { 6.max(body.height / 4) } else { 7.max(body.height / 3) };
-    let ranks_height = ranks_want.min(body.height - below_least - 1);
-    let ranks = row(body, 0, ranks_height);
-    // One row of air between what is and what was.
-    let below = row(body, ranks_height + 1, body.height - ranks_height - 1);
-    if wide {
+    // One row of air, a heading and three events, or nothing.
+    let least_below = if body.height >= 10 { 5.max(body.height / 4) } else { 5 };
+    if body.height < 8 || (body.height < 10 && ranks_want + least_below > body.height) {
+        return [body, none, none];
+    }
+    let ranks = row(body, 0, ranks_want.min(body.height - least_below));
+    let top = ranks.height + 1;
+    let below = row(body, top, body.height - top);
+    if body.width >= 150 {
         let left = below.width / 2 - 1;
         let timeline = Rect { width: left, ..below };
         let events = Rect { x: below.x + left + 2, width: below.width - left - 2, ..below };
         return [ranks, timeline, events];
     }
-    let lanes_height = lanes_want.min((below.height / 2).max(3));
-    let timeline = row(below, 0, lanes_height);
-    let events = row(below, lanes_height + 1, below.height.saturating_sub(lanes_height + 1));
-    [ranks, timeline, events]
+    if below.height < 8 {
+        return [ranks, none, below];
+    }
+    let timeline = row(below, 0, lanes_want.min((below.height / 2).max(3)));
+    let events_top = timeline.height + 1;
+    [ranks, timeline, row(below, events_top, below.height - events_top)]
 }
 
 fn overview(app: &App, pen: &mut Pen, body: Rect) {

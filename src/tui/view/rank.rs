@@ -51,7 +51,7 @@ fn known(value: Option<String>) -> Piece {
 fn identity(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
     let place = &rank.place;
     let of = |n: Option<u32>, size: Option<u32>| match (n, size) {
-        (Some(n), Some(size)) => Some(format!("{n} of {size}")),
+        (Some(n), Some(size)) => Some(format!("{n}, of {size} ranks")),
         (n, _) => n.map(|n| n.to_string()),
     };
     let number = |n: Option<u32>| known(n.map(|n| n.to_string()));
@@ -79,9 +79,7 @@ fn lives(app: &App, local: u32) -> Vec<Piece> {
     });
     let line = |(at, proc, exit): (_, &crate::domain::id::ProcId, &Option<crate::domain::exit::Exit>)| {
         let how = exit.map_or("nobody saw how".into(), |exit| exit.to_string());
-        let role =
-            if exit.is_some_and(crate::domain::exit::Exit::is_success) { Role::Dim } else { Role::Warn };
-        (format!("pid {proc} ended {}: {how}", words::clock(at, app.now, app.offset_s)), role)
+        (format!("{how}, {}, pid {proc}", words::clock(at, app.now, app.offset_s)), Role::Text)
     };
     ended.take(3).map(line).collect()
 }

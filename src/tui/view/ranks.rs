@@ -46,25 +46,31 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
         return;
     }
     let columns = columns(area);
+    let room = usize::from(area.height - 1);
+    let (first, count) = (first(app, room), app.state.ranks.len());
+    let shown = if count > room && room > 0 {
+        format!(" {}-{} of {count}", first + 1, (first + room).min(count))
+    } else {
+        String::new()
+    };
+    let headings_end = area.right().saturating_sub(text::width(&shown) as u16);
     for (column, x, cells, right) in &columns {
         let heading = COLUMNS.iter().find(|known| known.0 == *column).map_or("", |known| known.1);
-        put(pen, *x, area.y, *cells, *right, heading, Role::Title);
+        // A heading that would be cut by the count is left out.
+        let end = if *right { *x + *cells } else { *x + heading.len() as u16 };
+        if end <= headings_end {
+            put(pen, *x, area.y, *cells, *right, heading, Role::Title);
+        }
     }
-    let room = usize::from(area.height - 1);
+    pen.text(headings_end, area.y, area.width, &shown, Role::Dim);
     if app.state.ranks.is_empty() {
         let text =
             if app.state.job.is_some() { "no rank has started yet" } else { "waiting for the job's state" };
         pen.text(area.x + 2, area.y + 1, area.width.saturating_sub(2), text, Role::Dim);
         return;
     }
-    let (first, count) = (first(app, room), app.state.ranks.len());
     for (rank, y) in app.state.ranks.iter().skip(first).take(room).zip(area.y + 1..) {
         row(app, pen, rank, Rect { y, height: 1, ..area }, &columns);
-    }
-    if count > room && room > 0 {
-        let shown = format!(" {}-{} of {count} ", first + 1, (first + room).min(count));
-        let cells = text::width(&shown) as u16;
-        pen.text((area.right()).saturating_sub(cells), area.y, cells, &shown, Role::Dim);
     }
 }
 
@@ -107,6 +113,12 @@ fn row(app: &App, pen: &mut Pen, rank: &Rank, area: Rect, columns: &[(Column, u1
     let narrow = area.width < 44;
     for (column, x, cells, right) in columns {
         let (text, role) = cell(app, rank, *column, narrow);
+        if *column == Column::State && role == Role::Ok {
+            // Healthy is quiet: a little green is enough.
+            pen.text(*x, area.y, *cells, &text, Role::Dim);
+            pen.text(*x, area.y, 1.min(*cells), words::rank_state(rank, app.glyphs).glyph, role);
+            continue;
+        }
         put(pen, *x, area.y, *cells, *right, &text, role);
     }
     if rank.local_rank == app.selected {
@@ -163,6 +175,10 @@ fn short_age(age: std::time::Duration) -> String {
 
 /// The last line of a rank that works; what it does and for how long, of one that does not.
 fn last(app: &App, rank: &Rank) -> (String, Role) {
+    if rank.state == RankState::Exited && is_cause(app, rank) {
+        let line = rank.last_line.as_deref().unwrap_or_default();
+        return (format!("failed first: {line}"), Role::Crit);
+    }
     let usual =
         matches!(rank.state, RankState::Running | RankState::Exited | RankState::Starting | RankState::Init);
     if usual && rank.detail.is_none() {
@@ -174,4 +190,11 @@ fn last(app: &App, rank: &Rank) -> (String, Role) {
         Some(detail) => (format!("{detail}, {since}"), look.role),
         None => (format!("for {since}"), look.role),
     }
+}
+
+/// Whether the last failure began with this rank.
+fn is_cause(app: &App, rank: &Rank) -> bool {
+    let of_its_attempt = app.state.attempts.iter().find(|attempt| attempt.n == rank.attempt);
+    let cause = of_its_attempt.and_then(|attempt| attempt.cause.as_ref());
+    cause.is_some_and(|cause| cause.rank.is_some() && cause.rank == rank.place.rank)
 }

@@ -62,19 +62,31 @@ enum Form {
 fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> {
     let role = words::alert_role(alert.kind);
     let since = human(app.now.since(alert.since));
-    let acts = alert.acts_at.map(|at| format!(" elastictop acts {}", words::countdown(app.now, at)));
+    let acts = alert.acts_at.map(|at| {
+        format!(
+            "{}acts {}",
+            if form == Form::Line { "" } else { "elastictop " },
+            words::countdown(app.now, at)
+        )
+    });
     let mut head = vec![(format!("{} {}", app.glyphs.warn, alert.text), role)];
-    head.push((format!("  since {since}"), Role::Dim));
-    head.extend(acts.map(|acts| (format!(" {}", acts.trim_start()), Role::Warn)));
+    head.push((format!("  for {since}"), Role::Dim));
+    head.extend(acts.map(|acts| (format!("  {acts}"), Role::Warn)));
     let mut keys: Line = Vec::new();
     for (key, does) in words::remedy(alert.kind) {
         keys.push((format!("  {key} "), Role::Key));
         keys.push(((*does).to_owned(), Role::Text));
     }
     if form == Form::Line {
+        // Two keys at most, and no age where there is no room for it.
+        keys.truncate(4);
+        if width < 70 {
+            keys.truncate(2);
+            head.remove(1);
+        }
         // What to press and when it acts must not be cut off: the sentence gives way.
         let tail: usize = head[1..].iter().chain(&keys).map(|(piece, _)| text::width(piece)).sum();
-        let room = width.saturating_sub(tail).max(width / 2);
+        let room = width.saturating_sub(tail).max(width / 4);
         let sentence = text::cut(&head[0].0, room, app.glyphs).into_owned();
         head[0].0 = sentence;
         head.extend(keys);
@@ -111,6 +123,7 @@ fn indented(sentence: &str, width: usize, role: Role, first: &str, then: &str) -
 }
 
 fn evidence(app: &App, facts: &[String], width: usize) -> Vec<Line> {
+    let facts: Vec<&str> = facts.iter().map(|fact| fact.trim()).filter(|fact| !fact.is_empty()).collect();
     if facts.is_empty() {
         return Vec::new();
     }

@@ -80,15 +80,19 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
     pen.text(x + 4, y, if wordy { 12 } else { 1 }, &reason, role);
     let bar_x = x + if wordy { 17 } else { 6 };
     let text_cells = match area.width {
-        0..44 => 9,
-        44..58 => 18,
-        58..100 => area.width * 2 / 5,
+        0..44 => 10,
+        44..58 => 20,
+        58..90 => area.width * 2 / 5,
         _ => area.width / 2,
     };
     let bar_cells = area.right().saturating_sub(bar_x + text_cells);
     let (from, to) = span(lane, bar_cells, begin, end);
     let dead = lane.cause.is_some();
-    let bar_role = if lane.ended_at.is_none() { Role::Ok } else { Role::Dim };
+    let bar_role = match (lane.ended_at, dead) {
+        (Some(_), _) => Role::Dim,
+        (None, true) => Role::Warn,
+        (None, false) => Role::Ok,
+    };
     let bar = bar(app, to - from, lane.ended_at.is_some());
     pen.text(bar_x + from, y, to - from, &bar, bar_role);
     let mut at = bar_x + bar_cells + 1;
@@ -97,8 +101,8 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
     pen.text(at, y, 1, mark, mark_role);
     at += 2;
     let lasted = human(lane.ended_at.unwrap_or(app.now).since(lane.started_at));
-    pen.right(at, y, 6.min(stop.saturating_sub(at)), compact(&lasted), Role::Text);
-    at += 8;
+    pen.right(at, y, 7.min(stop.saturating_sub(at)), &lasted, Role::Text);
+    at += 9;
     if area.width >= 44 {
         let step = lane.last_step.map(|step| format!("step {step}"));
         let cells = stop.saturating_sub(at).min(11);
@@ -112,7 +116,7 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
         if area.width >= 140 {
             at += pen.text(at, y, stop.saturating_sub(at), &spent, Role::Dim).max(9) + 2;
         }
-        if dead && at < stop {
+        if dead && at + 12 < stop {
             let cause = lane.cause.as_ref().map_or("", |cause| &cause.text);
             pen.text(at, y, stop - at, cause, Role::Text);
         } else if lane.reason == Reason::Membership && at < stop {
@@ -126,10 +130,9 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
 fn end_mark(app: &App, lane: &Attempt) -> (&'static str, Role) {
     let is_last = app.state.attempts.back().is_some_and(|last| last.n == lane.n);
     match (lane.ended_at, &lane.cause) {
-        (None, _) => (" ", Role::Text),
         (Some(_), Some(_)) => (app.glyphs.bad, Role::Crit),
         (Some(_), None) if is_last && app.state.state == JobState::Done => (app.glyphs.good, Role::Ok),
-        (Some(_), None) => (" ", Role::Text),
+        _ => (" ", Role::Text),
     }
 }
 
@@ -152,11 +155,6 @@ fn bar(app: &App, cells: u16, ended: bool) -> String {
         1 => (if ended { glyphs.bar } else { open }).into(),
         _ => format!("{begin}{}{last}", glyphs.line.repeat(usize::from(cells - 2))),
     }
-}
-
-/// `3h 12m` without its blank, to fit six cells.
-fn compact(duration: &str) -> &str {
-    duration
 }
 
 /// Everything about one attempt.

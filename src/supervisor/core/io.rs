@@ -1,0 +1,196 @@
+//! What the core learns, and what it wants done.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::{
+        agent_line::AgentLine,
+        beat::Beat,
+        command::{Command, Outcome},
+        ending::Target,
+        event::Event,
+        evidence::Mark,
+        exit::Exit,
+        id::ProcId,
+        sample::Sighting,
+        time::Stamp,
+    },
+    probe::finder::TreeLook,
+    supervisor::hub::ViewerId,
+};
+
+/// How a job is to be treated. Kept in the manifest for a supervisor that takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Milliseconds between two looks of the agent at its ranks.
+    pub monitor_interval_ms: u64,
+    /// Milliseconds between SIGTERM and SIGKILL when the job is stopped.
+    pub stop_grace_ms: u64,
+    /// End ranks whose agent died, instead of letting them go on.
+    pub end_orphans: bool,
+    /// Whether heartbeats can be expected of the ranks.
+    pub expects_beats: bool,
+}
+
+/// Who asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The viewer, and the id of its request; `None` when a signal asked.
+    pub reply: Option<(ViewerId, u64)>,
+    /// User and viewer, for the timeline.
+    pub by: String,
+}
+
+/// What the core learns.
+#[derive(Debug)]
+pub enum Input {
+    /// The agent was started, or could not be.
+    Spawned(Result<ProcId, String>),
+    /// A look at the processes. `sample` asks for a sample event.
+    Looked {
+        /// What was seen.
+        look: TreeLook,
+        /// Whether those who watch shall get the figures.
+        sample: bool,
+    },
+    /// A rank exists.
+    Seen(Sighting),
+    /// A process that was watched has died; it may not be reaped yet.
+    Died {
+        /// Which.
+        proc: ProcId,
+        /// How, if that could be seen.
+        exit: Option<Exit>,
+    },
+    /// The agent is gone.
+    AgentGone {
+        /// Its process: a former agent's end is told late now and then.
+        proc: ProcId,
+        /// How it ended, if anybody saw it.
+        exit: Option<Exit>,
+    },
+    /// The agent wrote a line that means something.
+    AgentLine(AgentLine),
+    /// A rank wrote a line that proves something.
+    Mark {
+        /// Its process id; `None` for the agent's own output.
+        pid: Option<i32>,
+        /// What it proves.
+        mark: Mark,
+        /// The line.
+        line: String,
+    },
+    /// A rank wrote lines.
+    Wrote {
+        /// Its process id.
+        pid: i32,
+        /// How many.
+        lines: u64,
+        /// The last of them, or an unfinished one.
+        last_line: Option<String>,
+        /// The step in the last JSON line among them.
+        step: Option<u64>,
+    },
+    /// A rank left a file with its last words.
+    ErrorFile {
+        /// Its process id.
+        pid: i32,
+        /// What it says.
+        message: String,
+        /// When it was written.
+        written: Stamp,
+    },
+    /// The out-of-memory counter of the job's cgroup.
+    OomKills(u64),
+    /// A rank beat.
+    Beat(Beat),
+    /// Somebody wants something.
+    Asked(Asker, Command),
+    /// A signal that somebody wanted was sent to these ranks, or not.
+    Signalled {
+        /// Who asked.
+        asker: Asker,
+        /// What for.
+        command: Command,
+        /// Those that got it, by their position.
+        sent: Vec<u32>,
+        /// Why others did not.
+        error: Option<String>,
+    },
+    /// elastictop can or cannot keep something on disk.
+    Storage {
+        /// Why not.
+        error: Option<String>,
+        /// Records lost so far.
+        lost: u64,
+    },
+    /// All that the job left behind has been read.
+    Drained,
+    /// Time passed.
+    Tick,
+}
+
+/// What the core wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Start the agent (again).
+    SpawnAgent,
+    /// Send a signal.
+    Signal {
+        /// To whom.
+        target: Target,
+        /// Signal number.
+        signal: i32,
+    },
+    /// Send a signal to ranks because somebody asked, then tell by [`Input::Signalled`].
+    SignalRanks {
+        /// Position and process of each.
+        ranks: Vec<(u32, ProcId)>,
+        /// Signal number.
+        signal: i32,
+        /// Who asked.
+        asker: Asker,
+        /// What for.
+        command: Command,
+    },
+    /// Answer a viewer.
+    Reply {
+        /// The viewer, and the id of its request.
+        to: (ViewerId, u64),
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// Watch this process for its death.
+    Watch(ProcId),
+    /// A rank belongs to this start of the group: keep its logs.
+    KeepLogs {
+        /// Which rank.
+        sighting: Sighting,
+        /// Its position.
+        local_rank: u32,
+        /// The start of the group.
+        attempt: u32,
+    },
+    /// The global rank of a process became known.
+    Placed {
+        /// Process id.
+        pid: i32,
+        /// Global rank.
+        rank: u32,
+    },
+    /// A rank died: read what it left behind soon.
+    ReadLastWords(ProcId),
+    /// Read all that is left, then tell by [`Input::Drained`].
+    Drain,
+    /// The job is over.
+    Finish,
+}
+
+/// What came out of one input.
+#[derive(Debug, Default)]
+pub struct Out {
+    /// New events, already part of the state.
+    pub events: Vec<Event>,
+    /// What is to be done, in order.
+    pub effects: Vec<Effect>,
+}
