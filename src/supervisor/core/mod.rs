@@ -226,7 +226,7 @@ impl Core {
         match input {
             Input::Spawned(_) if !self.awaits_agent => {}
             Input::Spawned(Ok(proc)) => self.agent_started(now, proc, out),
-            Input::Spawned(Err(text)) => return self.agent_failed_to_start(now, text, out),
+            Input::Spawned(Err(text)) => self.agent_failed_to_start(now, text, out),
             Input::Looked { look, sample } => self.looked(now, look, sample, out),
             Input::Seen(sighting) => self.seen(now, &sighting, out),
             Input::Died { proc, exit } => self.died(now, proc, exit, out),
