@@ -4,6 +4,7 @@ mod control;
 mod demo;
 mod list;
 mod plain;
+mod plan;
 mod reach;
 mod read;
 mod run;
@@ -43,6 +44,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// List jobs: those started by elastictop, and torchrun jobs of this machine
     Ps(list::PsArgs),
+    /// Show which rank would write to which W&B run, and why
+    Plan(Box<plan::PlanArgs>),
     /// Print the state of a job
     Status(read::StatusArgs),
     /// Print what happened in a job
@@ -97,6 +100,7 @@ impl Cli {
             Some(Command::Attach(args)) => list::attach(&args, &screen),
             Some(Command::Demo(args)) => demo::demo(&args, &screen),
             Some(Command::Ps(args)) => list::ps(&args),
+            Some(Command::Plan(args)) => plan::plan(&args),
             Some(Command::Status(args)) => read::status(&args),
             Some(Command::Events(args)) => read::events(&args),
             Some(Command::Logs(args)) => read::logs(&args),

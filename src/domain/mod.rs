@@ -19,6 +19,7 @@ pub mod log;
 pub mod rank;
 pub mod redact;
 pub mod report;
+pub mod resolve;
 pub mod sample;
 pub mod state;
 pub mod telling;

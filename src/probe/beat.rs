@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::net::RecvFlags;
 use rustix::{
     fs::{Mode, OFlags},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
@@ -87,7 +88,9 @@ impl BeatSocket {
     /// The next message that has arrived already. What is no message is skipped and counted.
     pub fn try_next(&mut self) -> Option<Message> {
         loop {
-            let length = self.socket.try_recv(&mut self.buffer).ok()?;
+            // Asked of the kernel: tokio only knows what its last look at the socket showed.
+            let buffer = &mut self.buffer[..];
+            let (length, _) = rustix::net::recv(&self.socket, buffer, RecvFlags::DONTWAIT).ok()?;
             match Message::parse(&self.buffer[..length]) {
                 Some(message) => return Some(message),
                 None => self.skipped += 1,

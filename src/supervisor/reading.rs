@@ -118,17 +118,10 @@ pub fn keep_logs(dir: &JobDir, sighting: &Sighting) -> [Option<PathBuf>; 2] {
     [keep("stdout.log", out, told_out), keep("stderr.log", err, told_err)]
 }
 
-/// The ranks that the shim wrote down and that are not `known`, in the order of their start.
-pub fn ranks_on_disk(dir: &JobDir, known: impl Fn(ProcId) -> bool) -> Vec<Sighting> {
+/// All ranks that the shim wrote down, in the order of their start.
+pub fn ranks_on_disk(dir: &JobDir) -> Vec<Sighting> {
     let folders = fs::read_dir(dir.ranks()).into_iter().flatten().flatten();
-    let fresh = folders.filter(|folder| {
-        let name = folder.file_name().into_string().unwrap_or_default();
-        let proc = name
-            .split_once('-')
-            .and_then(|(pid, start)| Some(ProcId { pid: pid.parse().ok()?, start: start.parse().ok()? }));
-        proc.is_some_and(|proc| !known(proc))
-    });
-    let mut ranks: Vec<_> = fresh
+    let mut ranks: Vec<_> = folders
         .filter_map(|folder| told_by_shim(&folder.path()))
         .map(|shim| Sighting { proc: shim.proc(), agent_pid: shim.agent_pid, place: shim.place })
         .collect();
@@ -156,19 +149,6 @@ pub fn add_rank(
         let (rank, pid) = (sighting.place.rank, sighting.proc.pid);
         logbook.add(Origin { rank, local_rank: Some(local_rank), attempt, pid, stream, path });
     }
-}
-
-/// All ranks that the shim noted, oldest first.
-pub fn noted_by_shim(dir: &JobDir) -> Vec<Sighting> {
-    let folders = fs::read_dir(dir.ranks()).into_iter().flatten().flatten();
-    let noted = folders.filter_map(|folder| {
-        let file: Shim = serde_json::from_slice(&fs::read(folder.path().join("rank.json")).ok()?).ok()?;
-        let proc = ProcId { pid: file.pid, start: file.start };
-        Some(Sighting { proc, agent_pid: file.agent_pid, place: file.place })
-    });
-    let mut noted: Vec<_> = noted.collect();
-    noted.sort_by_key(|rank| rank.proc.start);
-    noted
 }
 
 /// Adds the agent's files to the logbook.

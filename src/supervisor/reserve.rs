@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn room_is_taken_ahead_and_given_back_and_old_blocks_too() {
         let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&vec![b'x'; 20_000]).unwrap();
+        file.write_all(&b"x".repeat(20_000)).unwrap();
         file.sync_all().unwrap();
         let blocks = || file.metadata().unwrap().blocks() * 512;
         let mut room = Room::default();

@@ -1,5 +1,7 @@
 //! The loop: inputs from processes, files and viewers go into the core one by one; what comes out is carried out.
 
+mod closing;
+
 use std::{
     collections::VecDeque,
     fs,
@@ -16,7 +18,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
@@ -58,16 +60,9 @@ const READING: Duration = Duration::from_millis(250);
 const INTEREST: Duration = Duration::from_secs(2);
 /// How often files and sockets of the supervisor itself are looked after.
 const UPKEEP: Duration = Duration::from_secs(10);
-/// How long viewers that connected while the job ended are waited for.
-const LATE: Duration = Duration::from_millis(50);
-/// How long what ranks left behind has to end after SIGTERM.
-const SWEEP: Duration = Duration::from_secs(2);
 /// Most ranks remembered for that; those of the first starts are forgotten first.
 const MAX_LEADERS: usize = 4096;
-/// How long a job that is over is still served to viewers that stay.
-const AFTERWARDS: Duration = Duration::from_secs(3600);
 
-const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
 /// What belongs to one running job.
@@ -207,7 +202,7 @@ impl Supervisor {
         };
         let is_gone =
             |rank: &Sighting| proc::identify(Path::new(proc::ROOT), rank.proc.pid) != Some(rank.proc);
-        let noted = reading::noted_by_shim(&self.dir).into_iter();
+        let noted = reading::ranks_on_disk(&self.dir).into_iter();
         noted.filter(|rank| is_new(rank) && is_gone(rank)).collect()
     }
 
@@ -561,79 +556,6 @@ impl Supervisor {
         if let Err(error) = self.dir.write_manifest(&self.manifest) {
             tracing::warn!(%error, "cannot write the manifest");
         }
-    }
-
-    /// Sends a signal to what is left in the ranks' sessions: data loaders and the like. Daemons with a session of
-    /// their own, such as an uploader, are let be. Returns whether anything was left.
-    fn end_leftovers(&mut self, signal: i32) -> bool {
-        self.sweep.get_or_insert_with(|| Instant::now() + SWEEP);
-        let left = kill::left_in_sessions(self.leaders.make_contiguous());
-        for proc in &left {
-            // Who ended meanwhile needs no signal.
-            let _ = kill::signal(*proc, signal);
-        }
-        !left.is_empty()
-    }
-
-    fn sweep(&mut self) {
-        let Some(until) = self.sweep else { return };
-        let left = if Instant::now() >= until {
-            self.end_leftovers(SIGKILL)
-        } else {
-            !kill::left_in_sessions(self.leaders.make_contiguous()).is_empty()
-        };
-        // What even SIGKILL does not end, a process in uninterruptible sleep, does not keep the job from ending.
-        let is_hopeless = Instant::now() >= until + SWEEP;
-        if (!left || is_hopeless) && !self.finished {
-            self.drain();
-        }
-    }
-
-    fn drain(&mut self) {
-        // Ranks that lived so shortly that nobody saw them, and whose word was lost.
-        let agent = self.manifest.agent.map(|agent| agent.pid);
-        for sighting in reading::ranks_on_disk(&self.dir, |proc| self.leaders.contains(&proc)) {
-            if Some(sighting.agent_pid) == agent {
-                self.handle(Input::Seen(sighting));
-            }
-        }
-        for rank in self.core.state().ranks.iter().map(|rank| rank.proc.pid).collect::<Vec<_>>() {
-            self.logbook.close_rank(rank);
-        }
-        while self.read_logs() {}
-        if let Some(line) = std::mem::take(&mut self.agent_reader).end() {
-            self.handle(Input::AgentLine(line));
-        }
-        self.handle(Input::Drained);
-        if !self.finished {
-            // A rank turned up that lives: the core will ask again.
-            self.sweep = None;
-        }
-    }
-
-    fn finish(&mut self) {
-        self.finished = true;
-        self.manifest.ended = true;
-        self.write_manifest();
-        self.journal.close();
-        self.logbook.close();
-    }
-
-    /// Whoever looks at a job that just ended wants to read its logs.
-    async fn serve_the_past(mut self) {
-        let until = Instant::now() + AFTERWARDS;
-        // New viewers read the files themselves; those that came before the socket went are not sent away.
-        let _ = fs::remove_file(&self.manifest.socket);
-        while let Ok(Ok((stream, _))) = timeout(LATE, self.listener.accept()).await {
-            self.hub.accept(stream);
-        }
-        while !self.hub.is_empty() {
-            tokio::select! {
-                Some((from, said)) = self.said.recv() => self.viewer_said(from, said),
-                () = sleep_until(until) => break,
-            }
-        }
-        self.hub.close("the job is over");
     }
 }
 

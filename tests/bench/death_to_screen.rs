@@ -66,7 +66,7 @@ fn main() {
 }
 
 fn read(mut reader: Box<dyn Read + Send>, screen: &Screen) {
-    let mut buffer = [0; 1 << 16];
+    let mut buffer = vec![0; 1 << 16];
     while let Ok(read @ 1..) = reader.read(&mut buffer) {
         screen.lock().expect("the screen").process(&buffer[..read]);
     }

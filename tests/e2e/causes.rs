@@ -5,7 +5,7 @@ use std::{fs, os::unix::process::CommandExt, path::PathBuf, process::Command};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Lab, finish, kill, living, pid_of, script, wait_until};
+use crate::harness::{Lab, PATIENCE, finish, kernel_state, kill, living, script, tell, wait_until};
 
 /// Runs a script on two ranks without restarts to its bad end; gives its last status.
 fn fail(lab: &Lab, flags: &[&str], name: &str, args: &[&str]) -> Value {
@@ -143,12 +143,13 @@ impl Drop for Cramped {
 
 #[test]
 fn a_kill_by_the_kernel_for_memory_is_told() {
+    // Before the lab, so that it is removed after all in the lab has ended.
     let group = Cramped::new(&format!("elastictop-test-{}", std::process::id()));
     let Some(lab) = Lab::with_torch() else { return };
     let group = match group {
         Ok(group) => group,
         Err(why) => {
-            crate::harness::tell(&format!("the kernel's out-of-memory killer is left out: {why}"));
+            tell(&format!("the kernel's out-of-memory killer is left out: {why}"));
             return;
         }
     };
@@ -174,8 +175,7 @@ fn a_kill_by_the_kernel_for_memory_is_told() {
     assert_eq!(status["ranks"][1]["exit"], -9);
     // The group can only be removed when all in it are gone, the supervisor too.
     let supervisor = lab.job(id).supervisor();
-    wait_until("the supervisor ends", crate::harness::PATIENCE, || {
-        (crate::harness::kernel_state(supervisor).is_none_or(|state| state == 'Z')).then_some(())
+    wait_until("the supervisor ends", PATIENCE, || {
+        kernel_state(supervisor).is_none_or(|state| state == 'Z').then_some(())
     });
-    let _ = pid_of(&status["agent"]["pid"]);
 }

@@ -342,7 +342,7 @@ impl Job<'_> {
     /// When a line is no JSON.
     pub fn events(&self) -> Vec<Value> {
         let text = self.lab.must(&["events", &self.id, "--json"]);
-        let parsed = text.lines().map(|line| serde_json::from_str(line));
+        let parsed = text.lines().map(serde_json::from_str);
         parsed.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 

@@ -17,7 +17,8 @@ fn children_of_ranks_are_no_ranks() {
     let Some(lab) = Lab::with_torch() else { return };
     let job = lab.start("loaders", &["--nproc-per-node", "2", &script("loaders.py"), &lab.path("go")]);
     let status = job.wait_for_ranks(2);
-    let ranks = living(&status);
+    let mut ranks = living(&status);
+    ranks.sort_unstable();
     let children = wait_until("all children are told", PATIENCE, || {
         Some(children_told(&job.logs(&[]))).filter(|children| children.len() == 6)
     });
@@ -26,10 +27,14 @@ fn children_of_ranks_are_no_ranks() {
         status["ranks"].as_array().is_some_and(|ranks| ranks.iter().all(|rank| rank["threads"].is_number()))
     });
     let status = job.status();
-    assert_eq!(living(&status), ranks, "two ranks, children {children:?}");
+    let mut still = living(&status);
+    still.sort_unstable();
+    assert_eq!(still, ranks, "two ranks, children {children:?}");
     lab.touch("go");
     assert_eq!(job.wait_for_end()["job"]["state"], "done");
-    let started: Vec<_> = job.events_of("rank_started").iter().map(|event| pid_of(&event["pid"])).collect();
+    let mut started: Vec<_> =
+        job.events_of("rank_started").iter().map(|event| pid_of(&event["pid"])).collect();
+    started.sort_unstable();
     assert_eq!(started, ranks, "nothing else was ever taken for a rank");
     job.wait_until_nothing_is_left();
 }
@@ -37,7 +42,7 @@ fn children_of_ranks_are_no_ranks() {
 /// Starts an agent without elastictop.
 fn foreign(lab: &Lab, args: &[&str]) -> i32 {
     let mut command: Command = lab.command(lab.python());
-    command.args(args).env("PYTHONPATH", std::path::Path::new(&script("")));
+    command.args(args).env("PYTHONPATH", script(""));
     lab.spawn("foreign", &mut command).id() as i32
 }
 

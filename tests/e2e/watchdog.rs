@@ -1,6 +1,6 @@
 //! The zombie watchdog: all ranks dead, the agent asleep on a lock that only they could open.
 
-use crate::harness::{Lab, kinds, script, seconds_between};
+use crate::harness::{Lab, kinds, script, seconds_between, tell};
 
 #[test]
 fn a_deadlock_on_zombies_is_found_and_ended() {
@@ -11,11 +11,11 @@ fn a_deadlock_on_zombies_is_found_and_ended() {
     assert_eq!(status["job"]["state"], "failed");
     assert_eq!(status["job"]["cause"]["kind"], "zombie_deadlock", "{:#}", status["job"]["cause"]);
     let events = job.events();
-    let died = events.iter().filter(|event| event["kind"] == "rank_exited").next_back().expect("a death");
+    let died = events.iter().rfind(|event| event["kind"] == "rank_exited").expect("a death");
     let alert = events.iter().find(|event| event["kind"] == "alert_raised").expect("an alarm");
     assert_eq!(alert["alert"]["kind"], "zombie_deadlock");
     let took = seconds_between(&died["at"], &alert["at"]);
-    crate::harness::tell(&format!("zombie deadlock found {took:.2} s after the last death"));
+    tell(&format!("zombie deadlock found {took:.2} s after the last death"));
     assert!(took >= 1.9, "not on a single look: {took}");
     assert!(events.iter().any(|event| event["kind"] == "job_state" && event["state"] == "zombie_deadlock"));
     let term = |event: &&serde_json::Value| {

@@ -66,11 +66,11 @@ pub struct PlanError {
 }
 
 impl PlanError {
-    pub(super) fn new(text: impl Into<String>) -> PlanError {
+    pub(in crate::domain) fn new(text: impl Into<String>) -> PlanError {
         PlanError { text: text.into(), hints: Vec::new() }
     }
 
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> PlanError {
+    pub(in crate::domain) fn hint(mut self, hint: impl Into<String>) -> PlanError {
         self.hints.push(hint.into());
         self
     }
@@ -255,7 +255,11 @@ impl Request {
         })
     }
 
-    fn nodes(&self) -> Result<(u32, u32), PlanError> {
+    /// The smallest and the largest number of nodes.
+    ///
+    /// # Errors
+    /// The value is neither a number from 1 nor a range of them.
+    pub fn nodes(&self) -> Result<(u32, u32), PlanError> {
         let Some(setting) = self.setting("nnodes") else { return Ok((1, 1)) };
         let read = |text: &str| {
             text.trim().parse::<u32>().map_err(|_| setting.wrong("is neither a number nor MIN:MAX"))

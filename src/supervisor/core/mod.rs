@@ -33,7 +33,7 @@ use crate::{
         health,
         id::ProcId,
         rank::{JobState, RankState},
-        sample::Kernel,
+        sample::{Kernel, Sighting},
         state::State,
         time::Stamp,
         watchdog::{self, Zombies},
@@ -103,8 +103,7 @@ impl Core {
         // The former supervisor may have died between telling of a rank and noting its files.
         let agent_pid = core.agent.map_or(0, |agent| agent.pid);
         out.effects.extend(state.ranks.iter().map(|rank| {
-            let sighting =
-                crate::domain::sample::Sighting { proc: rank.proc, agent_pid, place: rank.place.clone() };
+            let sighting = Sighting { proc: rank.proc, agent_pid, place: rank.place.clone() };
             Effect::KeepLogs { sighting, local_rank: rank.local_rank, attempt: rank.attempt }
         }));
         core.state = state;
@@ -204,6 +203,9 @@ impl Core {
     }
 
     fn next_deadline(&self, now: Stamp) -> Option<Stamp> {
+        if self.state.state.is_over() {
+            return None;
+        }
         if self.state.state.is_over() {
             return None;
         }

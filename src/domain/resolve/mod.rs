@@ -1,0 +1,367 @@
+//! Who writes where: from run mode, rank scope and topology to a W&B run, group and label for every rank.
+//!
+//! [`resolve`] is pure and total: the same facts give the same plan, on every node and after every restart. Ranks
+//! are told apart by their global number and the topology alone, so that neither `--virtual-local-rank`, which
+//! puts 0 into every `LOCAL_RANK`, nor a missing `GROUP_RANK` makes two ranks one.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::{launch::PlanError, sample::Place};
+
+mod check;
+mod decide;
+mod link;
+mod render;
+
+pub use decide::{Alternative, alternatives, resolve};
+pub use render::{render_json, render_text};
+
+/// Most ranks that a plan is made for.
+pub const MAX_RANKS: u32 = 100_000;
+/// Most clients in shared mode that W&B has tested at once.
+pub const TESTED_CLIENTS: usize = 300;
+
+/// How ranks and runs belong together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunMode {
+    /// One rank logs for all ranks in scope; a single rank joins its parent's run.
+    #[default]
+    Auto,
+    /// All ranks in scope write to one run.
+    Shared,
+    /// A run for each rank.
+    New,
+}
+
+impl RunMode {
+    /// All modes.
+    pub const ALL: [RunMode; 3] = [RunMode::Auto, RunMode::Shared, RunMode::New];
+
+    /// The word on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RunMode::Auto => "auto",
+            RunMode::Shared => "shared",
+            RunMode::New => "new",
+        }
+    }
+}
+
+impl fmt::Display for RunMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for RunMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RunMode, String> {
+        let found = RunMode::ALL.into_iter().find(|mode| mode.name() == text);
+        found.ok_or_else(|| "is none of auto, shared and new".into())
+    }
+}
+
+/// What a run mode is applied to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RankScope {
+    /// The whole job.
+    #[default]
+    Global,
+    /// Each node.
+    Worker,
+}
+
+impl RankScope {
+    /// All scopes.
+    pub const ALL: [RankScope; 2] = [RankScope::Global, RankScope::Worker];
+
+    /// The word on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RankScope::Global => "global",
+            RankScope::Worker => "worker",
+        }
+    }
+}
+
+impl fmt::Display for RankScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for RankScope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RankScope, String> {
+        let found = RankScope::ALL.into_iter().find(|scope| scope.name() == text);
+        found.ok_or_else(|| "is neither global nor worker".into())
+    }
+}
+
+/// A value, and the flag or variable that it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The value.
+    pub value: String,
+    /// `--wandb-run-id` or `WANDB_RUN_ID`.
+    pub from: String,
+}
+
+impl Given {
+    /// A value from a flag or variable.
+    pub fn new(from: impl Into<String>, value: impl Into<String>) -> Given {
+        Given { value: value.into(), from: from.into() }
+    }
+
+    /// Whether it was typed, and not found in the environment.
+    pub fn is_typed(&self) -> bool {
+        self.from.starts_with("--")
+    }
+
+    /// The error that says why this value cannot be used.
+    pub fn wrong(&self, why: impl fmt::Display) -> PlanError {
+        PlanError::new(format!("{self}: {why}"))
+    }
+}
+
+impl fmt::Display for Given {
+    /// As it was typed or exported; what would move the cursor is escaped.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let equals = if self.is_typed() { ' ' } else { '=' };
+        write!(f, "{}{equals}", self.from)?;
+        self.value.chars().try_for_each(|c| match c {
+            c if c.is_control() => write!(f, "{}", c.escape_debug()),
+            c => write!(f, "{c}"),
+        })
+    }
+}
+
+/// Nodes and the ranks on them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Ranks of each node, in the order of `GROUP_RANK`.
+    pub ranks_per_node: Vec<u32>,
+    /// Smallest and largest number of nodes of an elastic job, which the plan takes one number of.
+    pub range: Option<(u32, u32)>,
+}
+
+impl Topology {
+    /// As many ranks on each node.
+    ///
+    /// # Errors
+    /// There is no rank, or there are more than [`MAX_RANKS`].
+    pub fn equal(nodes: u32, ranks: u32) -> Result<Topology, PlanError> {
+        if u64::from(nodes) * u64::from(ranks.max(1)) > u64::from(MAX_RANKS) {
+            return Err(too_many());
+        }
+        let topology = Topology { ranks_per_node: vec![ranks; nodes as usize], range: None };
+        topology.check()?;
+        Ok(topology)
+    }
+
+    /// Number of nodes.
+    pub fn nodes(&self) -> u32 {
+        self.ranks_per_node.len() as u32
+    }
+
+    /// Number of ranks.
+    pub fn world_size(&self) -> u64 {
+        self.ranks_per_node.iter().map(|&ranks| u64::from(ranks)).sum()
+    }
+
+    fn check(&self) -> Result<(), PlanError> {
+        if self.ranks_per_node.is_empty() {
+            return Err(PlanError::new("at least one node is needed"));
+        }
+        if let Some(node) = self.ranks_per_node.iter().position(|&ranks| ranks == 0) {
+            return Err(PlanError::new(format!("node {node} has no rank; at least one is needed")));
+        }
+        if self.world_size() > u64::from(MAX_RANKS) {
+            return Err(too_many());
+        }
+        match self.range {
+            Some((min, max)) if !(min..=max).contains(&self.nodes()) => Err(PlanError::new(format!(
+                "a plan for {} is not within {min}:{max} nodes",
+                render::count(self.nodes() as usize, "node")
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn too_many() -> PlanError {
+    PlanError::new(format!("the job has more than {MAX_RANKS} ranks, which is more than a plan takes"))
+}
+
+/// What the ids of runs begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Given as it is.
+    Whole(Given),
+    /// `{run}-{action}`. Without a run the action stands for both; without an action it is the root one, `a0`.
+    Names {
+        /// Name of the run.
+        run: Option<Given>,
+        /// Name of the action.
+        action: Option<Given>,
+    },
+}
+
+/// A group that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// The base.
+    Base(
+        /// `--wandb-group`, without a value.
+        String,
+    ),
+    /// By name.
+    Named(Given),
+}
+
+/// All that a plan follows from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// How ranks and runs belong together.
+    pub run_mode: RunMode,
+    /// What that is applied to.
+    pub rank_scope: RankScope,
+    /// Nodes and ranks.
+    pub topology: Topology,
+    /// What the ids begin with, if `run_id` does not say.
+    pub base: Base,
+    /// The run of the job that started this one.
+    pub parent_run: Option<Given>,
+    /// An id that was asked for: with one rank the run's, else the base.
+    pub run_id: Option<Given>,
+    /// The group that was asked for.
+    pub group: Option<Group>,
+    /// Display name of the runs.
+    pub name: Option<Given>,
+    /// Tags of the runs.
+    pub tags: Vec<Given>,
+    /// W&B project.
+    pub project: Option<Given>,
+    /// W&B entity: a user or team.
+    pub entity: Option<Given>,
+    /// Address of the W&B server's API.
+    pub base_url: Option<Given>,
+    /// Address of its pages, where that does not follow from `base_url`.
+    pub app_url: Option<Given>,
+}
+
+/// What each rank does, and the runs and groups that follow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// What the ids begin with.
+    pub base: String,
+    /// How ranks and runs belong together.
+    pub run_mode: RunMode,
+    /// What that is applied to.
+    pub rank_scope: RankScope,
+    /// Whether there is more than one rank.
+    pub distributed: bool,
+    /// The runs, in the order of their first ranks.
+    pub runs: Vec<Run>,
+    /// The groups, in the order of their first runs.
+    pub groups: Vec<RunGroup>,
+    /// The ranks, by number.
+    pub ranks: Vec<Rank>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Why links are unknown, where they are.
+    #[serde(skip)]
+    pub no_links: Option<String>,
+}
+
+/// A run that at least one rank writes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Run {
+    /// Its id.
+    pub id: String,
+    /// Its group.
+    pub group: Option<String>,
+    /// Whether it is written in W&B's shared mode.
+    pub shared: bool,
+    /// The ranks that write to it.
+    pub ranks: Vec<u32>,
+    /// Of a shared run, the rank that writes its config and finishes it; `None` when the parent job does.
+    pub primary_rank: Option<u32>,
+    /// Its page; `None` when that cannot be known.
+    pub link: Option<String>,
+}
+
+/// A group of runs; in JSON its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunGroup {
+    /// Its name.
+    pub name: String,
+    /// Its page; `None` when that cannot be known.
+    pub link: Option<String>,
+}
+
+impl Serialize for RunGroup {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.name)
+    }
+}
+
+/// What one rank does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rank {
+    /// Its number in the job.
+    pub rank: u32,
+    /// Its number on its node; not what `--virtual-local-rank` puts into `LOCAL_RANK`.
+    pub local_rank: u32,
+    /// The number of its node.
+    pub worker_index: u32,
+    /// Whether what it logs is sent.
+    pub logs: bool,
+    /// The run that it goes to.
+    pub run_id: Option<String>,
+    /// The group of that run.
+    pub group: Option<String>,
+    /// Whether that run is written in W&B's shared mode.
+    pub shared: bool,
+    /// Of a shared run, whether this rank writes its config and finishes it.
+    pub primary: Option<bool>,
+    /// What tells this rank from others of a shared run.
+    pub label: Option<String>,
+    /// Why all this: clauses.
+    pub reason: String,
+}
+
+impl Plan {
+    /// The rank that a process is, by its global number; `None` when that is unknown or the plan is for another
+    /// number of ranks.
+    pub fn seat(&self, place: &Place) -> Option<&Rank> {
+        if place.world_size.is_some_and(|ranks| ranks as usize != self.ranks.len()) {
+            return None;
+        }
+        self.ranks.get(place.rank? as usize)
+    }
+
+    /// The run that a rank writes to.
+    pub fn run_of(&self, rank: &Rank) -> Option<&Run> {
+        let id = rank.run_id.as_ref()?;
+        self.runs.iter().find(|run| &run.id == id)
+    }
+
+    /// `8 runs, 2 groups`.
+    pub fn counts(&self) -> String {
+        let groups = match self.groups.len() {
+            0 => "no group".into(),
+            groups => render::count(groups, "group"),
+        };
+        format!("{}, {groups}", render::count(self.runs.len(), "run"))
+    }
+}
+
+#[cfg(test)]
+mod tests;
