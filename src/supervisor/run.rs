@@ -161,8 +161,9 @@ impl Supervisor {
         for rank in gone {
             self.core.handle(now, Input::Died { proc: rank.proc, exit: None }, &mut out);
         }
+        // What the agent wrote is read with the effects: all that it writes about must be known by then.
+        self.feed_missed(&mut out);
         self.carry_out(out);
-        self.catch_up();
         if let Some(finder) = &mut self.finder {
             lives.into_iter().for_each(|rank| finder.follow(rank));
         }
@@ -176,13 +177,18 @@ impl Supervisor {
 
     /// Tells of ranks that came and went between two looks, or while no supervisor ran.
     fn catch_up(&mut self) {
-        let (now, mut out) = (self.clock.now(), Out::default());
+        let mut out = Out::default();
+        self.feed_missed(&mut out);
+        self.carry_out(out);
+    }
+
+    fn feed_missed(&mut self, out: &mut Out) {
+        let now = self.clock.now();
         for rank in self.missed_ranks() {
             let proc = rank.proc;
-            self.core.handle(now, Input::Seen(rank), &mut out);
-            self.core.handle(now, Input::Died { proc, exit: None }, &mut out);
+            self.core.handle(now, Input::Seen(rank), out);
+            self.core.handle(now, Input::Died { proc, exit: None }, out);
         }
-        self.carry_out(out);
     }
 
     /// Ranks that the shim noted and nobody saw. Those of function mode leave no trace.

@@ -92,7 +92,7 @@ fn jobs_that_are_not_there_are_exit_code_3() {
     }
     refused(&lab, lab.elastictop().args(["signal", "TERM", "nobody"]), 3, "there is no job \"nobody\"");
     refused(&lab, lab.elastictop().arg("status"), 3, "there is no job yet");
-    refused(&lab, lab.elastictop().args(["status", "--pid", "1"]), 3, "process 1");
+    refused(&lab, lab.elastictop().args(["status", "--pid", "2147483647"]), 3, "process 2147483647");
 }
 
 #[test]

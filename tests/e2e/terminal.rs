@@ -168,9 +168,7 @@ fn keys_restart_signal_and_stop() {
     let before = living(&job.status());
     terminal.wait_for(&before[0].to_string());
     terminal.press("R");
-    wait_until("the dialog asks", PATIENCE, || {
-        terminal.text().to_lowercase().contains("restart").then_some(())
-    });
+    terminal.wait_for("end and start anew");
     terminal.press("y");
     wait_until("a new group", PATIENCE, || (job.events_of("restart").len() == 1).then_some(()));
     let after = living(&job.wait_for_ranks(2));
@@ -178,7 +176,7 @@ fn keys_restart_signal_and_stop() {
     terminal.wait_for(&after[0].to_string());
 
     terminal.press("Q");
-    terminal.wait_for("Type 2 and Enter to confirm");
+    terminal.wait_for("Type 2");
     assert_eq!(living(&job.status()), after, "nothing is ended before the answer");
     terminal.press("2\r");
     wait_until("the job is over", PATIENCE, || is_over(&job.status()["job"]["state"]).then_some(()));
