@@ -44,7 +44,7 @@ impl Supervisor {
         }
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         for rank in self.core.state().ranks.iter().map(|rank| rank.proc.pid).collect::<Vec<_>>() {
             self.logbook.close_rank(rank);
         }
