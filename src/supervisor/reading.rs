@@ -125,7 +125,8 @@ pub fn ranks_on_disk(dir: &JobDir) -> Vec<Sighting> {
         .filter_map(|folder| told_by_shim(&folder.path()))
         .map(|shim| Sighting { proc: shim.proc(), agent_pid: shim.agent_pid, place: shim.place })
         .collect();
-    ranks.sort_by_key(|rank| rank.proc.start);
+    // Two groups can start within one tick of the kernel's clock.
+    ranks.sort_by_key(|rank| (rank.proc.start, rank.place.restart_count, rank.proc.pid));
     ranks
 }
 

@@ -168,9 +168,11 @@ impl Supervisor {
             lives.into_iter().for_each(|rank| finder.follow(rank));
         }
         // Whoever asked for this supervisor shall see how things are, not how they were.
-        if let Some(agent) =
-            self.manifest.agent.filter(|agent| proc::identify(root, agent.pid) != Some(*agent))
-        {
+        // A zombie whose new parent has not collected it is as dead as one that is gone.
+        let is_dead = |agent: &ProcId| {
+            proc::identify(root, agent.pid) != Some(*agent) || proc::exit_of_zombie(root, *agent).is_some()
+        };
+        if let Some(agent) = self.manifest.agent.filter(is_dead) {
             self.process_died(agent, None);
         }
     }
