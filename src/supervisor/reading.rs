@@ -112,7 +112,9 @@ pub fn keep_logs(dir: &JobDir, sighting: &Sighting) -> [Option<PathBuf>; 2] {
         let Some(path) = seen else { return told };
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         // Another file system: the file is held open while the rank lives, and lost with its folder after that.
-        if made.is_ok() && fs::hard_link(&path, &link).is_ok() { Some(link) } else { Some(path) }
+        let linked = made.is_ok() && fs::hard_link(&path, &link).is_ok();
+        // The shim may have been faster by a moment: the same file must not be known by two names.
+        if linked || link.is_file() { Some(link) } else { Some(path) }
     };
     let (told_out, told_err) = told.map_or((None, None), |shim| (shim.out, shim.err));
     [keep("stdout.log", out, told_out), keep("stderr.log", err, told_err)]

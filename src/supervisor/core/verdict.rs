@@ -91,9 +91,8 @@ impl Core {
         let failed =
             self.crew.values().any(Member::failed) && (!self.teardown_seen || self.ledger.best().is_some());
         if any_alive && (failed || self.teardown_seen) {
-            let ends = failed || self.agent_was_told_to_end;
-            let leaving = if ends { JobState::TearingDown } else { JobState::MembershipChange };
-            return (leaving, self.force_at());
+            // Whether for a failure or for a membership change shows when all are gone, and not always before.
+            return (JobState::TearingDown, self.force_at());
         }
         if failed {
             let spent = self.state.job.as_ref().and_then(|job| job.max_restarts);
@@ -232,8 +231,9 @@ impl Core {
         let all_well = !self.crew.is_empty()
             && self.crew.values().all(|member| member.exit.is_some_and(Exit::is_success));
         let state = match self.agent_exit {
-            Some(exit) if exit.is_success() => JobState::Done,
+            // Also when all ranks took the SIGTERM for a good end.
             _ if stopped => JobState::Stopped,
+            Some(exit) if exit.is_success() => JobState::Done,
             None if all_well || self.is_blind() => JobState::Done,
             _ => JobState::Failed,
         };
