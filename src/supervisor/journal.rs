@@ -118,6 +118,11 @@ impl Journal {
         }
     }
 
+    /// Waits until the events so far are on disk.
+    pub fn flush(&self) {
+        self.appender.flush();
+    }
+
     /// How the writing goes.
     pub fn health(&self) -> Health {
         self.appender.health()

@@ -146,6 +146,8 @@ impl Supervisor {
             supervisor.watch(agent);
         }
         supervisor.carry_out(out);
+        // Who is told that the supervisor is ready may read the journal next.
+        supervisor.journal.flush();
         Ok(supervisor)
     }
 
@@ -175,6 +177,7 @@ impl Supervisor {
         if let Some(agent) = self.manifest.agent.filter(is_dead) {
             self.process_died(agent, None);
         }
+        self.journal.flush();
     }
 
     /// Tells of ranks that came and went between two looks, or while no supervisor ran.

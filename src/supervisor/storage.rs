@@ -33,10 +33,17 @@ pub struct Health {
 /// Appends whole lines to one file, on a thread of its own.
 #[derive(Debug)]
 pub struct Appender {
-    queue: Option<SyncSender<Vec<u8>>>,
+    queue: Option<SyncSender<Item>>,
     thread: Option<JoinHandle<()>>,
     health: watch::Receiver<Health>,
     overflow: u64,
+}
+
+/// What the writing thread is handed.
+enum Item {
+    Record(Vec<u8>),
+    /// Tells when all before it was written, or refused by the disk.
+    Mark(SyncSender<()>),
 }
 
 /// Opens a file of lines: gives its whole lines to `line`, cuts off a torn last one, and says how many bytes that
@@ -77,8 +84,19 @@ impl Appender {
     pub fn append(&mut self, mut record: Vec<u8>) {
         record.push(b'\n');
         let Some(queue) = &self.queue else { return };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(record) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            queue.try_send(Item::Record(record))
+        {
             self.overflow += 1;
+        }
+    }
+
+    /// Waits until what was appended is written, but not for longer than a healthy disk needs.
+    pub fn flush(&self) {
+        let (mark, written) = sync_channel(1);
+        if self.queue.as_ref().is_some_and(|queue| queue.try_send(Item::Mark(mark)).is_ok()) {
+            // A disk that takes longer is told by `health`.
+            let _ = written.recv_timeout(RETRY);
         }
     }
 
@@ -132,18 +150,18 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, records: &Receiver<Vec<u8>>) {
+    fn run(mut self, items: &Receiver<Item>) {
         loop {
             let next = if self.waiting.is_empty() {
-                records.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                items.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
-                records.recv_timeout(RETRY)
+                items.recv_timeout(RETRY)
             };
             match next {
-                Ok(record) => {
-                    self.push(record);
-                    while let Ok(record) = records.try_recv() {
-                        self.push(record);
+                Ok(item) => {
+                    self.take(item);
+                    while let Ok(item) = items.try_recv() {
+                        self.take(item);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -154,6 +172,17 @@ impl Writer {
                 }
             }
             self.write_waiting();
+        }
+    }
+
+    fn take(&mut self, item: Item) {
+        match item {
+            Item::Record(record) => self.push(record),
+            Item::Mark(mark) => {
+                self.write_waiting();
+                // Whoever asked may have given up.
+                let _ = mark.try_send(());
+            }
         }
     }
 

@@ -57,21 +57,51 @@ fn shown(job: &Job, rank: u32) -> Vec<String> {
     text.lines().map(|line| line.split_once(" | ").expect("a tagged line").1.to_owned()).collect()
 }
 
+/// Counts until a file exists.
+const COUNT: &str =
+    "i=0; while [ ! -e end ] && [ $i -lt 100000 ]; do echo $RANK:$i; i=$((i+1)); sleep 0.005; done";
+
 #[test]
 fn no_line_is_lost_or_doubled_and_history_goes_on() {
     let lab = Lab::new();
-    let line =
-        "i=0; while [ ! -e end ] && [ $i -lt 100000 ]; do echo $RANK:$i; i=$((i+1)); sleep 0.005; done";
-    let job = start(&lab, &[], line);
+    survives_its_supervisors(&lab, &start(&lab, &[], COUNT));
+}
+
+#[test]
+fn no_line_of_torchruns_ranks_is_lost_or_doubled() {
+    let Some(lab) = Lab::with_torch() else { return };
+    let job = lab.start("job", &["--nproc-per-node", "2", "--no-python", "sh", "-c", COUNT]);
+    survives_its_supervisors(&lab, &job);
+}
+
+#[test]
+fn torchrun_restarts_a_rank_under_the_new_supervisor() {
+    let Some(lab) = Lab::with_torch() else { return };
+    let job = lab.start("job", &["--nproc-per-node", "2", "--no-python", "sh", "-c", "exec sleep 1000"]);
+    let before = living(&job.wait_for_ranks(2));
+    kill_supervisor(&job);
+    assert_eq!(living(&job.status()), before);
+    kill(before[1], Signal::KILL);
+    job.wait_for_event("restart", 1);
+    let status = job.wait_for_ranks(2);
+    assert_eq!((&status["job"]["restarts"], &status["job"]["attempt"]), (&json!(1), &json!(1)));
+    assert_eq!(status["job"]["cause"]["rank"], 1, "{:#}", status["job"]["cause"]);
+    assert!(living(&status).iter().all(|pid| !before.contains(pid)));
+    assert_eq!(job.stop().trim(), "the job was stopped");
+    job.wait_until_nothing_is_left();
+}
+
+/// Kills one supervisor after the other of a job whose ranks run [`COUNT`].
+fn survives_its_supervisors(lab: &Lab, job: &Job) {
     job.wait_for_ranks(2);
     // At moments that lie differently between two looks of the supervisor.
     for (round, more) in [1, 37, 90, 203].into_iter().enumerate() {
-        let before = written(&job, 0).len();
-        wait_until("more lines", PATIENCE, || (written(&job, 0).len() >= before + more).then_some(()));
-        kill_supervisor(&job);
-        let before = written(&job, 1).len();
+        let before = written(job, 0).len();
+        wait_until("more lines", PATIENCE, || (written(job, 0).len() >= before + more).then_some(()));
+        kill_supervisor(job);
+        let before = written(job, 1).len();
         wait_until("the job goes on without it", PATIENCE, || {
-            (written(&job, 1).len() > before + 5).then_some(())
+            (written(job, 1).len() > before + 5).then_some(())
         });
         let status = job.status();
         assert_eq!(status["job"]["state"], "running");
@@ -84,9 +114,9 @@ fn no_line_is_lost_or_doubled_and_history_goes_on() {
     assert_eq!(status["job"]["exit_code"], Value::Null, "nobody saw the agent's");
     assert_eq!(status["job"]["attempt"], 0);
     for rank in 0..2 {
-        let written = written(&job, rank);
+        let written = written(job, rank);
         assert!(written.len() > 331);
-        assert_eq!(shown(&job, rank), written, "rank {rank}");
+        assert_eq!(shown(job, rank), written, "rank {rank}");
     }
     let events = job.events();
     let numbers: Vec<_> = events.iter().map(|event| event["seq"].clone()).collect();
