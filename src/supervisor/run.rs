@@ -1,15 +1,17 @@
 //! The loop: inputs from processes, files and viewers go into the core one by one; what comes out is carried out.
 
 mod closing;
+mod deaths;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fs,
     os::{
         fd::OwnedFd,
         unix::fs::{MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    child::{self, Spec},
+    child::Spec,
     clock::Clock,
     core::{Asker, Core, Effect, Input, Out},
     desk,
@@ -82,7 +84,8 @@ pub struct Supervisor {
     listener: UnixListener,
     beat: BeatSocket,
     finder: Option<Finder>,
-    deaths: JoinSet<(ProcId, Option<OwnedFd>)>,
+    deaths: JoinSet<ProcId>,
+    pidfds: HashMap<ProcId, Arc<OwnedFd>>,
     children: Signal,
     last_sample: Stamp,
     asked_for_logs: Option<Instant>,
@@ -134,6 +137,7 @@ impl Supervisor {
             beat,
             finder: None,
             deaths: JoinSet::new(),
+            pidfds: HashMap::new(),
             children,
             last_sample: Stamp(0),
             asked_for_logs: None,
@@ -175,7 +179,7 @@ impl Supervisor {
             proc::identify(root, agent.pid) != Some(*agent) || proc::exit_of_zombie(root, *agent).is_some()
         };
         if let Some(agent) = self.manifest.agent.filter(is_dead) {
-            self.process_died(agent, None);
+            self.process_died(agent);
         }
         self.journal.flush();
     }
@@ -228,8 +232,8 @@ impl Supervisor {
             tokio::select! {
                 _ = self.children.recv() => self.reap(),
                 Some(died) = self.deaths.join_next(), if !self.deaths.is_empty() => {
-                    if let Ok((proc, pidfd)) = died {
-                        self.process_died(proc, pidfd.as_ref());
+                    if let Ok(proc) = died {
+                        self.process_died(proc);
                     }
                 }
                 Ok(message) = self.beat.next() => self.rank_said(message),
@@ -367,72 +371,6 @@ impl Supervisor {
         self.finder = Some(Finder::new(proc::ROOT, agent));
     }
 
-    fn watch(&mut self, proc: ProcId) {
-        match kill::open_pidfd(proc) {
-            Ok(pidfd) => {
-                self.deaths.spawn(async move {
-                    // Without a descriptor to watch, the next look finds the death.
-                    let _ = kill::exited(&pidfd).await;
-                    (proc, Some(pidfd))
-                });
-            }
-            Err(error) if proc::is_gone(&error) => {
-                self.deaths.spawn(async move { (proc, None) });
-            }
-            Err(error) => tracing::warn!(%error, pid = proc.pid, "cannot watch a process"),
-        }
-    }
-
-    fn process_died(&mut self, proc: ProcId, pidfd: Option<&OwnedFd>) {
-        self.hear_ranks();
-        if Some(proc) == self.manifest.agent {
-            // A child's exit comes by `reap`; an adopted agent's was nobody's to see.
-            self.reap();
-            self.catch_up();
-            self.read_logs();
-            // Its end may have been told by `reap` already, and a new agent been started.
-            self.handle(Input::AgentGone { proc, exit: None });
-            return;
-        }
-        let exit = proc::exit_of_zombie(Path::new(proc::ROOT), proc);
-        let exit = exit.or_else(|| kill::exit_of_reaped(pidfd?));
-        self.rank_died(proc, exit);
-    }
-
-    fn rank_died(&mut self, proc: ProcId, exit: Option<crate::domain::exit::Exit>) {
-        // Why the agent ended it, if it did, was written before.
-        self.read_logs();
-        self.count_oom_kills();
-        self.handle(Input::Died { proc, exit });
-    }
-
-    /// Takes what ranks said before something else is concluded without it.
-    fn hear_ranks(&mut self) {
-        while let Some(message) = self.beat.try_next() {
-            self.rank_said(message);
-        }
-    }
-
-    fn reap(&mut self) {
-        self.hear_ranks();
-        while let Some((pid, exit)) = child::reap() {
-            match self.manifest.agent.filter(|agent| agent.pid == pid) {
-                Some(proc) => {
-                    self.catch_up();
-                    self.read_logs();
-                    self.handle(Input::AgentGone { proc, exit: Some(exit) });
-                }
-                // An orphaned rank that was handed to this process.
-                None => {
-                    if let Some(rank) = self.core.state().ranks.iter().find(|rank| rank.proc.pid == pid) {
-                        let proc = rank.proc;
-                        self.rank_died(proc, Some(exit));
-                    }
-                }
-            }
-        }
-    }
-
     fn look(&mut self) -> bool {
         let more = self.read_logs();
         let now = self.clock.now();
@@ -503,8 +441,9 @@ impl Supervisor {
                         finder.follow(sighting.clone());
                     }
                     if self.core.starts_group(&sighting) {
-                        // The last chance to hear why the group before it ended.
+                        // The last chance to learn how and why the group before it ended.
                         self.read_logs();
+                        self.collect_deaths();
                     }
                     self.handle(Input::Seen(sighting));
                 }
