@@ -58,7 +58,7 @@ pub fn attach(args: &AttachArgs, screen: &ScreenArgs) -> Result<u8> {
     let options = screen.options()?;
     let target = Target::find(args.job.as_deref(), args.pid)?;
     if args.plain || !screen::is_possible() {
-        return block_on(plain::follow(&target, false));
+        return block_on(plain::follow(&target, false, false));
     }
     block_on(screen::watch(&target, &options))
 }

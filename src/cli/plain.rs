@@ -30,9 +30,11 @@ const TRIES: u32 = 20;
 
 /// Follows a job until it is over, and gives its exit code. `quiet` prints the end alone.
 ///
+/// Ctrl-C and SIGTERM stop the job for its `owner`, who started it here; anybody else just leaves.
+///
 /// # Errors
 /// The supervisor is lost and cannot be replaced.
-pub async fn follow(target: &Target, quiet: bool) -> Result<u8> {
+pub async fn follow(target: &Target, quiet: bool, owner: bool) -> Result<u8> {
     let told = |error| Error::environment(format!("cannot listen for signals: {error}"));
     let mut int = signal(SignalKind::interrupt()).map_err(told)?;
     let mut term = signal(SignalKind::terminate()).map_err(told)?;
@@ -65,8 +67,8 @@ pub async fn follow(target: &Target, quiet: bool) -> Result<u8> {
                     Some(ToViewer::Bye { .. }) | None => break,
                     Some(_) => {}
                 },
-                _ = int.recv() => ask_to_stop(&link.outgoing, &mut asked).await,
-                _ = term.recv() => ask_to_stop(&link.outgoing, &mut asked).await,
+                _ = int.recv() => if owner { ask_to_stop(&link.outgoing, &mut asked).await } else { return Ok(leave()) },
+                _ = term.recv() => if owner { ask_to_stop(&link.outgoing, &mut asked).await } else { return Ok(leave()) },
             }
         }
         if printer.state.state.is_over() {
@@ -75,6 +77,12 @@ pub async fn follow(target: &Target, quiet: bool) -> Result<u8> {
             return Ok(exit_code(&printer.state));
         }
     }
+}
+
+/// Who only came to look leaves the job alone.
+fn leave() -> u8 {
+    eprintln!("left; the job goes on");
+    0
 }
 
 /// Ctrl-C ends the job as torchrun's would; a second one does not wait.

@@ -29,6 +29,9 @@ const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 /// Pause between two tries to reach it.
 const AGAIN: Duration = Duration::from_millis(20);
 
+/// How long a supervisor may take to say hello; a healthy one takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A job that was found.
 #[derive(Clone, Debug)]
 pub enum Target {
@@ -115,8 +118,7 @@ async fn link_own(roots: &Roots, id: &JobId, adopt: bool) -> Result<Link> {
 
 /// Who this viewer is, for the timeline: `user on /dev/pts/3`.
 pub fn viewer_name() -> String {
-    let user =
-        std::env::var("USER").unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
+    let user = scan::user_of(rustix::process::getuid().as_raw());
     let tty = std::fs::read_link(Path::new("/proc/self/fd/0")).ok();
     match tty.filter(|tty| tty.starts_with("/dev/pts") || tty.starts_with("/dev/tty")) {
         Some(tty) => format!("{user} on {}", tty.display()),
@@ -143,6 +145,15 @@ pub async fn greet(link: &mut Link, watch: bool) -> Result<State> {
 /// # Errors
 /// The other side refuses or leaves.
 pub async fn greet_and_ask(link: &mut Link, watch: bool) -> Result<(State, Option<String>)> {
+    tokio::time::timeout(PATIENCE, greet_for_ever(link, watch)).await.unwrap_or_else(|_| {
+        let seconds = PATIENCE.as_secs();
+        Err(Error::environment(format!("the job's supervisor does not answer within {seconds} s"))
+            .hint("it may be stopped: pgrep -af __supervise finds it, kill -CONT PID wakes it")
+            .hint("kill -9 PID ends it: the job goes on, and elastictop attach takes it over"))
+    })
+}
+
+async fn greet_for_ever(link: &mut Link, watch: bool) -> Result<(State, Option<String>)> {
     let mut why = None;
     let lost = || Error::environment("the supervisor left without an answer");
     link.outgoing.send(hello(watch)).await.map_err(|_| lost())?;

@@ -24,6 +24,7 @@ use crate::{
     supervisor::{
         aside::{self, Observer},
         clock, detach, journal,
+        logbook::Logbook,
         place::{Manifest, Roots},
     },
     wire::message::{ToSupervisor, ToViewer},
@@ -108,12 +109,14 @@ pub fn status(args: &StatusArgs) -> Result<u8> {
 fn describe(state: &State, now: Stamp) -> String {
     let job = state.job.as_ref();
     let mut text = format!(
-        "{}  {}  attempt {}  restarts {}  up {}\n",
+        "{}  {}  attempt {}  restarts {}  {} {}{}\n",
         job.map_or("?", |job| &job.id.0),
         telling::job_state(state.state),
         state.attempt(),
         telling::spent(state.restarts, job.and_then(|job| job.max_restarts)),
+        if state.ended_at.is_some() { "ran" } else { "up" },
         state.started_at.map_or("n/a".into(), |at| human(state.ended_at.unwrap_or(now).since(at))),
+        state.exit_code.map(|code| format!("  exit code {code}")).unwrap_or_default(),
     );
     for alert in &state.alerts {
         text += &format!("! {} (since {})\n", alert.text, human(now.since(alert.since)));
@@ -192,22 +195,16 @@ pub fn logs(args: &LogsArgs) -> Result<u8> {
     };
     let mut from = 0;
     let mut kept = Vec::new();
-    loop {
-        let page = book.answer(&LogQuery::Page {
-            filter: filter.clone(),
-            anchor: Anchor::From(from),
-            max: MAX_PAGE,
-        });
+    if let Some(most) = args.lines {
+        (kept, from) = last_lines(&book, &filter, most, wanted);
+    }
+    while args.lines.is_none() {
+        let query = LogQuery::Page { filter: filter.clone(), anchor: Anchor::From(from), max: MAX_PAGE };
+        let page = book.answer(&query);
         let Some(last) = page.lines.last() else { break };
         from = last.n + 1;
-        let lines = page.lines.into_iter().filter(wanted);
-        match args.lines {
-            Some(most) => {
-                kept.extend(lines);
-                kept.drain(..kept.len().saturating_sub(most));
-            }
-            None if !print(&lines.map(|line| tagged(&line)).collect::<String>()) => return Ok(0),
-            None => {}
+        if !print(&page.lines.iter().filter(|line| wanted(line)).map(tagged).collect::<String>()) {
+            return Ok(0);
         }
     }
     if !print(&kept.iter().map(tagged).collect::<String>()) || !args.follow || manifest.ended {
@@ -216,6 +213,25 @@ pub fn logs(args: &LogsArgs) -> Result<u8> {
     let target = Target::Own { roots, manifest: Box::new(manifest) };
     block_on(follow_logs(&target, &filter, from, wanted))?;
     Ok(0)
+}
+
+/// The last lines that are wanted, oldest first, and the number of the line that comes next.
+fn last_lines(
+    book: &Logbook,
+    filter: &LogFilter,
+    most: usize,
+    wanted: impl Fn(&LogLine) -> bool,
+) -> (Vec<LogLine>, u64) {
+    let (mut kept, mut anchor, mut next) = (Vec::new(), Anchor::Tail, None);
+    while kept.len() < most {
+        let page = book.answer(&LogQuery::Page { filter: filter.clone(), anchor, max: MAX_PAGE });
+        next.get_or_insert(page.end);
+        let Some(first) = page.lines.first() else { break };
+        anchor = Anchor::Before(first.n);
+        kept.extend(page.lines.into_iter().rev().filter(&wanted).take(most - kept.len()));
+    }
+    kept.reverse();
+    (kept, next.unwrap_or_default())
 }
 
 async fn follow_logs(

@@ -90,7 +90,7 @@ pub fn start(
             Ok(0)
         }
         Watch::Screen => block_on(screen::watch(&target, &options)),
-        Watch::Plain | Watch::Quiet => block_on(plain::follow(&target, watch == Watch::Quiet)),
+        Watch::Plain | Watch::Quiet => block_on(plain::follow(&target, watch == Watch::Quiet, true)),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::domain::{
     exit::Exit,
     id::ProcId,
     sample::{Kernel, Place},
+    time::Stamp,
     tree::{EnvFacts, ProcFacts},
 };
 
@@ -358,6 +359,13 @@ pub fn wchan(proc_root: &Path, pid: i32) -> Option<String> {
     let bytes = read_up_to(&process_dir(proc_root, pid).join("wchan"), 128).ok()?;
     let name = String::from_utf8_lossy(&bytes).trim().to_owned();
     (!name.is_empty() && name != "0").then_some(name)
+}
+
+/// When a process was started: boot time plus its start in clock ticks. Good to about a second.
+pub fn started_at(proc: ProcId) -> Option<Stamp> {
+    let boot_ms = procfs::boot_time_secs().ok()?.checked_mul(1000)?;
+    let since_boot_ms = proc.start.checked_mul(1000)? / procfs::ticks_per_second();
+    Some(Stamp(boot_ms + since_boot_ms))
 }
 
 /// The working directory of a process. `None` when it may not be seen.

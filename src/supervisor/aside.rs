@@ -61,7 +61,10 @@ impl Observer {
         let mut out = Out::default();
         let stale_store =
             found.use_agent_store == Some(true) && found.max_restarts.is_some_and(|max| max > 0);
-        let core = Core::observe(clock.now(), describe(found), found.agent, stale_store, &mut out);
+        let now = clock.now();
+        let first = found.agent.or_else(|| found.ranks.first().map(|rank| rank.proc));
+        let began = first.and_then(proc::started_at).map_or(now, |at| at.min(now));
+        let core = Core::observe((began, now), describe(found), found.agent, stale_store, &mut out);
         let mut observer = Observer { core, finder, logbook: Logbook::in_memory(), clock };
         observer.look();
         observer
@@ -85,7 +88,12 @@ impl Observer {
         for rank in look.ranks.iter().filter(|rank| rank.fresh) {
             let (out, err) = proc::log_paths(Path::new(ROOT), rank.sighting.proc.pid);
             let local_rank = rank.sighting.place.slot().unwrap_or(0);
-            reading::add_rank(&mut self.logbook, [out, err], &rank.sighting, local_rank, 0);
+            // Without redirection all ranks write where the agent does: nobody can tell whose line it is.
+            let shared = proc::log_paths(Path::new(ROOT), self.finder.agent().pid);
+            let shared = [shared.0, shared.1];
+            let own = [out, err].map(|path| path.filter(|path| !shared.contains(&Some(path.clone()))));
+            reading::add_rank(&mut self.logbook, own, &rank.sighting, local_rank, 0);
+            shared.into_iter().flatten().for_each(|path| reading::add_shared(&mut self.logbook, path));
         }
         inputs.push(Input::Looked { look, sample: true });
         if let Some(agent) = self.core.state().agent.as_ref().filter(|agent| agent_gone && agent.alive) {

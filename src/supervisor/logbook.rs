@@ -368,10 +368,11 @@ impl Logbook {
     fn forwards(&self, filter: &LogFilter, from: u64, mut each: impl FnMut(LogLine) -> bool) {
         let first = self.pieces.partition_point(|piece| piece.first_line + u64::from(piece.lines) <= from);
         for piece in self.pieces.iter().skip(first) {
-            for line in self.lines_of(piece, filter) {
-                if line.n >= from && !each(line) {
-                    return;
-                }
+            let bytes = self.bytes_of(piece, filter);
+            let skip = from.saturating_sub(piece.first_line) as usize;
+            let mut lines = bytes.iter().flat_map(|bytes| split(bytes)).zip(piece.first_line..).skip(skip);
+            if !lines.all(|(line, n)| each(self.line(piece, n, line))) {
+                return;
             }
         }
     }
@@ -379,36 +380,43 @@ impl Logbook {
     fn backwards(&self, filter: &LogFilter, before: u64, mut each: impl FnMut(LogLine) -> bool) {
         let end = self.pieces.partition_point(|piece| piece.first_line < before);
         for piece in self.pieces.iter().take(end).rev() {
-            for line in self.lines_of(piece, filter).into_iter().rev() {
-                if line.n < before && !each(line) {
-                    return;
-                }
+            let bytes = self.bytes_of(piece, filter);
+            let take = before.saturating_sub(piece.first_line) as usize;
+            // A page may need few of many lines: only those that are wanted are made readable.
+            let lines: Vec<_> =
+                bytes.iter().flat_map(|bytes| split(bytes)).zip(piece.first_line..).take(take).collect();
+            if !lines.into_iter().rev().all(|(line, n)| each(self.line(piece, n, line))) {
+                return;
             }
         }
     }
 
-    fn lines_of(&self, piece: &Piece, filter: &LogFilter) -> Vec<LogLine> {
+    /// The bytes of a piece that the filter lets through.
+    fn bytes_of(&self, piece: &Piece, filter: &LogFilter) -> Option<Vec<u8>> {
         let source = &self.sources[piece.source as usize];
         let origin = &source.origin;
         let wanted = filter.local_rank.is_none_or(|local| origin.local_rank == Some(local))
             && filter.attempt.is_none_or(|attempt| origin.attempt == attempt);
-        let Some(file) = source.file.as_ref().filter(|_| wanted) else { return Vec::new() };
+        let file = source.file.as_ref().filter(|_| wanted)?;
         let mut bytes = vec![0; piece.bytes as usize];
-        let text = match file.read_exact_at(&mut bytes, piece.offset) {
+        Some(match file.read_exact_at(&mut bytes, piece.offset) {
             Ok(()) if piece.offset >= source.given_up => bytes,
             // The numbers of lines must not shift when bytes were given up, or a file cut behind our back.
             _ => b"[these bytes are gone from the file]\n".repeat(piece.lines as usize),
-        };
-        let line = |(i, line)| LogLine {
-            n: piece.first_line + i as u64,
+        })
+    }
+
+    fn line(&self, piece: &Piece, n: u64, line: &[u8]) -> LogLine {
+        let origin = &self.sources[piece.source as usize].origin;
+        LogLine {
+            n,
             at: piece.at,
             rank: origin.rank,
             local_rank: origin.local_rank,
             attempt: origin.attempt,
             stream: origin.stream,
             text: self.secrets.hide(clean(line)),
-        };
-        split(&text).enumerate().map(line).collect()
+        }
     }
 }
 
@@ -480,6 +488,14 @@ fn clean(line: &[u8]) -> String {
                 // A control sequence ends with a letter or one of `@` to `~`.
                 for c in chars.by_ref() {
                     if ('@'..='~').contains(&c) {
+                        break;
+                    }
+                }
+            }
+            '\u{1b}' if chars.peek() == Some(&']') => {
+                // A command to the terminal, such as its title: to BEL, or to ESC and a backslash.
+                while let Some(c) = chars.next() {
+                    if c == '\u{7}' || c == '\u{1b}' && chars.next_if_eq(&'\\').is_some() {
                         break;
                     }
                 }

@@ -156,9 +156,12 @@ pub fn add_rank(
 
 /// Adds the agent's files to the logbook.
 pub fn add_agent(logbook: &mut Logbook, dir: &JobDir) {
-    for path in [dir.agent_err(), dir.agent_out()] {
-        logbook.add(Origin { rank: None, local_rank: None, attempt: 0, pid: 0, stream: Stream::Agent, path });
-    }
+    [dir.agent_err(), dir.agent_out()].into_iter().for_each(|path| add_shared(logbook, path));
+}
+
+/// Adds a file that agent and ranks write to together.
+pub fn add_shared(logbook: &mut Logbook, path: PathBuf) {
+    logbook.add(Origin { rank: None, local_rank: None, attempt: 0, pid: 0, stream: Stream::Agent, path });
 }
 
 /// What a rank wrote into its error file before it died.

@@ -225,6 +225,22 @@ fn without_a_terminal_there_is_one_line_per_event_and_the_exit_code_of_the_job()
 }
 
 #[test]
+fn who_only_came_to_look_leaves_the_job_alone() {
+    let lab = Lab::new();
+    let job = start(&lab, "exec sleep 1000");
+    let ranks = living(&job.wait_for_ranks(2));
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut viewer = lab.spawn("look", lab.elastictop().args(["attach", &job.id]));
+        wait_until("it watches", PATIENCE, || lab.read("look.out").contains("is running").then_some(()));
+        kill(viewer.id() as i32, signal);
+        assert_eq!(viewer.wait().expect("an end").code(), Some(0));
+        assert_eq!(living(&job.status()), ranks);
+    }
+    assert!(job.events_of("command").is_empty(), "nobody asked for anything");
+    job.stop();
+}
+
+#[test]
 fn ctrl_c_ends_the_job_and_a_closed_pipe_does_not() {
     let lab = Lab::new();
     let run = |name: &str| {

@@ -116,7 +116,7 @@ impl Core {
 
     /// A job that somebody else started, to look at only.
     pub fn observe(
-        now: Stamp,
+        (began, now): (Stamp, Stamp),
         job: JobInfo,
         agent: Option<ProcId>,
         stale_store: bool,
@@ -125,7 +125,7 @@ impl Core {
         let rules =
             Rules { monitor_interval_ms: 3000, stop_grace_ms: 0, end_orphans: false, expects_beats: false };
         let mut core = Core::empty(rules);
-        core.emit(now, Fact::JobStarted { job }, out);
+        core.emit(began, Fact::JobStarted { job }, out);
         if let Some(proc) = agent {
             (core.agent, core.agent_alive) = (Some(proc), true);
             core.emit(now, Fact::AgentStarted { proc }, out);

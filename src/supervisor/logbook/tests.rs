@@ -94,6 +94,8 @@ fn progress_bars_and_colours_read_as_text() {
         ("10%\r50%\r", "50%"),
         ("\u{1b}[31mred\u{1b}[0m", "red"),
         ("a\tb\u{7}", "a    b"),
+        ("\u{1b}]0;title\u{7}text", "text"),
+        ("\u{1b}]8;;http://x\u{1b}\\link", "link"),
         ("windows\r", "windows"),
         ("", ""),
     ] {
