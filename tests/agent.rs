@@ -487,12 +487,13 @@ fn the_shim_tells_the_supervisor_and_becomes_the_program() {
     let beat = job.path().join("beat");
     let socket = UnixDatagram::bind(&beat).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let script = r#"echo "$$ $ELASTICTOP_RANK_PID $ELASTICTOP_RANK_DIR""#;
+    let script = r#"echo "$$ $ELASTICTOP_RANK_PID $ELASTICTOP_RANK_DIR$ELASTICTOP_AGENT""#;
     let output = elastictop("__rank")
         .args(["--", "sh", "-c", script])
         .env("ELASTICTOP_JOB_DIR", job.path())
         .env("ELASTICTOP_BEAT", &beat)
         .env("RANK", "5")
+        .env("ELASTICTOP_AGENT", "1")
         .env("TORCHELASTIC_ERROR_FILE", "some/error.json")
         .current_dir(job.path())
         .output()

@@ -54,6 +54,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     command.args(args);
     let pid = std::process::id();
     command.env("ELASTICTOP_RANK_PID", pid.to_string());
+    // A Python agent takes its mark off by itself; the embedded launcher hands it on.
+    command.env_remove("ELASTICTOP_AGENT");
     if let Some(folder) = introduce(pid as i32) {
         command.env("ELASTICTOP_RANK_DIR", folder);
     }
