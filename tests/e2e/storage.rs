@@ -51,8 +51,17 @@ fn storage_alert(status: &Value) -> Option<String> {
 
 #[test]
 fn a_full_disk_ends_no_rank_and_is_told() {
-    let lab = Lab::new();
-    let Some(disk) = Disk::mount(&lab) else {
+    outlives_a_full_disk(&Lab::new(), &["--launcher", "local"]);
+}
+
+#[test]
+fn a_full_disk_ends_no_rank_of_torchrun() {
+    let Some(lab) = Lab::with_torch() else { return };
+    outlives_a_full_disk(&lab, &[]);
+}
+
+fn outlives_a_full_disk(lab: &Lab, launcher: &[&str]) {
+    let Some(disk) = Disk::mount(lab) else {
         assert!(!geteuid().is_root() || std::env::var_os("ELASTICTOP_TEST_TORCH").is_none(), "cannot mount");
         // Only root may mount; the unit tests of the storage thread remain.
         return;
@@ -60,8 +69,8 @@ fn a_full_disk_ends_no_rank_and_is_told() {
     // More lines than a page of a full disk holds, and a script that ends with the first that it cannot write.
     let line = "line=$(printf '%0500d' 0); i=0
         while [ ! -e end ]; do echo $i $line || exit 9; i=$((i+1)); [ -e slow ] && sleep 0.02 || sleep 0.002; done";
-    let job =
-        lab.start("job", &["--launcher", "local", "--nproc-per-node", "2", "--no-python", "sh", "-c", line]);
+    let words = ["--nproc-per-node", "2", "--no-python", "sh", "-c", line];
+    let job = lab.start("job", &[launcher, &words].concat());
     let ranks = living(&job.wait_for_ranks(2));
     assert_eq!(storage_alert(&job.status()), None);
     wait_until("the ranks have written something", PATIENCE, || {
