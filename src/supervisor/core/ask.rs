@@ -117,7 +117,7 @@ impl Core {
             ending::Input::Stop { grace: Duration::from_millis(self.rules.stop_grace_ms) }
         };
         self.ending.handle(now, input, &mut wants);
-        self.take_ending_outputs(wants, out);
+        Self::take_ending_outputs(wants, out);
     }
 
     fn asked_to_signal(&mut self, now: Stamp, asker: Asker, rank: Option<u32>, signal: i32, out: &mut Out) {
@@ -182,7 +182,8 @@ impl Core {
             Goal::Run => {}
             Goal::Stop { askers } => {
                 for (asker, command) in askers {
-                    let text = if self.forced { "the job was ended by force" } else { "the job was stopped" };
+                    let forced = self.ending.was_forced();
+                    let text = if forced { "the job was ended by force" } else { "the job was stopped" };
                     self.answer(now, asker, command, Outcome::Done(text.into()), out);
                 }
             }

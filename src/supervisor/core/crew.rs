@@ -112,8 +112,6 @@ pub struct Member {
     pub exit: Option<Exit>,
     /// Whether its process is out of the process table.
     pub gone: bool,
-    /// Whether a file with its last words was read.
-    pub error_file_read: bool,
     /// What the last look showed.
     pub look: Option<Look>,
     step: Option<(u64, Stamp, StepSource)>,
@@ -133,7 +131,6 @@ impl Member {
             died_at: None,
             exit: None,
             gone: false,
-            error_file_read: false,
             look: None,
             step: None,
             beat_at: None,

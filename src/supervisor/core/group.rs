@@ -301,7 +301,7 @@ impl Core {
         let look = ending::Input::Look(self.ending_look());
         self.ending.handle(now, look, &mut wants);
         self.ending.handle(now, ending::Input::AgentTeardown, &mut wants);
-        self.take_ending_outputs(wants, out);
+        Self::take_ending_outputs(wants, out);
     }
 
     pub(super) fn agent_started(&mut self, now: Stamp, proc: ProcId, out: &mut Out) {
@@ -315,7 +315,6 @@ impl Core {
         }
         self.zombies = Zombies::new(std::time::Duration::from_millis(self.rules.monitor_interval_ms));
         self.ending = ending::Ending::default();
-        self.forced = false;
         self.emit(now, Fact::AgentStarted { proc }, out);
         if let Goal::Stop { askers } = &self.goal {
             // Somebody changed their mind while it was being started.

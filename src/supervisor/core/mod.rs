@@ -47,8 +47,6 @@ const REAPED_WITHIN: Duration = Duration::from_secs(1);
 /// How often the figures of all ranks go into the journal.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
 
-const SIGKILL: i32 = 9;
-
 /// The state of one job and everything that decides about it.
 #[derive(Debug)]
 pub struct Core {
@@ -73,8 +71,6 @@ pub struct Core {
     teardown_seen: bool,
     /// The agent was told to end by somebody else.
     agent_was_told_to_end: bool,
-    /// elastictop had to use force.
-    forced: bool,
     goal: Goal,
     told_cause: Option<Cause>,
     /// The cause that a former supervisor found: the evidence for it died with that supervisor.
@@ -167,7 +163,6 @@ impl Core {
             ending: Ending::default(),
             teardown_seen: false,
             agent_was_told_to_end: false,
-            forced: false,
             goal: Goal::default(),
             told_cause: None,
             inherited_cause: None,
@@ -244,8 +239,7 @@ impl Core {
                 return self.wrote(now, pid, lines, last_line.as_deref(), step, out);
             }
             Input::ErrorFile { pid, message, written } => {
-                if let Some((local_rank, member)) = self.by_pid(pid) {
-                    member.error_file_read = true;
+                if let Some((local_rank, _)) = self.by_pid(pid) {
                     self.ledger.note(now, Clue::ErrorFile { local_rank, message, written });
                 }
             }
@@ -356,7 +350,7 @@ impl Core {
         let mut wants = Vec::new();
         self.ending.handle(now, ending::Input::Look(self.ending_look()), &mut wants);
         self.ending.on_deadline(now, &mut wants);
-        self.take_ending_outputs(wants, out);
+        Self::take_ending_outputs(wants, out);
         let mut wants = Vec::new();
         self.zombies.on_deadline(now, &mut wants);
         self.take_zombie_outputs(now, wants, out);
@@ -373,11 +367,10 @@ impl Core {
         }
     }
 
-    fn take_ending_outputs(&mut self, wants: Vec<ending::Output>, out: &mut Out) {
+    fn take_ending_outputs(wants: Vec<ending::Output>, out: &mut Out) {
         for want in wants {
             match want {
                 ending::Output::Signal { target, signal } => {
-                    self.forced |= signal == SIGKILL;
                     out.effects.push(Effect::Signal { target, signal });
                 }
                 // The end is told when the agent and all ranks are seen to be gone.

@@ -177,7 +177,7 @@ impl Core {
             let mut wants = Vec::new();
             self.ending.handle(now, ending::Input::Look(self.ending_look()), &mut wants);
             self.ending.handle(now, ending::Input::Sweep { grace }, &mut wants);
-            self.take_ending_outputs(wants, out);
+            Self::take_ending_outputs(wants, out);
             return;
         }
         for local_rank in &living {
