@@ -181,6 +181,8 @@ impl Supervisor {
         if let Some(agent) = self.manifest.agent.filter(is_dead) {
             self.process_died(agent);
         }
+        // Ranks that the former supervisor did not live to write down.
+        self.look();
         self.journal.flush();
     }
 

@@ -80,7 +80,7 @@ fn torchrun_restarts_a_rank_under_the_new_supervisor() {
     let job = lab.start("job", &["--nproc-per-node", "2", "--no-python", "sh", "-c", "exec sleep 1000"]);
     let before = living(&job.wait_for_ranks(2));
     kill_supervisor(&job);
-    assert_eq!(living(&job.status()), before);
+    assert_eq!(living(&job.wait_for_ranks(2)), before);
     kill(before[1], Signal::KILL);
     job.wait_for_event("restart", 1);
     let status = job.wait_for_ranks(2);
