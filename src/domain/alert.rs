@@ -26,6 +26,32 @@ pub enum AlertKind {
     SlowTeardown,
     /// The agent itself is stopped or stuck.
     AgentStuck,
+    /// Progress has stopped.
+    Hang,
+    /// A rank is slower than the others.
+    Straggler,
+    /// Ranks wait in collectives that do not fit each other.
+    CollectiveMismatch,
+    /// Ranks that take part in the same collectives tell of steps that are apart.
+    StepDrift,
+    /// Something holds Python's lock in a rank.
+    GilStuck,
+    /// The start takes long. Information, not trouble.
+    SlowStart,
+    /// NCCL's watchdog ended a rank, or says that it will.
+    NcclTimeout,
+    /// The loss is not a number.
+    NanLoss,
+    /// A rank's memory only grows.
+    MemoryLeak,
+    /// GPU memory is held by a process that belongs to no rank.
+    GpuLeftover,
+    /// A GPU is throttled by heat or power.
+    Thermal,
+    /// The driver told of an error of a GPU.
+    Xid,
+    /// A rank's GPU does nothing.
+    IdleGpu,
     /// elastictop cannot keep something on disk.
     Storage,
     /// A kind that a newer elastictop wrote.

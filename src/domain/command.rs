@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::resolve::{RankScope, RunMode};
+
 /// A request that changes something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
@@ -23,6 +25,15 @@ pub enum Command {
     },
     /// Do not let the zombie watchdog end the agent.
     KeepZombies,
+    /// Route metrics under another run mode, rank scope or both.
+    SetWandb {
+        /// How ranks and runs belong together; `None` leaves it.
+        #[serde(default)]
+        run_mode: Option<RunMode>,
+        /// What that is applied to; `None` leaves it.
+        #[serde(default)]
+        rank_scope: Option<RankScope>,
+    },
     /// A kind that a newer elastictop sent.
     #[serde(other)]
     Unknown,

@@ -1,5 +1,7 @@
 //! Facts. The supervisor makes them, everything else reads them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -7,8 +9,10 @@ use super::{
     cause::Cause,
     command::{Command, Outcome},
     exit::Exit,
+    forward::{RunProgress, Settings},
     id::{JobId, ProcId},
     rank::{JobState, RankState},
+    resolve::{RankScope, RunMode},
     sample::{Place, RankSample},
     time::Stamp,
 };
@@ -227,6 +231,24 @@ pub enum Fact {
         /// How it ended.
         outcome: Outcome,
     },
+    /// What becomes of the ranks' metrics was decided, or decided anew.
+    WandbPlanned {
+        /// What holds from now on.
+        settings: Box<Settings>,
+        /// Run mode and rank scope that hold from the next restart on.
+        #[serde(default)]
+        pending: Option<(RunMode, RankScope)>,
+    },
+    /// How far runs have come, now and then and at their end: what a journal keeps of all [`Fact::WandbSample`].
+    WandbProgress {
+        /// By run id; those that are not told of stay as they are.
+        runs: BTreeMap<String, RunProgress>,
+    },
+    /// How far runs have come. Not part of the journal, and not counted.
+    WandbSample {
+        /// By run id; those that are not told of stay as they are.
+        runs: BTreeMap<String, RunProgress>,
+    },
     /// Something worth a line in the timeline.
     Note {
         /// One sentence.
@@ -264,6 +286,6 @@ pub enum Fact {
 impl Fact {
     /// Whether it belongs into the journal.
     pub fn is_lasting(&self) -> bool {
-        !matches!(self, Fact::Sample { .. } | Fact::Unknown)
+        !matches!(self, Fact::Sample { .. } | Fact::WandbSample { .. } | Fact::Unknown)
     }
 }

@@ -12,6 +12,7 @@ pub mod ending;
 pub mod event;
 pub mod evidence;
 pub mod exit;
+pub mod forward;
 pub mod health;
 pub mod id;
 pub mod launch;

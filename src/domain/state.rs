@@ -9,6 +9,7 @@ use super::{
     cause::Cause,
     event::{Event, Fact, JobInfo, Reason},
     exit::Exit,
+    forward::Wandb,
     id::ProcId,
     rank::{JobState, RankState},
     sample::{Place, RankSample},
@@ -49,6 +50,9 @@ pub struct State {
     pub attempts: VecDeque<Attempt>,
     /// The newest incarnation of each rank of this node, by its position.
     pub ranks: Vec<Rank>,
+    /// What becomes of the ranks' metrics; `None` when nobody wanted W&B.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wandb: Option<Wandb>,
     /// What is wrong now.
     pub alerts: Vec<Alert>,
     /// The last facts worth a line, oldest first; at most [`MAX_RECENT`].
@@ -241,6 +245,15 @@ impl State {
                     self.take_sample(at, sample);
                 }
             }
+            Fact::WandbPlanned { settings, pending } => {
+                let runs = self.wandb.take().map(|wandb| wandb.runs).unwrap_or_default();
+                self.wandb = Some(Wandb { settings: (**settings).clone(), pending: *pending, runs });
+            }
+            Fact::WandbProgress { runs } | Fact::WandbSample { runs } => {
+                if let Some(wandb) = &mut self.wandb {
+                    wandb.runs.extend(runs.iter().map(|(id, progress)| (id.clone(), progress.clone())));
+                }
+            }
             Fact::Adopted { .. } | Fact::Command { .. } | Fact::Note { .. } | Fact::Unknown => {}
         }
     }
@@ -359,6 +372,8 @@ fn is_worth_a_line(fact: &Fact) -> bool {
             | Fact::RankPlaced { .. }
             | Fact::Deadline { .. }
             | Fact::Progress { .. }
+            | Fact::WandbProgress { .. }
+            | Fact::WandbSample { .. }
             | Fact::Unknown
     )
 }

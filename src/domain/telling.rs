@@ -5,7 +5,9 @@ use super::{
     command::{Command, Outcome},
     event::{Event, Fact, Launcher, Reason},
     exit::signal_name,
+    forward::{Mode, Settings},
     rank::JobState,
+    resolve::{RankScope, RunMode},
     state::State,
 };
 
@@ -68,12 +70,33 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
             let cause = cause.as_ref().map(|cause| format!(": {}", cause.text)).unwrap_or_default();
             format!("job {}, {code}{cause}", job_state(*state))
         }
+        Fact::WandbPlanned { settings, pending } => wandb_planned(settings, *pending)?,
         Fact::RankPlaced { .. }
         | Fact::RankState { .. }
         | Fact::Deadline { .. }
         | Fact::Progress { .. }
         | Fact::Sample { .. }
+        | Fact::WandbProgress { .. }
+        | Fact::WandbSample { .. }
         | Fact::Unknown => return None,
+    })
+}
+
+fn wandb_planned(settings: &Settings, pending: Option<(RunMode, RankScope)>) -> Option<String> {
+    if settings.mode == Mode::Disabled {
+        return settings.why_not_online.clone();
+    }
+    let combination = |mode: RunMode, scope: RankScope| match settings.plan_with(mode, scope) {
+        Ok(plan) => format!("{mode}/{scope}, {}", plan.counts()),
+        Err(error) => format!("{mode}/{scope}: {}", error.text),
+    };
+    Some(match (pending, &settings.why_not_online) {
+        (Some((mode, scope)), _) => format!("W&B from the next restart on: {}", combination(mode, scope)),
+        (None, why) => {
+            let now = combination(settings.facts.run_mode, settings.facts.rank_scope);
+            let why = why.as_ref().map(|why| format!("; {}: {why}", settings.mode)).unwrap_or_default();
+            format!("W&B: {now}{why}")
+        }
     })
 }
 
@@ -136,6 +159,11 @@ pub fn command(command: &Command) -> String {
             format!("{} to {whom}", signal_word(*signal))
         }
         Command::KeepZombies => "keep zombies".into(),
+        Command::SetWandb { run_mode, rank_scope } => {
+            let mode = run_mode.map(|mode| format!("run_mode={mode}"));
+            let scope = rank_scope.map(|scope| format!("rank_scope={scope}"));
+            format!("set {}", mode.into_iter().chain(scope).collect::<Vec<_>>().join(" "))
+        }
         Command::Unknown => "unknown command".into(),
     }
 }
@@ -152,6 +180,19 @@ pub fn alert_word(kind: AlertKind) -> &'static str {
         AlertKind::Oom => "out of memory",
         AlertKind::SlowTeardown => "slow teardown",
         AlertKind::AgentStuck => "agent stuck",
+        AlertKind::Hang => "hang",
+        AlertKind::Straggler => "straggler",
+        AlertKind::CollectiveMismatch => "collective mismatch",
+        AlertKind::StepDrift => "step drift",
+        AlertKind::GilStuck => "Python lock held",
+        AlertKind::SlowStart => "slow start",
+        AlertKind::NcclTimeout => "NCCL timeout",
+        AlertKind::NanLoss => "loss is not a number",
+        AlertKind::MemoryLeak => "memory leak",
+        AlertKind::GpuLeftover => "GPU memory of another job",
+        AlertKind::Thermal => "GPU throttled",
+        AlertKind::Xid => "GPU error",
+        AlertKind::IdleGpu => "idle GPU",
         AlertKind::Storage => "storage trouble",
         AlertKind::Unknown => "alert",
     }

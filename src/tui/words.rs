@@ -104,7 +104,16 @@ pub(crate) fn remedy(kind: AlertKind) -> &'static [(&'static str, &'static str)]
         AlertKind::Oom => &[("l", "its log"), ("3", "timeline")],
         AlertKind::SlowTeardown => &[("Q", "end it now")],
         AlertKind::AgentStuck => &[("L", "logs"), ("Q", "stop the job")],
-        AlertKind::Storage => &[("4", "events")],
+        AlertKind::Hang | AlertKind::CollectiveMismatch | AlertKind::GilStuck | AlertKind::StepDrift => {
+            &[("Enter", "the rank"), ("R", "restart the group")]
+        }
+        AlertKind::Straggler | AlertKind::Thermal | AlertKind::IdleGpu | AlertKind::SlowStart => {
+            &[("Enter", "the rank"), ("l", "its log")]
+        }
+        AlertKind::NcclTimeout | AlertKind::NanLoss | AlertKind::MemoryLeak | AlertKind::Xid => {
+            &[("l", "its log"), ("3", "timeline")]
+        }
+        AlertKind::GpuLeftover | AlertKind::Storage => &[("4", "events")],
         AlertKind::Unknown => &[("L", "logs")],
     }
 }
@@ -113,22 +122,35 @@ pub(crate) fn remedy(kind: AlertKind) -> &'static [(&'static str, &'static str)]
 pub(crate) fn gravity(kind: AlertKind) -> u8 {
     match kind {
         AlertKind::ZombieDeadlock => 0,
-        AlertKind::Orphan => 1,
-        AlertKind::AgentStuck => 2,
-        AlertKind::Oom => 3,
-        AlertKind::CrashLoop => 4,
-        AlertKind::SlowTeardown => 5,
-        AlertKind::Stopped => 6,
-        AlertKind::BlockedIo => 7,
-        AlertKind::StaleStore => 8,
-        AlertKind::Storage => 9,
-        AlertKind::Unknown => 10,
+        AlertKind::Hang => 1,
+        AlertKind::CollectiveMismatch => 2,
+        AlertKind::GilStuck => 3,
+        AlertKind::Orphan => 4,
+        AlertKind::AgentStuck => 5,
+        AlertKind::Oom => 6,
+        AlertKind::Xid => 7,
+        AlertKind::NcclTimeout => 8,
+        AlertKind::CrashLoop => 9,
+        AlertKind::SlowTeardown => 10,
+        AlertKind::Stopped => 11,
+        AlertKind::BlockedIo => 12,
+        AlertKind::NanLoss => 13,
+        AlertKind::StepDrift => 14,
+        AlertKind::Straggler => 15,
+        AlertKind::Thermal => 16,
+        AlertKind::MemoryLeak => 17,
+        AlertKind::GpuLeftover => 18,
+        AlertKind::IdleGpu => 19,
+        AlertKind::StaleStore => 20,
+        AlertKind::Storage => 21,
+        AlertKind::SlowStart => 22,
+        AlertKind::Unknown => 23,
     }
 }
 
 /// The role of an alert.
 pub(crate) fn alert_role(kind: AlertKind) -> Role {
-    if gravity(kind) <= 3 { Role::Crit } else { Role::Warn }
+    if gravity(kind) <= gravity(AlertKind::Xid) { Role::Crit } else { Role::Warn }
 }
 
 /// One event as a line: glyph, sentence, role. `None` for what is no line of its own.

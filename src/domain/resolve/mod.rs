@@ -105,7 +105,7 @@ impl FromStr for RankScope {
 }
 
 /// A value, and the flag or variable that it comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Given {
     /// The value.
     pub value: String,
@@ -143,7 +143,7 @@ impl fmt::Display for Given {
 }
 
 /// Nodes and the ranks on them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
     /// Ranks of each node, in the order of `GROUP_RANK`.
     pub ranks_per_node: Vec<u32>,
@@ -200,7 +200,8 @@ fn too_many() -> PlanError {
 }
 
 /// What the ids of runs begin with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Base {
     /// Given as it is.
     Whole(Given),
@@ -214,7 +215,8 @@ pub enum Base {
 }
 
 /// A group that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Group {
     /// The base.
     Base(
@@ -226,7 +228,7 @@ pub enum Group {
 }
 
 /// All that a plan follows from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// How ranks and runs belong together.
     pub run_mode: RunMode,

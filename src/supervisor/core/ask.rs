@@ -65,6 +65,10 @@ impl Core {
                 }
                 self.answer(now, asker, command, Outcome::Done("the agent is left as it is".into()), out);
             }
+            Command::SetWandb { .. } => {
+                let text = "this job's metrics are not forwarded to W&B".into();
+                self.refuse(now, asker, command, text, out);
+            }
             Command::Unknown => {
                 let text = "this supervisor is older than the viewer and does not know that command".into();
                 self.refuse(now, asker, command, text, out);

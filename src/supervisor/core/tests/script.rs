@@ -326,7 +326,11 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
             };
             format!("steps {}", ranks.iter().map(step).collect::<Vec<_>>().join(" "))
         }
-        Fact::JobStarted { .. } | Fact::Sample { .. } | Fact::Progress { .. } => return None,
+        Fact::JobStarted { .. }
+        | Fact::Sample { .. }
+        | Fact::Progress { .. }
+        | Fact::WandbProgress { .. }
+        | Fact::WandbSample { .. } => return None,
         Fact::AgentStarted { proc } => format!("agent_started {proc}"),
         Fact::RankStarted { proc, local_rank, attempt, .. } => {
             format!("rank_started {} at {local_rank} {proc} attempt {attempt}", name(state, *local_rank))
@@ -366,6 +370,9 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
             format!("command {} by {by} {}", crate::domain::telling::command(command), word(outcome))
         }
         Fact::Note { text } => format!("note {text}"),
+        Fact::WandbPlanned { settings, .. } => {
+            format!("wandb {} {}", settings.facts.run_mode, settings.facts.rank_scope)
+        }
         Fact::AgentExited { exit: how } => format!("agent_exited {}", exit(*how)),
         Fact::JobEnded { state, exit_code, cause: why } => {
             format!("job_ended {state:?} code {exit_code:?}{}", cause(why.as_ref()))
