@@ -5,6 +5,10 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+pub mod router;
+pub mod row;
+pub mod summary;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
