@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+pub mod retry;
 pub mod router;
 pub mod row;
 pub mod summary;
