@@ -11,6 +11,7 @@ use crate::{
         event::Event,
         evidence::Mark,
         exit::Exit,
+        forward::Settings,
         id::ProcId,
         sample::Sighting,
         time::Stamp,
@@ -135,6 +136,8 @@ pub enum Input {
 pub enum Effect {
     /// Start the agent (again).
     SpawnAgent,
+    /// Keep what ranks that start from now on shall do about metrics.
+    KeepWandb(Box<Settings>),
     /// Send a signal.
     Signal {
         /// To whom.

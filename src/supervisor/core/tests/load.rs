@@ -13,7 +13,7 @@ fn large(ranks: u32) -> Core {
     let mut out = Out::default();
     let rules =
         Rules { monitor_interval_ms: 100, stop_grace_ms: 1000, end_orphans: false, expects_beats: true };
-    let mut core = Core::new(T0, job_info(Launcher::Torchrun, 3, ranks), rules, &mut out);
+    let mut core = Core::new(T0, job_info(Launcher::Torchrun, 3, ranks), rules, None, &mut out);
     core.handle(T0, Input::Spawned(Ok(proc(100))), &mut out);
     for n in 0..ranks {
         let place = Place {

@@ -85,7 +85,7 @@ impl Story {
                 let (restarts, nproc) = (number(&words, "restarts"), number(&words, "nproc"));
                 let info = job_info(Launcher::Torchrun, restarts.unwrap_or(3), nproc.unwrap_or(2));
                 self.now = T0;
-                self.core = Some(Core::new(T0, info, rules, &mut out));
+                self.core = Some(Core::new(T0, info, rules, None, &mut out));
                 self.take(out, &mut told);
                 return told;
             }
