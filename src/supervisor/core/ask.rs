@@ -69,6 +69,7 @@ impl Core {
                 let text = "this job's metrics are not forwarded to W&B".into();
                 self.refuse(now, asker, command, text, out);
             }
+            Command::EndLeftover { proc } => self.asked_to_end_leftover(now, asker, proc, out),
             Command::Unknown => {
                 let text = "this supervisor is older than the viewer and does not know that command".into();
                 self.refuse(now, asker, command, text, out);
@@ -203,7 +204,14 @@ impl Core {
         self.answer(now, asker, command, Outcome::Refused(text), out);
     }
 
-    fn answer(&mut self, now: Stamp, asker: Asker, command: Command, outcome: Outcome, out: &mut Out) {
+    pub(super) fn answer(
+        &mut self,
+        now: Stamp,
+        asker: Asker,
+        command: Command,
+        outcome: Outcome,
+        out: &mut Out,
+    ) {
         let fact = Fact::Command { command, by: asker.by, outcome: outcome.clone() };
         self.emit(now, fact, out);
         if let Some(to) = asker.reply {
