@@ -9,7 +9,7 @@ use super::{
     cause::Cause,
     command::{Command, Outcome},
     exit::Exit,
-    forward::{RunProgress, Settings},
+    forward::{RankRows, RunProgress, Settings},
     id::{JobId, ProcId},
     rank::{JobState, RankState},
     resolve::{RankScope, RunMode},
@@ -248,6 +248,9 @@ pub enum Fact {
     WandbSample {
         /// By run id; those that are not told of stay as they are.
         runs: BTreeMap<String, RunProgress>,
+        /// What ranks logged, by global rank; those that are not told of stay as they are.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        ranks: BTreeMap<u32, RankRows>,
     },
     /// Something worth a line in the timeline.
     Note {

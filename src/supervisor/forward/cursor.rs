@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use super::tail::Position;
 use crate::{
-    domain::{exit::Exit, forward::router::Book, id::ProcId, sample::Place},
+    domain::{
+        forward::router::{Book, Seat},
+        id::ProcId,
+    },
     supervisor::storage,
 };
 
@@ -48,16 +51,10 @@ pub struct RankMark {
     /// Its process.
     #[serde(flatten)]
     pub proc: ProcId,
-    /// Position on this node.
-    pub local_rank: u32,
-    /// What its environment says.
-    pub place: Place,
     /// Where its output goes, and its errors.
     pub outputs: [Option<PathBuf>; 2],
-    /// How it ended.
-    pub exit: Option<Exit>,
-    /// Whether it is gone.
-    pub is_gone: bool,
+    /// Where its rows go.
+    pub seat: Seat,
 }
 
 /// A `.wandb` file.
