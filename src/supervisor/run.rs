@@ -2,6 +2,7 @@
 
 mod closing;
 mod deaths;
+mod metrics;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -93,6 +94,7 @@ pub struct Supervisor {
     leaders: VecDeque<ProcId>,
     /// Until when what ranks left behind may end by itself.
     sweep: Option<Instant>,
+    metrics: metrics::Metrics,
     finished: bool,
 }
 
@@ -111,7 +113,8 @@ impl Supervisor {
         let at = |path: PathBuf| move |error: std::io::Error| Error::io("cannot open", &path, &error);
         let journal = Journal::open(&dir.journal()).map_err(at(dir.journal()))?;
         let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
-        logbook.hide(spec.as_ref().map(Spec::secrets).unwrap_or_default());
+        let secrets = spec.as_ref().map(Spec::secrets).unwrap_or_default();
+        logbook.hide(secrets.clone());
         reading::add_agent(&mut logbook, &dir);
         let listener = listen(&manifest.socket)?;
         let beat_path = roots.beat(&manifest.id);
@@ -143,8 +146,10 @@ impl Supervisor {
             asked_for_logs: None,
             leaders: VecDeque::new(),
             sweep: None,
+            metrics: metrics::Metrics::default(),
             finished: false,
         };
+        supervisor.start_forward(secrets);
         if let Some(agent) = supervisor.manifest.agent {
             supervisor.follow(agent);
             supervisor.watch(agent);
@@ -245,6 +250,7 @@ impl Supervisor {
                 _ = int.recv() => self.stop_by_signal("SIGINT"),
                 _ = hup.recv() => {}
                 _ = upkeep.tick() => self.look_after_files(),
+                told = self.metrics.next() => self.forward_told(told),
                 () = sleep_until(deadline) => {
                     if Instant::now() >= next_look {
                         let more = self.look();
@@ -255,6 +261,9 @@ impl Supervisor {
                 }
             }
             self.sweep();
+            if self.metrics.has_lingered() && !self.finished {
+                self.stop_lingering();
+            }
             if self.core.is_in_transition() || self.sweep.is_some() {
                 next_look = next_look.min(Instant::now() + CLOSE);
             }
@@ -299,6 +308,8 @@ impl Supervisor {
         for effect in out.effects {
             self.carry_out_one(effect);
         }
+        // After the effects: those tell the forwarder of the ranks that the events are about.
+        self.forward_events(&out.events);
     }
 
     fn carry_out_one(&mut self, effect: Effect) {
@@ -308,6 +319,7 @@ impl Supervisor {
                 if let Err(error) = self.dir.write_wandb_settings(&settings) {
                     tracing::warn!(%error, "cannot keep the settings for W&B");
                 }
+                self.forward_plan(settings);
             }
             Effect::Signal { target, signal } => {
                 let sent = match target {
@@ -345,6 +357,7 @@ impl Supervisor {
             }
             Effect::KeepLogs { sighting, local_rank, attempt } => {
                 let paths = reading::keep_logs(&self.dir, &sighting);
+                self.forward_rank(&sighting, local_rank, &paths);
                 reading::add_rank(&mut self.logbook, paths, &sighting, local_rank, attempt);
             }
             Effect::Placed { pid, rank } => self.logbook.place(pid, rank),
@@ -354,7 +367,7 @@ impl Supervisor {
                     self.drain();
                 }
             }
-            Effect::Finish => self.finish(),
+            Effect::Finish => self.linger(),
         }
     }
 
@@ -389,6 +402,7 @@ impl Supervisor {
             let unfinished: Vec<_> =
                 pids.into_iter().filter_map(|pid| reading::unfinished_line(&self.logbook, pid)).collect();
             unfinished.into_iter().for_each(|input| self.handle(input));
+            self.forward_figures(now);
         }
         // A rank that died within milliseconds shows nothing any more, but its shim spoke before.
         self.hear_ranks();
@@ -482,6 +496,9 @@ impl Supervisor {
     }
 
     fn stop_by_signal(&mut self, name: &str) {
+        if self.metrics.is_lingering() {
+            return self.stop_lingering();
+        }
         let asker = Asker { reply: None, by: format!("{name} to the supervisor") };
         self.handle(Input::Asked(asker, Command::Stop { now: false }));
     }

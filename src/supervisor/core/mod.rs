@@ -81,6 +81,7 @@ pub struct Core {
     draining: bool,
     lost_told: u64,
     kept_at: Stamp,
+    forwarding: wandb::Forwarding,
     /// [`Core::deadline`], which is asked for after every input.
     deadline: Option<Stamp>,
 }
@@ -176,6 +177,7 @@ impl Core {
             draining: false,
             lost_told: 0,
             kept_at: Stamp(0),
+            forwarding: wandb::Forwarding::default(),
             deadline: None,
         }
     }
@@ -224,7 +226,11 @@ impl Core {
     /// Takes one input in.
     pub fn handle(&mut self, now: Stamp, input: Input, out: &mut Out) {
         if self.state.state.is_over() {
-            Core::answer_late(input, out);
+            match input {
+                // Rows are still sent.
+                Input::Forward(told) => self.forward_told(now, told, out),
+                other => Core::answer_late(other, out),
+            }
             return;
         }
         match input {
@@ -262,6 +268,7 @@ impl Core {
                 self.signalled(now, asker, command, &sent, error, out);
             }
             Input::Storage { error, lost } => self.storage(now, error, lost, out),
+            Input::Forward(told) => self.forward_told(now, told, out),
             Input::Drained => self.drained(now, out),
             Input::Tick => {}
         }

@@ -6,7 +6,6 @@ mod report;
 use std::{
     collections::BTreeMap,
     io,
-    path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
 };

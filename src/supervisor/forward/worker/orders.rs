@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeSet, fs, io, path::Path};
 
-use super::{
-    Kind, Order, Position, RankFiles, RankMark, RunFile, Summary, Tail, Told, Worker, rank_name, source,
-};
+use super::{Kind, Order, Position, RankFiles, RankMark, RunFile, Tail, Told, Worker, rank_name, source};
 use crate::{
     domain::{
         exit::Exit,
