@@ -1,9 +1,9 @@
 //! Bytes of a `.wandb` file to payloads of records and back, without any file.
 //!
-//! A file starts with [`HEADER`] and is made of blocks of [`BLOCK`] bytes counted from its very first byte. A record lies
-//! in one or more chunks, none of which crosses the end of a block: CRC (u32), length (u16), type (u8), payload, all
-//! little endian. The CRC is the plain one of zlib over type and payload. Less than a chunk header at the end of a block
-//! is zeros.
+//! A file starts with [`HEADER`] and is made of blocks of [`BLOCK`] bytes counted from its very first byte. A
+//! record lies in one or more chunks, none of which crosses the end of a block: CRC (u32), length (u16), type
+//! (u8), payload, all little endian. The CRC is the plain one of zlib over type and payload. Less than a
+//! chunk header at the end of a block is zeros.
 
 use std::{fmt, ops::Range};
 
@@ -21,7 +21,8 @@ const FIRST: u8 = 2;
 const MIDDLE: u8 = 3;
 const LAST: u8 = 4;
 
-/// Appends the chunks of one record to `out`, whose end lies at `at` in the file; gives the new end in the file.
+/// Appends the chunks of one record to `out`, whose end lies at `at` in the file; gives the new end in the
+/// file.
 pub fn encode(out: &mut Vec<u8>, mut at: u64, payload: &[u8]) -> u64 {
     let mut rest = payload;
     let mut is_first = true;
@@ -176,7 +177,8 @@ impl Decoder {
         Decoder { is_resyncing: true, ..Decoder::at(number * BLOCK as u64) }
     }
 
-    /// Takes the bytes that follow in the file, from [`Decoder::fed`] on. Take the records out before feeding more.
+    /// Takes the bytes that follow in the file, from [`Decoder::fed`] on. Take the records out before feeding
+    /// more.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.start);
         self.start = 0;
@@ -308,7 +310,8 @@ impl Decoder {
         Step::Record { offset, end: self.end }
     }
 
-    /// A bad chunk costs itself when its length was right, else the rest of its block: that shows in the next one.
+    /// A bad chunk costs itself when its length was right, else the rest of its block: that shows in the next
+    /// one.
     fn bad(&mut self, chunk: Option<Chunk>, left: usize) -> Option<Step> {
         let offset = self.partial_from.unwrap_or(self.offset);
         let is_news = !self.is_doubtful;
@@ -332,3 +335,6 @@ impl Decoder {
         self.is_resyncing = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,8 @@ pub fn text(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// One JSON object from keys, part by part, and values as JSON text. Keys keep their order; of a key that comes twice
-/// the last value holds, in the place of the first.
+/// One JSON object from keys, part by part, and values as JSON text. Keys keep their order; of a key that
+/// comes twice the last value holds, in the place of the first.
 pub fn object<'a, P, S>(items: impl IntoIterator<Item = (P, &'a str)>) -> String
 where
     P: IntoIterator<Item = &'a S>,
@@ -75,5 +75,26 @@ impl<'a> Tree<'a> {
             }
         }
         out.push('}');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_nest_and_keep_their_order() {
+        let items =
+            [(&["b"][..], "1"), (&["a", "y"], "NaN"), (&["c"], "\"é\""), (&["a", "x", "k"], "[1, Infinity]")];
+        assert_eq!(object(items), r#"{"b":1,"a":{"y":NaN,"x":{"k":[1, Infinity]}},"c":"é"}"#);
+        assert_eq!(object([(&["a.b\"\n"][..], "1")]), r#"{"a.b\"\n":1}"#);
+        assert_eq!(object::<&[&str], &str>([]), "{}");
+    }
+
+    #[test]
+    fn the_last_of_a_key_holds() {
+        assert_eq!(object([(&["a"][..], "1"), (&["b"], "2"), (&["a"], "3")]), r#"{"a":3,"b":2}"#);
+        assert_eq!(object([(&["a"][..], "1"), (&["a", "b"], "2")]), r#"{"a":{"b":2}}"#);
+        assert_eq!(object([(&["a", "b"][..], "2"), (&["a"], "1")]), r#"{"a":1}"#);
     }
 }

@@ -1,8 +1,8 @@
 //! The `.wandb` transaction log: the durable queue of all that is logged, and the file that `wandb sync` and
 //! `wandb leet` read.
 //!
-//! [`frame`] and [`json`] are pure: bytes and text. [`record`] is what the bytes say. [`Writer`], [`Reader`] and [`Tail`]
-//! are a thin layer over a file.
+//! [`frame`] and [`json`] are pure: bytes and text. [`record`] is what the bytes say. [`Writer`], [`Reader`]
+//! and [`Tail`] are a thin layer over a file.
 //!
 //! ```
 //! use elastictop::{
@@ -21,7 +21,8 @@
 //!     ..Run::default()
 //! })))?;
 //! // Values are JSON text and stay as they are.
-//! batch.row([("loss", "0.25"), ("grad", "NaN"), ("_step", "0"), ("_timestamp", "1795167616.5"), ("_runtime", "0.5")])?;
+//! let times = [("_timestamp", "1795167616.5"), ("_runtime", "0.5")];
+//! batch.row([("loss", "0.25"), ("grad", "NaN"), ("_step", "0")].into_iter().chain(times))?;
 //! batch.push(&Kind::Exit(Exit { exit_code: 0, runtime: 1 }))?;
 //! let committed = writer.append(&batch)?;
 //!
@@ -37,8 +38,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! After a crash [`Writer::reopen`] goes on at the length that was committed, and a reader at the end of the last record
-//! that it had dealt with.
+//! After a crash [`Writer::reopen`] goes on at the length that was committed, and a reader at the end of the
+//! last record that it had dealt with.
 
 pub mod frame;
 pub mod json;

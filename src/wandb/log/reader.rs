@@ -40,7 +40,8 @@ pub struct Found {
 
 /// Reads a file from its beginning or from the end of a record.
 ///
-/// At the end it gives `None`, and goes on once the file has grown; use [`Tail`] when it may also be cut or replaced.
+/// At the end it gives `None`, and goes on once the file has grown; use [`Tail`] when it may also be cut or
+/// replaced.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
@@ -243,3 +244,6 @@ impl Reader {
         Failure::new("cannot read", &self.path, error, self.decoder.end())
     }
 }
+
+#[cfg(test)]
+mod tests;

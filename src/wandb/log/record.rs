@@ -1,7 +1,7 @@
 //! The records of a `.wandb` file, as far as elastictop writes or reads them; all else in them is skipped.
 //!
-//! Field numbers are those of W&B's protocol. Values are JSON text throughout, with the bare `NaN`, `Infinity` and
-//! `-Infinity` that Python writes.
+//! Field numbers are those of W&B's protocol. Values are JSON text throughout, with the bare `NaN`,
+//! `Infinity` and `-Infinity` that Python writes.
 
 use std::borrow::Cow;
 
@@ -613,3 +613,6 @@ pub struct Environment {
     #[prost(string, tag = "199")]
     pub writer_id: String,
 }
+
+#[cfg(test)]
+mod tests;

@@ -165,7 +165,8 @@ pub struct Writer {
 
 impl Writer {
     /// Starts a run's file, `DIR/wandb/offline-run-YYYYmmdd_HHMMSS-ID/run-ID.wandb`, with `files/` beside it.
-    /// The time is shown in the zone of the machine, as the SDK does; a folder that is taken gets `-1`, `-2` and so on.
+    /// The time is shown in the zone of the machine, as the SDK does; a folder that is taken gets `-1`, `-2`
+    /// and so on.
     ///
     /// # Errors
     /// The id cannot be a part of a file's name, or folder or file cannot be made.
@@ -185,8 +186,9 @@ impl Writer {
         Writer::with_header(path, file)
     }
 
-    /// Goes on with a file after a crash: what follows `committed_len` is cut off, or what follows the last whole record
-    /// before it. Give `u64::MAX` to keep all whole records. [`Writer::len`] says where it goes on.
+    /// Goes on with a file after a crash: what follows `committed_len` is cut off, or what follows the last
+    /// whole record before it. Give `u64::MAX` to keep all whole records. [`Writer::len`] says where it goes
+    /// on.
     ///
     /// # Errors
     /// The file cannot be opened, read or cut.
@@ -220,12 +222,12 @@ impl Writer {
         }
     }
 
-    /// Appends all records of a batch, or none; gives the new length of the file. One `write` as long as the disk takes
-    /// it whole.
+    /// Appends all records of a batch, or none; gives the new length of the file. One `write` as long as the
+    /// disk takes it whole.
     ///
     /// # Errors
-    /// The disk refuses: full, over quota, broken. The file is valid up to [`Failure::valid`], and the batch can be tried
-    /// again.
+    /// The disk refuses: full, over quota, broken. The file is valid up to [`Failure::valid`], and the batch
+    /// can be tried again.
     pub fn append(&mut self, batch: &Batch) -> Result<u64, Failure> {
         if self.is_torn {
             self.cut().map_err(|error| self.failed(error))?;
@@ -316,7 +318,8 @@ impl Writer {
     }
 }
 
-/// End and number of the last whole record that ends at `length` or before; 0 and 0 for a file without a header.
+/// End and number of the last whole record that ends at `length` or before; 0 and 0 for a file without a
+/// header.
 fn last_record(file: &File, length: u64) -> io::Result<(u64, i64)> {
     let header = HEADER.len() as u64;
     let mut first = [0; HEADER.len()];
@@ -366,3 +369,6 @@ fn new_folder(wandb: &Path, name: &str) -> io::Result<PathBuf> {
     }
     Err(io::ErrorKind::AlreadyExists.into())
 }
+
+#[cfg(test)]
+mod tests;
