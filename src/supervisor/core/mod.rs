@@ -205,8 +205,7 @@ impl Core {
 
     /// Whether there is a reason to say nothing but no.
     pub fn read_only(&self) -> Option<String> {
-        let launcher = self.state.job.as_ref().map(|job| job.launcher);
-        (launcher == Some(Launcher::Foreign))
+        (self.state.job.as_ref()?.launcher == Launcher::Foreign)
             .then(|| "this job was not started by elastictop: it can only be watched".into())
     }
 
@@ -224,9 +223,6 @@ impl Core {
         if self.state.state.is_over() {
             return None;
         }
-        if self.state.state.is_over() {
-            return None;
-        }
         let health =
             self.crew.values().filter(|member| member.is_alive()).filter_map(|m| m.health.deadline());
         let ending = self.ending.deadline().filter(|_| self.ending.phase() != ending::Phase::Done);
@@ -240,12 +236,11 @@ impl Core {
     /// Takes one input in.
     pub fn handle(&mut self, now: Stamp, input: Input, out: &mut Out) {
         if self.state.state.is_over() {
-            match input {
+            return match input {
                 // Rows are still sent.
                 Input::Forward(told) => self.forward_told(now, told, out),
                 other => Core::answer_late(other, out),
-            }
-            return;
+            };
         }
         match input {
             Input::Spawned(_) if !self.awaits_agent => {}

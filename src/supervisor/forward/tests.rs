@@ -380,9 +380,9 @@ fn what_is_too_long_is_counted_and_figures_of_a_silent_node_stay_here() {
     };
     let silent = ProcId { pid: 5_000_002, start: 10 };
     forward.tell(Order::Rank { proc: silent, local_rank: 0, place, outputs: [None, None] });
+    lab.write(proc, "stdout.log", &format!("{{\"a\":\"{}\"}}\n{{\"a\":1}}\n", "x".repeat(11 << 20)));
     forward.tell(Order::Gone(proc, None));
     forward.tell(Order::Figures(vec![(silent, vec![("cpu".into(), 1.0)])]));
-    lab.write(proc, "stdout.log", &format!("{{\"a\":\"{}\"}}\n{{\"a\":1}}\n", "x".repeat(11 << 20)));
     let told = wait(
         &mut tells,
         "a lost row",
