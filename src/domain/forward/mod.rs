@@ -14,8 +14,10 @@ use super::{
     time::Stamp,
 };
 
+mod environment;
 mod sources;
 
+pub use environment::{Around, RankEnv, rank_env};
 pub use sources::{Source, Sources};
 
 /// Whether rows are sent.
