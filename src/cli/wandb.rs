@@ -11,7 +11,7 @@ use super::config::{Layers, boolean, facts, wandb_mode};
 use crate::{
     domain::{
         forward::{Around, Mode, Settings, Sources, Writer, rank_env},
-        launch::{LaunchPlan, quote},
+        launch::quote,
         resolve::{Given, Plan, Topology, render_json, render_text},
         sample::Place,
     },
@@ -26,8 +26,12 @@ pub const OFF: &str = "W&B is off: nothing asks for it; --wandb-project PROJECT 
 pub struct About<'a> {
     /// Its id, unique on this machine.
     pub id: &'a str,
-    /// How it is started.
-    pub plan: &'a LaunchPlan,
+    /// Its name.
+    pub name: &'a str,
+    /// Smallest and largest number of nodes.
+    pub nodes: (u32, u32),
+    /// Ranks on this node; `None` when only torch can count them.
+    pub local_world_size: Option<u32>,
     /// What all nodes agree on: `--rdzv-id`.
     pub rdzv_id: Option<&'a str>,
     /// Whether there is an API key for the server.
@@ -60,17 +64,17 @@ pub fn decide(layers: &Layers, about: About<'_>) -> Result<Option<Settings>> {
         writer: layers.parsed("wandb.writer", str::parse::<Writer>)?.unwrap_or_default(),
         sources: layers.parsed("wandb.sources", str::parse::<Sources>)?.unwrap_or_default(),
         stop_button: layers.parsed("wandb.stop_button", boolean)?.unwrap_or(true),
-        facts: facts(layers, topology(about.plan)?, name(layers, about)?)?,
+        facts: facts(layers, topology(about)?, name(layers, about)?)?,
     };
     settings.plan()?;
     Ok(Some(settings))
 }
 
 /// As many nodes as there may be; each rank tells later how many there are.
-fn topology(plan: &LaunchPlan) -> Result<Topology> {
-    let (min, max) = plan.nodes;
+fn topology(about: About<'_>) -> Result<Topology> {
+    let (min, max) = about.nodes;
     let range = (min < max).then_some((min, max));
-    Ok(Topology { range, ..Topology::equal(max, plan.local_world_size.unwrap_or(1))? })
+    Ok(Topology { range, ..Topology::equal(max, about.local_world_size.unwrap_or(1))? })
 }
 
 /// What names the run where nobody does: the job's id, which no other job has; with more than one node something that
@@ -80,14 +84,14 @@ fn name(layers: &Layers, about: About<'_>) -> Result<Option<Given>> {
     if named {
         return Ok(None);
     }
-    if about.plan.nodes.1 == 1 {
+    if about.nodes.1 == 1 {
         return Ok(Some(Given::new("the job's id", about.id)));
     }
     if let Some(id) = about.rdzv_id.filter(|id| !["", "none"].contains(id)) {
         return Ok(Some(Given::new("--rdzv-id", id)));
     }
     match layers.env.get("SLURM_JOB_ID").filter(|id| !id.is_empty()) {
-        Some(id) => Ok(Some(Given::new("SLURM_JOB_ID", format!("{}-{id}", about.plan.name)))),
+        Some(id) => Ok(Some(Given::new("SLURM_JOB_ID", format!("{}-{id}", about.name)))),
         None => Err(Error::usage("several nodes write to W&B, and have no name for the run in common")
             .hint("give --run-name NAME, the same on each node and another for each job")),
     }

@@ -1,39 +1,12 @@
 //! Environments and flags in, decisions out.
 
-use std::time::Duration;
-
 use insta::assert_snapshot;
 
 use super::*;
-use crate::domain::{
-    event::Launcher,
-    launch::Orphans,
-    resolve::{Base, RunMode},
-};
+use crate::domain::resolve::{Base, RunMode};
 
-fn plan(nodes: (u32, u32), ranks: Option<u32>) -> LaunchPlan {
-    LaunchPlan {
-        name: "train".into(),
-        launcher: Launcher::Torchrun,
-        argv: Vec::new(),
-        display: Vec::new(),
-        asked: Vec::new(),
-        cwd: "/".into(),
-        env: Vec::new(),
-        env_remove: Vec::new(),
-        flags: Vec::new(),
-        kept: Vec::new(),
-        notes: Vec::new(),
-        local_world_size: ranks,
-        nodes,
-        max_restarts: 3,
-        monitor_interval: Duration::from_millis(100),
-        stop_grace: Duration::from_secs(30),
-        orphans: Orphans::Keep,
-        agent_log_dir: "/logs".into(),
-        ras_addr: None,
-        function_mode: false,
-    }
+fn about(nodes: (u32, u32)) -> About<'static> {
+    About { id: "train-x3k9", name: "train", nodes, local_world_size: Some(2), rdzv_id: None, has_key: true }
 }
 
 fn layers(env: &[(&str, &str)], typed: &[(&'static str, &str)]) -> Layers {
@@ -45,9 +18,8 @@ fn layers(env: &[(&str, &str)], typed: &[(&'static str, &str)]) -> Layers {
 }
 
 fn decided(env: &[(&str, &str)], typed: &[(&'static str, &str)]) -> Result<Option<Settings>> {
-    let plan = plan((1, 1), Some(2));
     let has_key = env.iter().any(|(name, _)| *name == "WANDB_API_KEY");
-    decide(&layers(env, typed), About { id: "train-x3k9", plan: &plan, rdzv_id: None, has_key })
+    decide(&layers(env, typed), About { has_key, ..about((1, 1)) })
 }
 
 const KEY: (&str, &str) = ("WANDB_API_KEY", "k");
@@ -119,8 +91,7 @@ fn names_are_checked_before_anything_starts() {
 #[test]
 fn a_run_has_a_name_that_all_nodes_know() {
     let base = |nodes, rdzv_id, env: &[(&str, &str)], typed: &[(&'static str, &str)]| {
-        let plan = plan(nodes, Some(2));
-        let about = About { id: "train-x3k9", plan: &plan, rdzv_id, has_key: true };
+        let about = About { rdzv_id, ..about(nodes) };
         decide(&layers(env, typed), about).map(|settings| settings.unwrap().plan().unwrap().base)
     };
     let project = [PROJECT];

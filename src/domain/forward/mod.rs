@@ -5,6 +5,10 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+pub mod router;
+pub mod row;
+pub mod summary;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -15,9 +19,11 @@ use super::{
 };
 
 mod environment;
+mod rows;
 mod sources;
 
 pub use environment::{Around, RankEnv, rank_env};
+pub use rows::{Fate, RunRow, fate, other_plan};
 pub use sources::{Source, Sources};
 
 /// Whether rows are sent.

@@ -68,6 +68,7 @@ impl Core {
             Command::SetWandb { run_mode, rank_scope } => {
                 self.asked_to_set_wandb(now, asker, (run_mode, rank_scope), out);
             }
+            Command::EndLeftover { proc } => self.asked_to_end_leftover(now, asker, proc, out),
             Command::Unknown => {
                 let text = "this supervisor is older than the viewer and does not know that command".into();
                 self.refuse(now, asker, command, text, out);

@@ -168,6 +168,7 @@ impl Core {
         self.former.extend(self.crew.values().map(|member| member.proc));
         self.former.drain(..self.former.len().saturating_sub(MAX_FORMER));
         self.crew.clear();
+        self.gpus.restarted();
         self.ledger = self.ledger.next();
         (self.told_cause, self.inherited_cause) = (None, None);
         (self.teardown_seen, self.agent_was_told_to_end) = (false, false);

@@ -6,6 +6,7 @@
 
 mod ask;
 mod crew;
+mod gpus;
 mod group;
 mod io;
 mod verdict;
@@ -16,11 +17,12 @@ use std::time::Duration;
 use self::{
     ask::Goal,
     crew::{Crew, Member},
+    gpus::GpuDesk,
     group::GroupKey,
 };
 pub use self::{
     crew::StepSource,
-    io::{Asker, Effect, Input, Out, Rules},
+    io::{Asker, Effect, GpuLook, Input, Out, Rules},
 };
 use crate::{
     domain::{
@@ -79,6 +81,7 @@ pub struct Core {
     /// The cause that a former supervisor found: the evidence for it died with that supervisor.
     inherited_cause: Option<Cause>,
     draining: bool,
+    gpus: GpuDesk,
     lost_told: u64,
     kept_at: Stamp,
     /// [`Core::deadline`], which is asked for after every input.
@@ -125,8 +128,13 @@ impl Core {
         stale_store: bool,
         out: &mut Out,
     ) -> Core {
-        let rules =
-            Rules { monitor_interval_ms: 3000, stop_grace_ms: 0, end_orphans: false, expects_beats: false };
+        let rules = Rules {
+            monitor_interval_ms: 3000,
+            stop_grace_ms: 0,
+            end_orphans: false,
+            expects_beats: false,
+            gpu_wait_ms: 0,
+        };
         let mut core = Core::empty(rules);
         core.emit(began, Fact::JobStarted { job }, out);
         if let Some(proc) = agent {
@@ -174,6 +182,7 @@ impl Core {
             told_cause: None,
             inherited_cause: None,
             draining: false,
+            gpus: GpuDesk::default(),
             lost_told: 0,
             kept_at: Stamp(0),
             deadline: None,
@@ -197,6 +206,11 @@ impl Core {
         let launcher = self.state.job.as_ref().map(|job| job.launcher);
         (launcher == Some(Launcher::Foreign))
             .then(|| "this job was not started by elastictop: it can only be watched".into())
+    }
+
+    /// Whether somebody wants the job to end.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.goal, Goal::Stop { .. })
     }
 
     /// When time alone will change something.
@@ -261,6 +275,12 @@ impl Core {
             Input::Signalled { asker, command, sent, error } => {
                 self.signalled(now, asker, command, &sent, error, out);
             }
+            // Comes every second, and concerns neither the job's state nor its end.
+            Input::Gpus(look) => return self.gpus_looked(now, look, out),
+            Input::LeftoverSignalled { asker, proc, signal, error } => {
+                self.leftover_signalled(now, asker, proc, signal, error, out);
+            }
+            Input::Noted(text) => self.emit(now, Fact::Note { text }, out),
             Input::Storage { error, lost } => self.storage(now, error, lost, out),
             Input::Drained => self.drained(now, out),
             Input::Tick => {}
@@ -549,7 +569,8 @@ impl Core {
                 (to, Outcome::Done("the job is over already".into()))
             }
             Input::Asked(Asker { reply: Some(to), .. }, _)
-            | Input::Signalled { asker: Asker { reply: Some(to), .. }, .. } => {
+            | Input::Signalled { asker: Asker { reply: Some(to), .. }, .. }
+            | Input::LeftoverSignalled { asker: Asker { reply: Some(to), .. }, .. } => {
                 (to, Outcome::Refused("the job is over".into()))
             }
             _ => return,

@@ -27,6 +27,7 @@ use crate::{
         event::Reason,
         evidence,
         forward::{Mode, Sources},
+        gpu::join::RankGpus,
         id::JobId,
         resolve::{Base, Facts, Given, RankScope, RunMode, Topology},
         sample::{Place, RankSample, Sighting},
@@ -110,6 +111,7 @@ impl Story {
                     stop_grace_ms: u64::from(number(&words, "grace").unwrap_or(10)) * 1000,
                     end_orphans: has("end_orphans"),
                     expects_beats: has("beats"),
+                    gpu_wait_ms: 0,
                 };
                 let (restarts, nproc) = (number(&words, "restarts"), number(&words, "nproc"));
                 let info = job_info(Launcher::Torchrun, restarts.unwrap_or(3), nproc.unwrap_or(2));
@@ -414,6 +416,14 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
             format!("command {} by {by} {}", crate::domain::telling::command(command), word(outcome))
         }
         Fact::Note { text } => format!("note {text}"),
+        Fact::Gpus { gpus, trouble, .. } => format!("gpus {} {trouble:?}", gpus.len()),
+        Fact::GpuRanks { ranks, foreign_pids } => {
+            let of = |rank: &RankGpus| format!(" {}={:?}", name(state, rank.local_rank), rank.gpus);
+            format!("gpu ranks{} foreign {foreign_pids}", ranks.iter().map(of).collect::<String>())
+        }
+        Fact::GpuLeftovers { leftovers } => format!("gpu leftovers {}", leftovers.len()),
+        Fact::GpuXid { seen } => format!("xid {} gpu {:?}", seen.xid, seen.gpu),
+        Fact::GpuProgress { .. } | Fact::GpuSample { .. } => return None,
         Fact::WandbPlanned { settings, pending } => {
             let later = pending.map_or(String::new(), |(mode, scope)| format!(", then {mode}/{scope}"));
             format!("wandb {}{later}", combination(settings))
@@ -442,6 +452,7 @@ fn doing(effect: &Effect) -> Option<String> {
         Effect::Reply { to: (viewer, id), outcome } => {
             format!("-> reply v{} #{id} {}", viewer.0, word(outcome))
         }
+        Effect::SignalLeftover { proc, signal, .. } => format!("-> signal {signal} to leftover {proc}"),
         Effect::Placed { pid, rank } => format!("-> place {pid} r{rank}"),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
