@@ -20,8 +20,12 @@ use super::{
     time::Stamp,
 };
 
+mod environment;
+mod rows;
 mod sources;
 
+pub use environment::{Around, RankEnv, rank_env};
+pub use rows::{Fate, RunRow, fate, other_plan};
 pub use sources::{Source, Sources};
 
 /// Whether rows are sent.
