@@ -205,16 +205,14 @@ impl Router {
         is_written || is_planned
     }
 
-    /// Whether this node completes a run: its only writer is here, or the primary of its writers.
-    pub fn completes(&self, run: &str) -> bool {
+    /// Whether the primary writer of a shared run is on this node: its client sends the config and completes the run.
+    /// Where the parent job's is the primary, nobody here does.
+    pub fn has_primary(&self, run: &str) -> bool {
         let Some(plan) = &self.plan else { return true };
-        let Some(planned) = plan.runs.iter().find(|planned| planned.id == run) else {
-            // It left the plan: whoever wrote it here is done.
+        // A run that left the plan is done here.
+        let Some(planned) = plan.runs.iter().find(|planned| planned.id == run && planned.shared) else {
             return true;
         };
-        if !planned.shared {
-            return true;
-        }
         let node_of = |rank: u32| plan.ranks.get(rank as usize).map(|rank| rank.worker_index);
         planned
             .primary_rank

@@ -60,6 +60,8 @@ pub struct RankMark {
 /// A `.wandb` file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FileMark {
+    /// Counts the files of a job.
+    pub n: u64,
     /// Its run.
     pub run: String,
     /// Bytes that are committed.
@@ -168,7 +170,7 @@ mod tests {
 
     fn record(run: &str, rows: u64, len: u64) -> Cursor {
         let book = Book { rows, ..Book::default() };
-        let file = FileMark { run: run.into(), len, is_open: true, shared: false };
+        let file = FileMark { n: 0, run: run.into(), len, is_open: true, shared: false };
         Cursor {
             runs: BTreeMap::from([(run.to_owned(), book)]),
             files: BTreeMap::from([("wandb/f".to_owned(), file)]),

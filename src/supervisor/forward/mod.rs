@@ -15,6 +15,7 @@
 
 mod cursor;
 mod runs;
+mod sending;
 mod tail;
 mod worker;
 

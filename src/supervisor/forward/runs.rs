@@ -159,9 +159,14 @@ impl RunFile {
     }
 
     /// Adds a line of the console.
-    pub fn console(&mut self, is_error: bool, now: Stamp, line: String) {
+    pub fn console(&mut self, is_error: bool, label: Option<String>, now: Stamp, line: String) {
         let output_type = if is_error { Output::STDERR } else { Output::STDOUT };
-        self.push(&Kind::Output(Output { output_type, timestamp: Some(now.into()), line }));
+        self.push(&Kind::Output(Output {
+            output_type,
+            timestamp: Some(now.into()),
+            line,
+            label: label.unwrap_or_default(),
+        }));
         self.runtime = self.runtime.max(now.since(self.began_at).as_secs_f64());
     }
 
@@ -211,7 +216,7 @@ impl RunFile {
 
     /// Those that are never sent lie apart, so that no tool sends them by mistake.
     fn folder(&self, root: &Path) -> PathBuf {
-        if self.is_local { root.join("wandb/local") } else { root.to_owned() }
+        if self.is_local { root.join(super::worker::LOCAL) } else { root.to_owned() }
     }
 
     fn add_summary(&mut self, summary: &mut Summary) {

@@ -4,7 +4,7 @@ mod orders;
 mod report;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
@@ -16,6 +16,7 @@ use super::{
     Order, Task, Told,
     cursor::{Cursor, CursorFile, FileMark, RankMark},
     runs::RunFile,
+    sending::Sending,
     tail::{Next, Position, Tail},
 };
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
         rank::JobState,
     },
     supervisor::{clock, logbook},
+    wandb::upload::Sharing,
 };
 
 /// How often files are looked at.
@@ -38,6 +40,8 @@ const POLL: Duration = Duration::from_millis(200);
 const REPORT: Duration = Duration::from_secs(1);
 /// More bytes than this in one file's batch are written before more is read.
 const BATCH: usize = 1 << 20;
+/// Where runs lie that are never sent, below the job's folder.
+pub(super) const LOCAL: &str = "wandb/local";
 /// A buffer that a long line made grow is given back beyond this.
 const BUFFER: usize = 2 << 20;
 
@@ -106,10 +110,13 @@ pub struct Worker {
     /// Why nothing can be written now.
     stuck: Option<String>,
     network_since: Option<(u64, u64)>,
+    sending: Sending,
+    /// `.wandb` files so far.
+    files: u64,
     reported_at: Option<Instant>,
     report_is_due: bool,
     /// How the job ended, once it did.
-    end: Option<(JobState, Option<u8>)>,
+    end: Option<(JobState, Option<u8>, Instant)>,
     /// All of the job is written.
     is_ended: bool,
     is_finished: bool,
@@ -130,17 +137,19 @@ impl Worker {
             runs: BTreeMap::new(),
             summaries: BTreeMap::new(),
             cursor,
-            committed,
             change: Cursor::default(),
             buffer: Vec::new(),
             stuck: None,
             network_since: crate::probe::host::network(std::path::Path::new(crate::probe::proc::ROOT)),
+            sending: Sending::new(&task.settings),
+            files: committed.files.values().map(|file| file.n + 1).max().unwrap_or(0),
             reported_at: None,
             report_is_due: true,
             end: None,
             is_ended: false,
             is_finished: false,
             told_last: None,
+            committed,
             task,
             told,
         };
@@ -275,17 +284,15 @@ impl Worker {
     fn console(&mut self, proc: ProcId, kind: Kind, line: &[u8]) -> Next {
         let Some(seat) = self.router.seat_of(proc).filter(|seat| seat.is_placed) else { return Next::Again };
         let Some(id) = seat.run.clone() else { return Next::On };
+        let label = seat.label.clone();
         let mut text = self.task.secrets.hide(logbook::clean(line));
-        if let Some(label) = &seat.label {
-            text.insert_str(0, &format!("[{label}] "));
-        }
         text.push('\n');
         let now = clock::wall();
         if !self.runs.contains_key(&id) {
             self.open_run(&id, now);
         }
         if let Some(run) = self.runs.get_mut(&id) {
-            run.console(kind == Kind::Err, now, text);
+            run.console(kind == Kind::Err, label, now, text);
         }
         Next::On
     }
@@ -318,7 +325,10 @@ impl Worker {
             };
             let path = run.path().and_then(|path| path.strip_prefix(&self.task.root).ok());
             let Some(path) = path.map(|path| path.display().to_string()) else { continue };
-            let mark = FileMark { run: run.id.clone(), len, is_open: true, shared: run.shared };
+            let known = self.change.files.get(&path).or_else(|| self.committed.files.get(&path));
+            let n = known.map_or(self.files, |known| known.n);
+            self.files = self.files.max(n + 1);
+            let mark = FileMark { n, run: run.id.clone(), len, is_open: true, shared: run.shared };
             self.change.files.insert(path, mark);
             if let Some(book) = self.router.book(&run.id) {
                 self.change.runs.insert(run.id.clone(), book.clone());
@@ -333,9 +343,24 @@ impl Worker {
         }
         let told = |error: io::Error| format!("cannot write wandb/cursor.jsonl: {error}");
         self.cursor.append(&self.change).map_err(told)?;
+        let grown: BTreeSet<_> = self.change.files.values().map(|file| file.run.clone()).collect();
         self.committed.take(std::mem::take(&mut self.change));
         self.cursor.tidy(&self.committed);
+        grown.iter().for_each(|run| self.send(run));
         Ok(())
+    }
+}
+
+impl Worker {
+    /// What is committed of a run may be sent, unless it is to stay here.
+    fn send(&mut self, run: &str) {
+        let mut files = self.committed.files.iter().filter(|(_, file)| file.run == run);
+        if files.any(|(path, _)| path.starts_with(LOCAL)) {
+            return;
+        }
+        let part = self.router.has_primary(run);
+        let sharing = |shared: bool| shared.then_some(Sharing { primary: part, completes: part });
+        self.sending.grew(&self.task.root, run, &self.committed, sharing);
     }
 }
 

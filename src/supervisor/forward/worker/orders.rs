@@ -1,8 +1,15 @@
 //! What the forwarder is told, and what follows for its runs.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use super::{Kind, Order, Position, RankFiles, RankMark, RunFile, Tail, Told, Worker, rank_name, source};
+use super::{
+    Kind, LOCAL, Order, Position, RankFiles, RankMark, RunFile, Tail, Told, Worker, rank_name, source,
+};
 use crate::{
     domain::{
         exit::Exit,
@@ -23,6 +30,9 @@ use crate::{
     },
 };
 
+/// How long the primary of a run leaves it open for the clients on other nodes.
+const LINGER: Duration = Duration::from_secs(3);
+
 impl Worker {
     pub(super) fn order(&mut self, order: Order) {
         match order {
@@ -40,7 +50,7 @@ impl Worker {
             }
             Order::Gone(proc, exit) => self.gone(proc, exit),
             Order::Figures(figures) => self.figures(&figures),
-            Order::End { state, exit_code } => self.end = Some((state, exit_code)),
+            Order::End { state, exit_code } => self.end = Some((state, exit_code, Instant::now())),
         }
     }
 
@@ -84,7 +94,7 @@ impl Worker {
             let began_at = self.committed.runs.get(&mark.run).map_or(Stamp(0), |book| book.began_at);
             let file = RunFile::reopen(&path, mark.len, (&mark.run, mark.shared, began_at), summary);
             let mut file = file.map_err(|failure| failure.cause)?;
-            file.is_local = path.starts_with(self.task.root.join("wandb/local"));
+            file.is_local = path.starts_with(self.task.root.join(LOCAL));
             self.runs.insert(mark.run.clone(), file);
         }
         for rank in self.committed.ranks.clone().into_values() {
@@ -98,6 +108,8 @@ impl Worker {
             let outputs = reading::keep_logs(&dir, &sighting);
             self.add_rank(sighting.proc, local_rank, &sighting.place, outputs);
         }
+        let runs: BTreeSet<_> = self.committed.files.values().map(|file| file.run.clone()).collect();
+        runs.iter().for_each(|run| self.send(run));
         let procs: Vec<_> = self.ranks.iter().filter(|rank| !rank.is_gone).map(|rank| rank.proc).collect();
         for proc in procs {
             if proc::identify(Path::new(proc::ROOT), proc.pid) != Some(proc) {
@@ -309,7 +321,7 @@ impl Worker {
 
     /// The job is over: all that is left is read, and every run gets its end. A full disk is waited for.
     pub(super) fn write_end(&mut self) {
-        let Some((state, exit_code)) = self.end.filter(|_| !self.is_ended) else { return };
+        let Some((state, exit_code, at)) = self.end.filter(|_| !self.is_ended) else { return };
         for rank in &mut self.ranks {
             rank.close();
             rank.is_idle = false;
@@ -320,10 +332,18 @@ impl Worker {
         }
         self.lose_unplaced();
         for id in self.runs.keys().cloned().collect::<Vec<_>>() {
+            let is_last =
+                self.runs[&id].shared && self.router.has_primary(&id) && self.router.is_on_other_nodes(&id);
+            if is_last && at.elapsed() < LINGER {
+                continue;
+            }
             let code = self.router.exit_code(&id, state, exit_code);
             self.close(&id, code);
         }
         self.is_ended = self.runs.is_empty();
+        if self.is_ended {
+            self.sending.close();
+        }
         self.report_is_due = true;
     }
 

@@ -2,26 +2,49 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{REPORT, Told, Worker};
-use crate::domain::forward::{Mode, RankRows, RunProgress, RunState};
+use super::{FileMark, LOCAL, REPORT, Told, Worker};
+use crate::domain::forward::{RankRows, RunProgress, RunState};
 
 impl Worker {
     /// Tells how far things are, at most once a second unless a viewer waits for it.
     pub(super) fn report(&mut self) {
-        let is_due = self.reported_at.is_none_or(|at| at.elapsed() >= REPORT);
+        let is_due =
+            self.is_ended && !self.is_finished || self.reported_at.is_none_or(|at| at.elapsed() >= REPORT);
         if !is_due && !self.report_is_due {
             return;
         }
         (self.reported_at, self.report_is_due) = (Some(Instant::now()), false);
+        let lacking = self.tend_clients();
         let now = (self.progress(), self.rank_rows());
         if self.told_last.as_ref() != Some(&now) {
             self.tell(Told::Progress { runs: now.0.clone(), ranks: now.1.clone() });
             self.told_last = Some(now);
         }
-        if self.is_ended && !self.is_finished {
+        for run in self.sending.stopped() {
+            self.tell(Told::StopAsked(run));
+        }
+        if self.is_ended && !self.is_finished && !lacking && self.sending.is_over() {
             self.is_finished = true;
             self.tell(Told::Finished);
         }
+    }
+
+    /// Begins clients that had to wait for former ones. Returns whether any still waits.
+    fn tend_clients(&mut self) -> bool {
+        let mut newest: BTreeMap<&str, &FileMark> = BTreeMap::new();
+        for (_, mark) in self.committed.files.iter().filter(|(path, _)| !path.starts_with(LOCAL)) {
+            let known = newest.entry(&mark.run).or_insert(mark);
+            if known.n < mark.n {
+                *known = mark;
+            }
+        }
+        let lacking = newest.into_iter().filter(|(run, mark)| self.sending.lacks(run, mark.shared));
+        let lacking: Vec<_> = lacking.map(|(run, _)| run.to_owned()).collect();
+        lacking.iter().for_each(|run| self.send(run));
+        if self.is_ended && !lacking.is_empty() {
+            self.sending.close();
+        }
+        !lacking.is_empty()
     }
 
     fn progress(&self) -> BTreeMap<String, RunProgress> {
@@ -39,11 +62,15 @@ impl Worker {
         for (id, run) in &mut runs {
             let Some(book) = self.router.book(id) else { continue };
             (run.rows_logged, run.rows_lost) = (book.rows, book.lost);
-            run.state = match self.task.settings.mode {
-                _ if book.rows == 0 && !self.is_ended => RunState::Waiting,
-                Mode::Online | Mode::Offline | Mode::Disabled => RunState::Local,
-            };
-            run.last_error.clone_from(&self.stuck);
+            if run.file.as_ref().is_some_and(|file| file.starts_with(LOCAL)) {
+                run.state = RunState::Local;
+                run.not_forwarded.push("system metrics: no rank of this node logs".into());
+            } else {
+                self.sending.progress(id, run);
+            }
+            if self.stuck.is_some() {
+                run.last_error.clone_from(&self.stuck);
+            }
         }
         runs
     }
