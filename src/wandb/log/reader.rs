@@ -66,14 +66,6 @@ impl Reader {
         Reader { path, file, decoder: Decoder::at(from), piece: vec![0; PIECE as usize] }
     }
 
-    /// The next record or damage that lies before the end of the file.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn next(&mut self) -> Result<Option<Entry>, Failure> {
-        self.next_before(u64::MAX)
-    }
-
     /// The next record or damage before `limit`, which is the end of a record: what the writer has committed.
     ///
     /// # Errors
@@ -82,7 +74,7 @@ impl Reader {
         Ok(self.step(limit)?.map(|step| self.entry(step)))
     }
 
-    /// As [`Reader::next_before`], undecoded: [`Reader::payload`] has the bytes of a record.
+    /// As [`Reader::next_before`], not decoded: [`Reader::payload`] has the bytes of a record.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -135,6 +127,15 @@ impl Reader {
             read.map_err(|error| Failure::new("cannot read", &self.path, error, self.decoder.end()))?;
         self.decoder.feed(&self.piece[..read]);
         Ok(read)
+    }
+}
+
+/// All records and damages that lie before the end of the file; it may be asked again after that.
+impl Iterator for Reader {
+    type Item = Result<Entry, Failure>;
+
+    fn next(&mut self) -> Option<Result<Entry, Failure>> {
+        self.next_before(u64::MAX).transpose()
     }
 }
 
