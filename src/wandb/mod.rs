@@ -1,3 +1,5 @@
 //! Adapters out to W&B: the transaction log, the client, credentials.
 
 pub mod log;
+pub mod sdk;
+mod tree;

@@ -15,8 +15,8 @@ use super::{
     record::Record,
 };
 
-/// Bytes that are read at once.
-const PIECE: u64 = 256 << 10;
+/// Bytes that are read at once: there may be a reader for each of many ranks.
+const PIECE: u64 = 64 << 10;
 
 /// What is found in a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,7 +178,7 @@ impl Tail {
         self.reader.as_ref().map_or(self.from, Reader::end)
     }
 
-    /// Looks once, and takes at most a few hundred kilobytes, or one record that is longer.
+    /// Looks once, and takes at most 64 KiB, or the record that is longer and ends there.
     ///
     /// # Errors
     /// The file is there and cannot be read.
