@@ -272,6 +272,13 @@ fn summary(kind: &Kind) -> Option<&Changes> {
     if let Kind::Summary(changes) = kind { Some(changes) } else { None }
 }
 
+fn text(kind: &Kind, output_type: i32) -> Option<&str> {
+    match kind {
+        Kind::Output(output) if output.output_type == output_type => Some(&output.line),
+        _ => None,
+    }
+}
+
 /// Whether a row is what was logged, with step and times added. Numbers are compared as numbers.
 fn assert_row(row: &History, step: usize, logged: &[(&str, &str)]) {
     let get = |wanted: &str| {
@@ -322,13 +329,7 @@ fn one_row_of_the_sdk_is_read_with_all_that_is_around_it() {
     for wanted in [("best", "{\"at\":7}"), ("nan", "NaN")] {
         assert!(summary.contains(&(wanted.0.into(), wanted.1)), "{wanted:?} is not in {summary:?}");
     }
-    let console = |wanted: i32| -> String {
-        let line = |kind: &Kind| match kind {
-            Kind::Output(output) if output.output_type == wanted => Some(output.line.as_str()),
-            _ => None,
-        };
-        file.kinds().filter_map(line).collect()
-    };
+    let console = |wanted| -> String { file.kinds().filter_map(|kind| text(kind, wanted)).collect() };
     assert_eq!((console(Output::STDOUT).as_str(), console(Output::STDERR).as_str()), ("begin ✓\n", "err\n"));
     let last = file.kinds().last().unwrap();
     assert!(matches!(last, Kind::Exit(Exit { exit_code: 4, .. })), "{last:?}");

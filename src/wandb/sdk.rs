@@ -1,7 +1,8 @@
-//! What a rank's own `wandb` SDK logs: its `.wandb` file, read while it grows, in the words of whoever forwards it.
+//! What a rank's own `wandb` SDK logs: its `.wandb` file, read while it grows, in the words of whoever
+//! forwards it.
 //!
-//! The SDK is told to stay offline, to write below the rank's folder and to flush every second. [`files`] finds what
-//! it writes there, one file for each `wandb.init()`, and [`Sdk`] reads one:
+//! The SDK is told to stay offline, to write below the rank's folder and to flush every second. [`files`]
+//! finds what it writes there, one file for each `wandb.init()`, and [`Sdk`] reads one:
 //!
 //! * a row comes as the JSON object that the script logged, with `_step`, `_timestamp` and `_runtime` in it;
 //! * values of the summary and the configuration come whole, under their first key. The SDK writes the summary for
@@ -131,7 +132,8 @@ struct Left {
 }
 
 impl Sdk {
-    /// Reads a file that need not be there yet. All before `from`, the [`Sdk::position`] of an earlier life, was said.
+    /// Reads a file that need not be there yet. All before `from`, the [`Sdk::position`] of an earlier life,
+    /// was said.
     pub fn new(path: PathBuf, from: u64) -> Sdk {
         Sdk {
             tail: Tail::new(path, 0),

@@ -327,7 +327,8 @@ impl Decoder {
         Step::Damaged(Damage { offset, flaw: Flaw::Checksum })
     }
 
-    /// Nothing tells where the next chunk of this block begins. Told, unless that was done for the chunk before.
+    /// Nothing tells where the next chunk of this block begins. Told, unless that was done for the chunk
+    /// before.
     fn bad_block(&mut self, left: usize) -> Option<Step> {
         let offset = self.partial_from.unwrap_or(self.offset);
         self.drop_partial();

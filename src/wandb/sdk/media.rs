@@ -1,5 +1,5 @@
-//! Values that stand for files, as images, tables and sounds. The files stay on this machine; without them such a value
-//! would be a broken picture.
+//! Values that stand for files, as images, tables and sounds. The files stay on this machine; without them
+//! such a value would be a broken picture.
 
 use std::borrow::Cow;
 

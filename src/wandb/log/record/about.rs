@@ -1,4 +1,5 @@
-//! Records about a run rather than of its rows: what it is, who writes it, its files, how its metrics are shown.
+//! Records about a run rather than of its rows: what it is, who writes it, its files, how its metrics are
+//! shown.
 
 use prost::Message;
 
