@@ -76,7 +76,7 @@ pub fn start(
     // A theme that does not exist must not leave a job behind.
     let options = screen.options()?;
     let Planned { roots, id, plan } = plan(request, python, call_it)?;
-    detach::start(describe(&id, &plan), rules(request, &plan), spec(&plan))?;
+    detach::start(describe(&id, &plan), rules(request, &plan), spec(&plan), None)?;
     let manifest = roots.job(&id).manifest();
     let manifest =
         manifest.map_err(|error| Error::io("cannot read", &roots.job(&id).manifest_path(), &error))?;

@@ -18,6 +18,7 @@ pub mod health;
 pub mod id;
 pub mod launch;
 pub mod log;
+pub mod near;
 pub mod rank;
 pub mod redact;
 pub mod report;

@@ -318,6 +318,11 @@ impl Supervisor {
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
             Effect::SpawnAgent => self.spawn_when_free(),
+            Effect::KeepWandb(settings) => {
+                if let Err(error) = self.dir.write_wandb_settings(&settings) {
+                    tracing::warn!(%error, "cannot keep the settings for W&B");
+                }
+            }
             Effect::Signal { target, signal } => {
                 let sent = match target {
                     Target::Agent => self.manifest.agent.map_or(Ok(()), |agent| kill::signal(agent, signal)),

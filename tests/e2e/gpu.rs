@@ -8,7 +8,6 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, LazyLock},
-    time::Duration,
 };
 
 use elastictop::{

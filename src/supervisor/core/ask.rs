@@ -65,9 +65,8 @@ impl Core {
                 }
                 self.answer(now, asker, command, Outcome::Done("the agent is left as it is".into()), out);
             }
-            Command::SetWandb { .. } => {
-                let text = "this job's metrics are not forwarded to W&B".into();
-                self.refuse(now, asker, command, text, out);
+            Command::SetWandb { run_mode, rank_scope } => {
+                self.asked_to_set_wandb(now, asker, (run_mode, rank_scope), out);
             }
             Command::EndLeftover { proc } => self.asked_to_end_leftover(now, asker, proc, out),
             Command::Unknown => {

@@ -117,6 +117,7 @@ impl Core {
             place: sighting.place.clone(),
         };
         self.emit(now, fact, out);
+        self.wandb_of_place(now, &sighting.place, out);
         out.effects.push(Effect::Watch(sighting.proc));
         out.effects.push(Effect::KeepLogs { sighting: sighting.clone(), local_rank: slot, attempt });
     }
@@ -156,6 +157,7 @@ impl Core {
         self.forget_group();
         self.key = Some(key);
         self.emit(now, fact, out);
+        self.wandb_of_new_group(now, out);
         // The agent that is being ended may start a group once more before it hears of it.
         if let Goal::Restart { respawned: true, .. } = self.goal {
             self.restarted(now, out);

@@ -13,6 +13,7 @@ use crate::{
         event::Event,
         evidence::Mark,
         exit::Exit,
+        forward::Settings,
         gpu::{Reading, XidSeen, join::RankFacts},
         id::ProcId,
         sample::Sighting,
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// How a job is to be treated. Kept in the manifest for a supervisor that takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// Milliseconds between two looks of the agent at its ranks.
     pub monitor_interval_ms: u64,
@@ -169,6 +170,8 @@ pub struct GpuLook {
 pub enum Effect {
     /// Start the agent (again).
     SpawnAgent,
+    /// Keep what ranks that start from now on shall do about metrics.
+    KeepWandb(Box<Settings>),
     /// Send a signal.
     Signal {
         /// To whom.

@@ -1,7 +1,8 @@
 //! The core: inputs in, events and effects out. It holds the state and all machines, and touches nothing.
 //!
 //! `io` holds what goes in and out. One file for each kind of question: `crew` knows the ranks, `group` which start of
-//! the group they belong to, `ask` what viewers want, `verdict` what the job's state and the first cause are.
+//! the group they belong to, `ask` what viewers want, `wandb` what becomes of metrics, `verdict` what the job's state
+//! and the first cause are.
 
 mod ask;
 mod crew;
@@ -9,6 +10,7 @@ mod gpus;
 mod group;
 mod io;
 mod verdict;
+mod wandb;
 
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ use crate::{
         event::{Event, Fact, JobInfo, Launcher},
         evidence::Mark,
         exit::Exit,
+        forward::Settings,
         health,
         id::ProcId,
         rank::{JobState, RankState},
@@ -87,10 +90,13 @@ pub struct Core {
 
 impl Core {
     /// A job that is about to start.
-    pub fn new(now: Stamp, job: JobInfo, rules: Rules, out: &mut Out) -> Core {
+    pub fn new(now: Stamp, job: JobInfo, rules: Rules, wandb: Option<Settings>, out: &mut Out) -> Core {
         let mut core = Core::empty(rules);
         core.awaits_agent = true;
         core.emit(now, Fact::JobStarted { job }, out);
+        if let Some(settings) = wandb {
+            core.plan_wandb(now, settings, out);
+        }
         out.effects.push(Effect::SpawnAgent);
         core
     }
@@ -108,6 +114,7 @@ impl Core {
         core.state = state;
         core.emit(now, told, out);
         core.take_over_trouble(now, out);
+        core.take_over_wandb(out);
         out.effects.extend(core.crew.values().filter(|member| !member.gone).map(|m| Effect::Watch(m.proc)));
         core.deadline = core.next_deadline(now);
         core
@@ -525,7 +532,8 @@ impl Core {
             self.ledger.note(now, Clue::Started { local_rank, rank: Some(rank), pid });
             out.effects.push(Effect::Placed { pid, rank });
         }
-        self.emit(now, Fact::RankPlaced { local_rank, place }, out);
+        self.emit(now, Fact::RankPlaced { local_rank, place: place.clone() }, out);
+        self.wandb_of_place(now, &place, out);
     }
 
     fn storage(&mut self, now: Stamp, error: Option<String>, lost: u64, out: &mut Out) {

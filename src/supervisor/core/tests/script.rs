@@ -82,12 +82,12 @@ impl Story {
                     stop_grace_ms: u64::from(number(&words, "grace").unwrap_or(10)) * 1000,
                     end_orphans: has("end_orphans"),
                     expects_beats: has("beats"),
-                    gpu_wait_ms: 0,
+                    ..Rules::default()
                 };
                 let (restarts, nproc) = (number(&words, "restarts"), number(&words, "nproc"));
                 let info = job_info(Launcher::Torchrun, restarts.unwrap_or(3), nproc.unwrap_or(2));
                 self.now = T0;
-                self.core = Some(Core::new(T0, info, rules, &mut out));
+                self.core = Some(Core::new(T0, info, rules, None, &mut out));
                 self.take(out, &mut told);
                 return told;
             }
@@ -410,7 +410,8 @@ fn doing(effect: &Effect) -> Option<String> {
         Effect::Placed { pid, rank } => format!("-> place {pid} r{rank}"),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
-        Effect::Watch(_)
+        Effect::KeepWandb(_)
+        | Effect::Watch(_)
         | Effect::KeepLogs { .. }
         | Effect::ReadLastWords(_)
         | Effect::SignalRanks { .. } => return None,
