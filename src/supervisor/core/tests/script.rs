@@ -408,6 +408,7 @@ fn doing(effect: &Effect) -> Option<String> {
         }
         Effect::SignalLeftover { proc, signal, .. } => format!("-> signal {signal} to leftover {proc}"),
         Effect::Placed { pid, rank } => format!("-> place {pid} r{rank}"),
+        Effect::KeepWandb(_) => "-> keep wandb".into(),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
         Effect::KeepWandb(_)
