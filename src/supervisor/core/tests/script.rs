@@ -411,8 +411,7 @@ fn doing(effect: &Effect) -> Option<String> {
         Effect::KeepWandb(_) => "-> keep wandb".into(),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
-        Effect::KeepWandb(_)
-        | Effect::Watch(_)
+        Effect::Watch(_)
         | Effect::KeepLogs { .. }
         | Effect::ReadLastWords(_)
         | Effect::SignalRanks { .. } => return None,
