@@ -265,6 +265,53 @@ fn sending_twice_sends_once() {
     assert_eq!(store.runs[&key("run1")].clients[""].history.repeated, 0);
 }
 
+/// Without its cursor, and with rows of an earlier job before its own.
+#[test]
+fn a_lost_cursor_costs_no_row_and_doubles_none() {
+    let (dir, other, server) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Server::start());
+    let mut first = Log::new(dir.path());
+    first.rows(5);
+    send(&server, first.job());
+    let mut second = Log::of(other.path(), "run1", true);
+    second.rows = 50;
+    second.rows(5);
+    second.console("one\n", "");
+    second.rows(1);
+    send(&server, second.job());
+    std::fs::remove_file(second.job().cursor).unwrap();
+    second.console("two\n", "");
+    second.rows(3);
+    second.exit(0);
+    let progress = send(&server, second.job());
+    server.assert_sound();
+    assert_eq!(progress.run.rows_acked, 9);
+    let store = server.store();
+    let run = &store.runs[&key("run1")];
+    let steps: Vec<_> = run.rows("").iter().map(|row| row["_step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, (0..5).chain(50..59).collect::<Vec<_>>());
+    assert_eq!(run.clients[""].console.lines.len(), 2);
+    assert!(run.complete);
+}
+
+/// Documents that no other test sends too.
+#[test]
+fn every_document_fits_the_schema() {
+    let schema = wandb_server::graphql::Schema::read();
+    for document in elastictop::wandb::client::documents::ALL {
+        let variables = match document.name {
+            "RunResumeStatus" | "UpsertBucket" => json!({"name": "r"}),
+            "CreateRunFiles" => json!({"entity": "e", "project": "p", "run": "r", "files": ["f"]}),
+            _ => json!({}),
+        };
+        let body =
+            |text: &str| json!({"query": text, "operationName": document.name, "variables": variables});
+        schema.check(&body(document.text)).unwrap_or_else(|why| panic!("{}: {why}", document.name));
+        // The check can fail.
+        let wrong = document.text.replacen("name", "nom", 2).replacen("username", "nom", 1);
+        assert!(schema.check(&body(&wrong)).is_err(), "{}", document.name);
+    }
+}
+
 #[test]
 fn a_run_of_an_earlier_job_goes_on() {
     let (dir, server) = (tempfile::tempdir().unwrap(), Server::start());
