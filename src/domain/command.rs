@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::resolve::{RankScope, RunMode};
+use super::{
+    drill::Fault,
+    resolve::{RankScope, RunMode},
+};
 
 /// A request that changes something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +25,15 @@ pub enum Command {
         rank: Option<u32>,
         /// Linux signal number.
         signal: i32,
+    },
+    /// Have a healthy rank make a fault, to see how it is told.
+    Drill {
+        /// Global rank.
+        rank: u32,
+        /// What it is to do.
+        fault: Fault,
+        /// For how long, in seconds.
+        seconds: u64,
     },
     /// Do not let the zombie watchdog end the agent.
     KeepZombies,

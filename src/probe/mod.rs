@@ -9,3 +9,4 @@ pub mod gpu;
 pub mod proc;
 pub mod scan;
 pub mod signal;
+pub mod suspect;

@@ -321,6 +321,7 @@ mod tests {
                 stop_grace_ms: 1,
                 end_orphans: false,
                 expects_beats: true,
+                policy: crate::domain::verdict::Policy::default(),
             },
             job: JobInfo {
                 id: JobId(id.into()),

@@ -1,13 +1,15 @@
 //! The core: inputs in, events and effects out. It holds the state and all machines, and touches nothing.
 //!
 //! `io` holds what goes in and out. One file for each kind of question: `crew` knows the ranks, `group` which start of
-//! the group they belong to, `ask` what viewers want, `verdict` what the job's state and the first cause are.
+//! the group they belong to, `ask` what viewers want, `outcome` what the job's state and the first cause are,
+//! `judge` whether it moves on.
 
 mod ask;
 mod crew;
 mod group;
 mod io;
-mod verdict;
+mod judge;
+mod outcome;
 
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ use crate::{
         sample::{Kernel, Sighting},
         state::State,
         time::Stamp,
+        verdict::{self, Verdict},
         watchdog::{self, Zombies},
     },
     probe::finder::TreeLook,
@@ -65,6 +68,9 @@ pub struct Core {
     restarts_before: u32,
     ledger: Ledger,
     zombies: Zombies,
+    verdict: Verdict,
+    /// Why elastictop itself ends the job.
+    gave_up: Option<String>,
     deadlock: Option<Stamp>,
     ending: Ending,
     /// The agent has begun to end the ranks of this group.
@@ -87,6 +93,7 @@ impl Core {
     pub fn new(now: Stamp, job: JobInfo, rules: Rules, out: &mut Out) -> Core {
         let mut core = Core::empty(rules);
         core.awaits_agent = true;
+        core.verdict = Verdict::new(rules.policy, job.max_restarts.unwrap_or(0));
         core.emit(now, Fact::JobStarted { job }, out);
         out.effects.push(Effect::SpawnAgent);
         core
@@ -118,8 +125,13 @@ impl Core {
         stale_store: bool,
         out: &mut Out,
     ) -> Core {
-        let rules =
-            Rules { monitor_interval_ms: 3000, stop_grace_ms: 0, end_orphans: false, expects_beats: false };
+        let rules = Rules {
+            monitor_interval_ms: 3000,
+            stop_grace_ms: 0,
+            end_orphans: false,
+            expects_beats: false,
+            policy: verdict::Policy::default(),
+        };
         let mut core = Core::empty(rules);
         core.emit(began, Fact::JobStarted { job }, out);
         if let Some(proc) = agent {
@@ -159,6 +171,8 @@ impl Core {
             restarts_before: 0,
             ledger: Ledger::default(),
             zombies: Zombies::new(Duration::from_millis(rules.monitor_interval_ms)),
+            verdict: Verdict::new(rules.policy, 0),
+            gave_up: None,
             deadlock: None,
             ending: Ending::default(),
             teardown_seen: false,
@@ -234,6 +248,8 @@ impl Core {
             }
             Input::AgentLine(line) => self.agent_said(now, line, out),
             Input::Mark { pid, mark, line } => self.mark(now, pid, mark, line),
+            Input::Loss { pid, name, rows } => return self.loss(now, pid, &name, rows),
+            Input::Examined { pid, doing } => return self.examined(now, pid, &doing, out),
             Input::Wrote { pid, lines, last_line, step } => {
                 // Comes for every rank every second, and concerns nobody but this rank.
                 return self.wrote(now, pid, lines, last_line.as_deref(), step, out);
@@ -254,6 +270,8 @@ impl Core {
             Input::Signalled { asker, command, sent, error } => {
                 self.signalled(now, asker, command, &sent, error, out);
             }
+            Input::Noted(text) => self.emit(now, Fact::Note { text }, out),
+            Input::Drilled { asker, command, error } => self.drilled(now, asker, command, error, out),
             Input::Storage { error, lost } => self.storage(now, error, lost, out),
             Input::Drained => self.drained(now, out),
             Input::Tick => {}
@@ -304,14 +322,27 @@ impl Core {
         for (local_rank, outputs) in told {
             self.tell_health(now, local_rank, outputs, out);
         }
+        for rank in &look.ranks {
+            let Some(local_rank) = self.crew.position_of(rank.sighting.proc) else { continue };
+            let crate::probe::proc::Look { kernel, cpu_ns, rss_bytes, .. } = rank.look;
+            let seen = verdict::Input::Look { local_rank, kernel, cpu_ns, rss_bytes };
+            self.verdict.handle(now, seen, &mut Vec::new());
+        }
         self.feed_machines(now, &look, out);
         if sample {
+            self.judge(now, look.agent.as_ref().map(|agent| agent.kernel), out);
             let members = self.crew.iter_mut().filter(|(_, member)| !member.gone);
-            let ranks = members.map(|(local, member)| member.sample(local, now)).collect();
+            let mut ranks: Vec<_> = members.map(|(local, member)| member.sample(local, now)).collect();
+            for sample in &mut ranks {
+                sample.standing = self.verdict.standing(sample.local_rank).cloned();
+            }
             if now.since(self.kept_at) >= KEEP_EVERY {
                 self.kept_at = now;
                 self.emit(now, Fact::Progress { ranks }, out);
             } else {
+                for sample in &mut ranks {
+                    sample.groups = self.verdict.groups(sample.local_rank);
+                }
                 self.emit(now, Fact::Sample { ranks }, out);
             }
         }
@@ -456,6 +487,10 @@ impl Core {
             },
             None => None,
         };
+        if let Some(local_rank) = local_rank {
+            let input = verdict::Input::Mark { local_rank, mark: &mark };
+            self.verdict.handle(now, input, &mut Vec::new());
+        }
         self.ledger.note(now, Clue::Mark { local_rank, mark, line });
     }
 
@@ -470,6 +505,11 @@ impl Core {
     ) {
         let Some((local_rank, member)) = self.by_pid(pid) else { return };
         member.wrote(lines, last_line);
+        if lines > 0 {
+            let input = verdict::Input::Wrote { local_rank, step, loss: None };
+            self.verdict.handle(now, input, &mut Vec::new());
+        }
+        let Some((_, member)) = self.by_pid(pid) else { return };
         if !member.is_alive() {
             // Its last words were read after its last sample.
             let last = member.sample(local_rank, now);
@@ -487,6 +527,10 @@ impl Core {
 
     /// Returns whether it told of the rank's place.
     fn beat(&mut self, now: Stamp, beat: &Beat, out: &mut Out) -> bool {
+        let Some(local_rank) = self.crew.by_pid(beat.pid).map(|(local_rank, _)| local_rank) else {
+            return false;
+        };
+        self.verdict.handle(now, verdict::Input::Beat { local_rank, beat }, &mut Vec::new());
         let Some((local_rank, member)) = self.by_pid(beat.pid) else { return false };
         let mut told = Vec::new();
         let placed = member.beat(now, beat, &mut told);
@@ -500,6 +544,7 @@ impl Core {
     fn placed(&mut self, now: Stamp, local_rank: u32, out: &mut Out) {
         let Some(member) = self.crew.get_mut(local_rank) else { return };
         let (place, pid) = (member.place.clone(), member.proc.pid);
+        self.verdict.handle(now, verdict::Input::Rank { local_rank, rank: place.rank }, &mut Vec::new());
         if let Some(rank) = place.rank {
             member.health.handle(now, health::Input::Rank(rank), &mut Vec::new());
             self.ledger.note(now, Clue::Started { local_rank, rank: Some(rank), pid });

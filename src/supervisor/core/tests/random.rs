@@ -78,7 +78,13 @@ struct Run {
 impl Run {
     fn new(end_orphans: bool) -> Run {
         let mut out = Out::default();
-        let rules = Rules { monitor_interval_ms: 100, stop_grace_ms: 2000, end_orphans, expects_beats: true };
+        let rules = Rules {
+            monitor_interval_ms: 100,
+            stop_grace_ms: 2000,
+            end_orphans,
+            expects_beats: true,
+            policy: crate::domain::verdict::Policy::default(),
+        };
         let core = Core::new(T0, job_info(Launcher::Torchrun, 2, 2), rules, &mut out);
         let mut run = Run {
             core,

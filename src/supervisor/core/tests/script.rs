@@ -81,6 +81,7 @@ impl Story {
                     stop_grace_ms: u64::from(number(&words, "grace").unwrap_or(10)) * 1000,
                     end_orphans: has("end_orphans"),
                     expects_beats: has("beats"),
+                    policy: crate::domain::verdict::Policy::default(),
                 };
                 let (restarts, nproc) = (number(&words, "restarts"), number(&words, "nproc"));
                 let info = job_info(Launcher::Torchrun, restarts.unwrap_or(3), nproc.unwrap_or(2));
