@@ -371,6 +371,9 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
             format!("command {} by {by} {}", crate::domain::telling::command(command), word(outcome))
         }
         Fact::Note { text } => format!("note {text}"),
+        Fact::RankGuarded { local_rank, guard } => {
+            format!("guarded {} by {:?}", name(state, *local_rank), guard.by)
+        }
         Fact::WandbPlanned { settings, .. } => {
             format!("wandb {} {}", settings.facts.run_mode, settings.facts.rank_scope)
         }
@@ -400,6 +403,9 @@ fn doing(effect: &Effect) -> Option<String> {
         Effect::Placed { pid, rank } => format!("-> place {pid} r{rank}"),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
+        Effect::Examine { procs, .. } => format!("-> examine {}", procs.len()),
+        Effect::Dump { .. } => "-> dump".into(),
+        Effect::Drill { rank, order, .. } => format!("-> drill {} p{rank}", order.fault),
         Effect::Watch(_)
         | Effect::KeepLogs { .. }
         | Effect::ReadLastWords(_)
