@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     drill::Fault,
+    id::ProcId,
     resolve::{RankScope, RunMode},
 };
 
@@ -45,6 +46,12 @@ pub enum Command {
         /// What that is applied to; `None` leaves it.
         #[serde(default)]
         rank_scope: Option<RankScope>,
+    },
+    /// End a process that holds GPU memory and belongs to no rank: SIGTERM, and SIGKILL when asked again.
+    EndLeftover {
+        /// The process, as it was listed.
+        #[serde(flatten)]
+        proc: ProcId,
     },
     /// A kind that a newer elastictop sent.
     #[serde(other)]

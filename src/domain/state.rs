@@ -1,6 +1,6 @@
 //! The state of a job: a fold of its events, the same in the supervisor, the viewer, a replay and the tests.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,8 @@ use super::{
     cause::Cause,
     event::{Event, Fact, JobInfo, Reason},
     exit::Exit,
-    forward::Wandb,
+    forward::{RunProgress, Wandb},
+    gpu::fold::Gpus,
     id::ProcId,
     rank::{JobState, RankState},
     sample::{Place, RankSample},
@@ -55,6 +56,9 @@ pub struct State {
     /// What becomes of the ranks' metrics; `None` when nobody wanted W&B.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wandb: Option<Wandb>,
+    /// The GPUs of this node; `None` before anybody asked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<Gpus>,
     /// What is wrong now.
     pub alerts: Vec<Alert>,
     /// The last facts worth a line, oldest first; at most [`MAX_RECENT`].
@@ -262,15 +266,42 @@ impl State {
                 }
             }
             Fact::WandbPlanned { settings, pending } => {
-                let runs = self.wandb.take().map(|wandb| wandb.runs).unwrap_or_default();
-                self.wandb = Some(Wandb { settings: (**settings).clone(), pending: *pending, runs });
+                let (runs, ranks) =
+                    self.wandb.take().map(|wandb| (wandb.runs, wandb.ranks)).unwrap_or_default();
+                self.wandb = Some(Wandb { settings: (**settings).clone(), pending: *pending, runs, ranks });
             }
-            Fact::WandbProgress { runs } | Fact::WandbSample { runs } => {
+            Fact::WandbProgress { runs } => self.take_progress(runs),
+            Fact::WandbSample { runs, ranks } => {
+                self.take_progress(runs);
                 if let Some(wandb) = &mut self.wandb {
-                    wandb.runs.extend(runs.iter().map(|(id, progress)| (id.clone(), progress.clone())));
+                    wandb.ranks.extend(ranks.iter().map(|(rank, rows)| (*rank, rows.clone())));
                 }
             }
-            Fact::Adopted { .. } | Fact::Command { .. } | Fact::Note { .. } | Fact::Unknown => {}
+            Fact::Gpus { source, driver, trouble, gpus } => {
+                let known = self.gpus.get_or_insert_default();
+                known.describe(*source, driver.as_ref(), trouble.as_ref(), gpus);
+            }
+            Fact::GpuRanks { ranks, foreign_pids } => {
+                let known = self.gpus.get_or_insert_default();
+                (known.ranks, known.foreign_pids) = (ranks.clone(), *foreign_pids);
+            }
+            Fact::GpuLeftovers { leftovers } => {
+                self.gpus.get_or_insert_default().leftovers.clone_from(leftovers);
+            }
+            Fact::GpuProgress { gpus } | Fact::GpuSample { gpus } => {
+                self.gpus.get_or_insert_default().take(at, gpus);
+            }
+            Fact::Adopted { .. }
+            | Fact::Command { .. }
+            | Fact::GpuXid { .. }
+            | Fact::Note { .. }
+            | Fact::Unknown => {}
+        }
+    }
+
+    fn take_progress(&mut self, runs: &BTreeMap<String, RunProgress>) {
+        if let Some(wandb) = &mut self.wandb {
+            wandb.runs.extend(runs.iter().map(|(id, progress)| (id.clone(), progress.clone())));
         }
     }
 
@@ -396,6 +427,11 @@ fn is_worth_a_line(fact: &Fact) -> bool {
             | Fact::RankGuarded { .. }
             | Fact::Deadline { .. }
             | Fact::Progress { .. }
+            | Fact::Gpus { .. }
+            | Fact::GpuRanks { .. }
+            | Fact::GpuLeftovers { .. }
+            | Fact::GpuProgress { .. }
+            | Fact::GpuSample { .. }
             | Fact::WandbProgress { .. }
             | Fact::WandbSample { .. }
             | Fact::Unknown

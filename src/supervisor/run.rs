@@ -2,6 +2,8 @@
 
 mod closing;
 mod deaths;
+mod gpus;
+mod metrics;
 mod suspects;
 
 use std::{
@@ -46,7 +48,7 @@ use crate::{
         time::Stamp,
     },
     error::{Error, Result},
-    probe::{beat::BeatSocket, cgroup, finder::Finder, proc, signal as kill},
+    probe::{beat::BeatSocket, cgroup, finder::Finder, gpu::GpuProbe, proc, signal as kill},
     wire::{
         message::{ToSupervisor, ToViewer},
         socket,
@@ -90,10 +92,16 @@ pub struct Supervisor {
     children: Signal,
     last_sample: Stamp,
     asked_for_logs: Option<Instant>,
+    gpus: GpuProbe,
+    /// Whether the driver has told figures, or that it never will.
+    knows_gpus: bool,
+    /// An agent that waits for GPU memory.
+    waiting: Option<gpus::Waiting>,
     /// Every rank that was seen: each led a session, in which its data loaders may outlive it.
     leaders: VecDeque<ProcId>,
     /// Until when what ranks left behind may end by itself.
     sweep: Option<Instant>,
+    metrics: metrics::Metrics,
     finished: bool,
 }
 
@@ -112,7 +120,8 @@ impl Supervisor {
         let at = |path: PathBuf| move |error: std::io::Error| Error::io("cannot open", &path, &error);
         let journal = Journal::open(&dir.journal()).map_err(at(dir.journal()))?;
         let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
-        logbook.hide(spec.as_ref().map(Spec::secrets).unwrap_or_default());
+        let secrets = spec.as_ref().map(Spec::secrets).unwrap_or_default();
+        logbook.hide(secrets.clone());
         reading::add_agent(&mut logbook, &dir);
         let listener = listen(&manifest.socket)?;
         let beat_path = roots.beat(&manifest.id);
@@ -120,6 +129,7 @@ impl Supervisor {
         let children = signal(SignalKind::child())
             .map_err(|error| Error::environment(format!("cannot wait for child processes: {error}")))?;
         let (hub, said) = Hub::new();
+        let gpus = GpuProbe::start();
         let mut clock = Clock::new(manifest.seen_at);
         let mut out = Out::default();
         let core = start(&mut clock, &mut out);
@@ -142,10 +152,15 @@ impl Supervisor {
             children,
             last_sample: Stamp(0),
             asked_for_logs: None,
+            gpus,
+            knows_gpus: false,
+            waiting: None,
             leaders: VecDeque::new(),
             sweep: None,
+            metrics: metrics::Metrics::default(),
             finished: false,
         };
+        supervisor.start_forward(secrets);
         if let Some(agent) = supervisor.manifest.agent {
             supervisor.follow(agent);
             supervisor.watch(agent);
@@ -246,6 +261,10 @@ impl Supervisor {
                 _ = int.recv() => self.stop_by_signal("SIGINT"),
                 _ = hup.recv() => {}
                 _ = upkeep.tick() => self.look_after_files(),
+                told = self.metrics.next() => self.forward_told(told),
+                () = self.gpus.changed(), if !self.knows_gpus || self.waiting.is_some() => {
+                    self.look_at_gpus(false);
+                }
                 () = sleep_until(deadline) => {
                     if Instant::now() >= next_look {
                         let more = self.look();
@@ -255,7 +274,11 @@ impl Supervisor {
                     }
                 }
             }
+            self.go_on_waiting();
             self.sweep();
+            if self.metrics.has_lingered() && !self.finished {
+                self.stop_lingering();
+            }
             if self.core.is_in_transition() || self.sweep.is_some() {
                 next_look = next_look.min(Instant::now() + CLOSE);
             }
@@ -300,11 +323,19 @@ impl Supervisor {
         for effect in out.effects {
             self.carry_out_one(effect);
         }
+        // After the effects: those tell the forwarder of the ranks that the events are about.
+        self.forward_events(&out.events);
     }
 
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
-            Effect::SpawnAgent => self.spawn_agent(),
+            Effect::SpawnAgent => self.spawn_when_free(),
+            Effect::KeepWandb(settings) => {
+                if let Err(error) = self.dir.write_wandb_settings(&settings) {
+                    tracing::warn!(%error, "cannot keep the settings for W&B");
+                }
+                self.forward_plan(settings);
+            }
             Effect::Signal { target, signal } => {
                 let sent = match target {
                     Target::Agent => self.manifest.agent.map_or(Ok(()), |agent| kill::signal(agent, signal)),
@@ -329,6 +360,10 @@ impl Supervisor {
                 }
                 self.handle(Input::Signalled { asker, command, sent, error: failed });
             }
+            Effect::SignalLeftover { proc, signal, asker } => {
+                let error = kill::signal(proc, signal).err().map(|error| error.to_string());
+                self.handle(Input::LeftoverSignalled { asker, proc, signal, error });
+            }
             Effect::Reply { to: (viewer, id), outcome } => {
                 self.hub.send(viewer, &ToViewer::Reply { id, outcome });
             }
@@ -341,6 +376,7 @@ impl Supervisor {
             }
             Effect::KeepLogs { sighting, local_rank, attempt } => {
                 let paths = reading::keep_logs(&self.dir, &sighting);
+                self.forward_rank(&sighting, local_rank, &paths);
                 reading::add_rank(&mut self.logbook, paths, &sighting, local_rank, attempt);
             }
             Effect::Placed { pid, rank } => self.logbook.place(pid, rank),
@@ -353,7 +389,7 @@ impl Supervisor {
                     self.drain();
                 }
             }
-            Effect::Finish => self.finish(),
+            Effect::Finish => self.linger(),
         }
     }
 
@@ -388,6 +424,8 @@ impl Supervisor {
             let unfinished: Vec<_> =
                 pids.into_iter().filter_map(|pid| reading::unfinished_line(&self.logbook, pid)).collect();
             unfinished.into_iter().for_each(|input| self.handle(input));
+            self.forward_figures(now);
+            self.look_at_gpus(true);
         }
         // A rank that died within milliseconds shows nothing any more, but its shim spoke before.
         self.hear_ranks();
@@ -462,8 +500,10 @@ impl Supervisor {
             self.hub.remove(from);
             return;
         };
-        if matches!(message, ToSupervisor::Logs { .. }) {
-            self.asked_for_logs = Some(Instant::now());
+        match &message {
+            ToSupervisor::Logs { .. } => self.asked_for_logs = Some(Instant::now()),
+            ToSupervisor::Traffic => self.gpus.count_traffic(super::gpus::TRAFFIC),
+            _ => {}
         }
         let now = self.clock.now();
         let known = (self.core.state(), &self.logbook);
@@ -481,6 +521,9 @@ impl Supervisor {
     }
 
     fn stop_by_signal(&mut self, name: &str) {
+        if self.metrics.is_lingering() {
+            return self.stop_lingering();
+        }
         let asker = Asker { reply: None, by: format!("{name} to the supervisor") };
         self.handle(Input::Asked(asker, Command::Stop { now: false }));
     }

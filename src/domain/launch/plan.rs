@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use super::{
-    Added, FLAGS, Facts, HEARTBEAT_TIMEOUT, Kept, LaunchPlan, MAX_RESTARTS, MONITOR_INTERVAL, OLDEST_PYTHON,
-    OLDEST_TORCH, PlanError, Python, Removed, Request, STOP_GRACE, Who, flag,
+    Added, FLAGS, Facts, GPU_WAIT, HEARTBEAT_TIMEOUT, Kept, LaunchPlan, MAX_RESTARTS, MONITOR_INTERVAL,
+    OLDEST_PYTHON, OLDEST_TORCH, PlanError, Python, Removed, Request, STOP_GRACE, Who, flag,
     request::{Nproc, Program, Settings},
 };
 use crate::domain::redact;
 
 /// Variables of a rank that must not reach an agent, which would look like a rank itself.
-const RANK_VARIABLES: [&str; 9] = [
+const RANK_VARIABLES: [&str; 11] = [
     "ELASTICTOP_AGENT_PID",
     "ELASTICTOP_RANK_DIR",
     "ELASTICTOP_RANK_PID",
+    "ELASTICTOP_RANK_RUN",
+    "ELASTICTOP_RANK_WRITER",
     "LOCAL_RANK",
     "TORCHELASTIC_ERROR_FILE",
     "TORCHELASTIC_MAX_RESTARTS",
@@ -67,6 +69,7 @@ pub fn plan(request: &Request, facts: &Facts) -> Result<LaunchPlan, PlanError> {
         max_restarts: settings.max_restarts.unwrap_or(MAX_RESTARTS),
         monitor_interval: settings.monitor_interval.unwrap_or(MONITOR_INTERVAL),
         stop_grace: stop_grace(request, &settings),
+        gpu_wait: request.gpu_wait.unwrap_or(GPU_WAIT),
         orphans: settings.orphans,
         agent_log_dir: log_dir,
         ras_addr,
@@ -151,6 +154,9 @@ impl Draft<'_> {
         put("run-id", text("rdzv-id").unwrap_or_else(|| self.facts.run_id.clone()));
         put("log-dir", text("log-dir").unwrap_or_else(|| self.log_dir()));
         put("grace", stop_grace(self.request, self.settings).as_secs().to_string());
+        if let Some(wait) = self.request.gpu_wait {
+            put("gpu-wait", wait.as_secs().to_string());
+        }
         if text("redirects").or(text("tee")).is_none() {
             put("redirects", "3".into());
         }

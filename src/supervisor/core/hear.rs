@@ -76,6 +76,7 @@ impl Core {
             self.ledger.note(now, Clue::Started { local_rank, rank: Some(rank), pid });
             out.effects.push(Effect::Placed { pid, rank });
         }
-        self.emit(now, Fact::RankPlaced { local_rank, place }, out);
+        self.emit(now, Fact::RankPlaced { local_rank, place: place.clone() }, out);
+        self.wandb_of_place(now, &place, out);
     }
 }

@@ -1,5 +1,7 @@
 //! What the core learns, and what it wants done.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -12,17 +14,19 @@ use crate::{
         event::Event,
         evidence::Mark,
         exit::Exit,
+        forward::Settings,
+        gpu::{Reading, XidSeen, join::RankFacts},
         id::ProcId,
         sample::Sighting,
         time::Stamp,
         verdict::{Doing, Policy},
     },
     probe::finder::TreeLook,
-    supervisor::hub::ViewerId,
+    supervisor::{forward::Told, hub::ViewerId},
 };
 
 /// How a job is to be treated. Kept in the manifest for a supervisor that takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// Milliseconds between two looks of the agent at its ranks.
     pub monitor_interval_ms: u64,
@@ -35,6 +39,9 @@ pub struct Rules {
     /// When a job that does not move on is called hung, and what is done then.
     #[serde(default)]
     pub policy: Policy,
+    /// Milliseconds that GPU memory of dead jobs is waited for before the agent is started.
+    #[serde(default)]
+    pub gpu_wait_ms: u64,
 }
 
 /// Who asked.
@@ -138,8 +145,6 @@ pub enum Input {
         /// Why others did not.
         error: Option<String>,
     },
-    /// Something was done that is worth a line.
-    Noted(String),
     /// A rank was told to make a fault, or could not be told.
     Drilled {
         /// Who asked.
@@ -149,6 +154,21 @@ pub enum Input {
         /// Why not.
         error: Option<String>,
     },
+    /// A look at the GPUs.
+    Gpus(GpuLook),
+    /// A process that somebody wanted ended was signalled, or not.
+    LeftoverSignalled {
+        /// Who asked.
+        asker: Asker,
+        /// The process.
+        proc: ProcId,
+        /// Signal number.
+        signal: i32,
+        /// Why it was not sent.
+        error: Option<String>,
+    },
+    /// Something worth a line in the timeline, in a sentence.
+    Noted(String),
     /// elastictop can or cannot keep something on disk.
     Storage {
         /// Why not.
@@ -156,10 +176,25 @@ pub enum Input {
         /// Records lost so far.
         lost: u64,
     },
+    /// The forwarder said something.
+    Forward(Told),
     /// All that the job left behind has been read.
     Drained,
     /// Time passed.
     Tick,
+}
+
+/// What a look at the GPUs gives.
+#[derive(Debug, Default)]
+pub struct GpuLook {
+    /// What the driver answered last.
+    pub reading: Arc<Reading>,
+    /// What the environment of each rank that lives says of its place and devices.
+    pub ranks: Vec<RankFacts>,
+    /// Errors that the driver told of since the last look.
+    pub xids: Vec<XidSeen>,
+    /// Whether those who watch shall get the figures.
+    pub sample: bool,
 }
 
 /// What the core wants done.
@@ -167,6 +202,8 @@ pub enum Input {
 pub enum Effect {
     /// Start the agent (again).
     SpawnAgent,
+    /// Keep what ranks that start from now on shall do about metrics.
+    KeepWandb(Box<Settings>),
     /// Send a signal.
     Signal {
         /// To whom.
@@ -184,6 +221,15 @@ pub enum Effect {
         asker: Asker,
         /// What for.
         command: Command,
+    },
+    /// Send a signal to a process that belongs to no rank, then tell by [`Input::LeftoverSignalled`].
+    SignalLeftover {
+        /// The process.
+        proc: ProcId,
+        /// Signal number.
+        signal: i32,
+        /// Who asked.
+        asker: Asker,
     },
     /// Answer a viewer.
     Reply {

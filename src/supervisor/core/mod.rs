@@ -1,38 +1,40 @@
 //! The core: inputs in, events and effects out. It holds the state and all machines, and touches nothing.
 //!
 //! `io` holds what goes in and out. One file for each kind of question: `crew` knows the ranks, `group` which start of
-//! the group they belong to, `ask` what viewers want, `outcome` what the job's state and the first cause are,
-//! `judge` whether it moves on, `hear` takes in what ranks say.
+//! the group they belong to, `ask` what viewers want, `wandb` what becomes of metrics, `outcome` what the job's state
+//! and the first cause are, `judge` whether it moves on, `hear` takes in what ranks say.
 
 mod ask;
 mod crew;
+mod gpus;
 mod group;
 mod hear;
 mod io;
 mod judge;
 mod outcome;
+mod wandb;
 
 use std::time::Duration;
 
 use self::{
     ask::Goal,
     crew::{Crew, Member},
+    gpus::GpuDesk,
     group::GroupKey,
 };
 pub use self::{
     crew::StepSource,
-    io::{Asker, Effect, Input, Out, Rules},
+    io::{Asker, Effect, GpuLook, Input, Out, Rules},
 };
 use crate::{
     domain::{
         alert::{Alert, AlertKind},
-        beat::Beat,
         cause::{Cause, Clue, Ledger},
         command::{Command, Outcome},
         ending::{self, Ending, Target},
         event::{Event, Fact, JobInfo, Launcher},
-        evidence::Mark,
         exit::Exit,
+        forward::Settings,
         health,
         id::ProcId,
         rank::{JobState, RankState},
@@ -83,19 +85,24 @@ pub struct Core {
     /// The cause that a former supervisor found: the evidence for it died with that supervisor.
     inherited_cause: Option<Cause>,
     draining: bool,
+    gpus: GpuDesk,
     lost_told: u64,
     kept_at: Stamp,
+    forwarding: wandb::Forwarding,
     /// [`Core::deadline`], which is asked for after every input.
     deadline: Option<Stamp>,
 }
 
 impl Core {
     /// A job that is about to start.
-    pub fn new(now: Stamp, job: JobInfo, rules: Rules, out: &mut Out) -> Core {
+    pub fn new(now: Stamp, job: JobInfo, rules: Rules, wandb: Option<Settings>, out: &mut Out) -> Core {
         let mut core = Core::empty(rules);
         core.awaits_agent = true;
         core.verdict = Verdict::new(rules.policy, job.max_restarts.unwrap_or(0));
         core.emit(now, Fact::JobStarted { job }, out);
+        if let Some(settings) = wandb {
+            core.plan_wandb(now, settings, out);
+        }
         out.effects.push(Effect::SpawnAgent);
         core
     }
@@ -113,6 +120,7 @@ impl Core {
         core.state = state;
         core.emit(now, told, out);
         core.take_over_trouble(now, out);
+        core.take_over_wandb(out);
         out.effects.extend(core.crew.values().filter(|member| !member.gone).map(|m| Effect::Watch(m.proc)));
         core.deadline = core.next_deadline(now);
         core
@@ -132,6 +140,7 @@ impl Core {
             end_orphans: false,
             expects_beats: false,
             policy: verdict::Policy::default(),
+            gpu_wait_ms: 0,
         };
         let mut core = Core::empty(rules);
         core.emit(began, Fact::JobStarted { job }, out);
@@ -182,8 +191,10 @@ impl Core {
             told_cause: None,
             inherited_cause: None,
             draining: false,
+            gpus: GpuDesk::default(),
             lost_told: 0,
             kept_at: Stamp(0),
+            forwarding: wandb::Forwarding::default(),
             deadline: None,
         }
     }
@@ -202,9 +213,13 @@ impl Core {
 
     /// Whether there is a reason to say nothing but no.
     pub fn read_only(&self) -> Option<String> {
-        let launcher = self.state.job.as_ref().map(|job| job.launcher);
-        (launcher == Some(Launcher::Foreign))
+        (self.state.job.as_ref()?.launcher == Launcher::Foreign)
             .then(|| "this job was not started by elastictop: it can only be watched".into())
+    }
+
+    /// Whether somebody wants the job to end.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.goal, Goal::Stop { .. })
     }
 
     /// When time alone will change something.
@@ -213,9 +228,6 @@ impl Core {
     }
 
     fn next_deadline(&self, now: Stamp) -> Option<Stamp> {
-        if self.state.state.is_over() {
-            return None;
-        }
         if self.state.state.is_over() {
             return None;
         }
@@ -232,8 +244,11 @@ impl Core {
     /// Takes one input in.
     pub fn handle(&mut self, now: Stamp, input: Input, out: &mut Out) {
         if self.state.state.is_over() {
-            Core::answer_late(input, out);
-            return;
+            return match input {
+                // Rows are still sent.
+                Input::Forward(told) => self.forward_told(now, told, out),
+                other => Core::answer_late(other, out),
+            };
         }
         match input {
             Input::Spawned(_) if !self.awaits_agent => {}
@@ -271,9 +286,15 @@ impl Core {
             Input::Signalled { asker, command, sent, error } => {
                 self.signalled(now, asker, command, &sent, error, out);
             }
-            Input::Noted(text) => self.emit(now, Fact::Note { text }, out),
             Input::Drilled { asker, command, error } => self.drilled(now, asker, command, error, out),
+            // Comes every second, and concerns neither the job's state nor its end.
+            Input::Gpus(look) => return self.gpus_looked(now, look, out),
+            Input::LeftoverSignalled { asker, proc, signal, error } => {
+                self.leftover_signalled(now, asker, proc, signal, error, out);
+            }
+            Input::Noted(text) => self.emit(now, Fact::Note { text }, out),
             Input::Storage { error, lost } => self.storage(now, error, lost, out),
+            Input::Forward(told) => self.forward_told(now, told, out),
             Input::Drained => self.drained(now, out),
             Input::Tick => {}
         }
@@ -512,7 +533,8 @@ impl Core {
                 (to, Outcome::Done("the job is over already".into()))
             }
             Input::Asked(Asker { reply: Some(to), .. }, _)
-            | Input::Signalled { asker: Asker { reply: Some(to), .. }, .. } => {
+            | Input::Signalled { asker: Asker { reply: Some(to), .. }, .. }
+            | Input::LeftoverSignalled { asker: Asker { reply: Some(to), .. }, .. } => {
                 (to, Outcome::Refused("the job is over".into()))
             }
             _ => return,

@@ -83,9 +83,9 @@ impl Run {
             stop_grace_ms: 2000,
             end_orphans,
             expects_beats: true,
-            policy: crate::domain::verdict::Policy::default(),
+            ..Rules::default()
         };
-        let core = Core::new(T0, job_info(Launcher::Torchrun, 2, 2), rules, &mut out);
+        let core = Core::new(T0, job_info(Launcher::Torchrun, 2, 2), rules, None, &mut out);
         let mut run = Run {
             core,
             now: T0,
