@@ -1,8 +1,9 @@
 //! Opening the screen on a job.
 
 use std::{
-    env,
-    io::{IsTerminal, stdin, stdout},
+    env, fs,
+    io::{self, IsTerminal, stdin, stdout},
+    path::PathBuf,
 };
 
 use clap::Args;
@@ -14,13 +15,13 @@ use super::{
 use crate::{
     domain::{rank::JobState, state::State, telling},
     error::{Error, Result},
-    tui::{self, ColorDepth, Ending, Options, Theme, wants_ascii},
+    tui::{self, ColorDepth, Ending, Options, Themes, wants_ascii},
 };
 
 /// How the screen looks. Holds for all commands.
 #[derive(Debug, Args)]
 pub struct ScreenArgs {
-    /// Colour theme: default-dark, default-light, ansi16, mono, high-contrast, okabe-ito
+    /// Colour theme, such as default-light, okabe-ito or nord; C goes through them, `elastictop` names all when it is wrong
     #[arg(long, global = true, env = "ELASTICTOP_THEME", value_name = "NAME", help_heading = "Screen")]
     theme: Option<String>,
     /// Colours: auto, never, 16, 256, truecolor
@@ -51,14 +52,50 @@ impl ScreenArgs {
             ColorDepth::Ansi16 => "ansi16",
             _ => "default-dark",
         };
+        let themes = own_themes(&get)?;
         Ok(Options {
-            theme: Theme::load(self.theme.as_deref().unwrap_or(fallback))?,
+            theme: themes.load(self.theme.as_deref().unwrap_or(fallback))?,
+            themes,
+            keys: tui::KeyOverrides::default(),
+            from_list: false,
             ascii: self.ascii || wants_ascii(&get),
             color,
             viewer: viewer_name(),
             mouse: !self.no_mouse,
         })
     }
+}
+
+/// The built-in themes and those in the user's `themes` folder. A file that cannot be read is told of only when it is
+/// asked for by name.
+fn own_themes(env: &dyn Fn(&str) -> Option<String>) -> Result<Themes> {
+    let Some(folder) = config_folder(env).map(|folder| folder.join("themes")) else {
+        return Ok(Themes::default());
+    };
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Themes::default()),
+        Err(error) => return Err(Error::environment(format!("cannot read {}: {error}", folder.display()))),
+    };
+    let mut own = Vec::new();
+    for path in
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension() == Some("toml".as_ref()))
+    {
+        if let (Some(name), Ok(text)) =
+            (path.file_stem().and_then(|name| name.to_str()), fs::read_to_string(&path))
+        {
+            own.push((name.to_owned(), text));
+        }
+    }
+    own.sort();
+    Ok(Themes::new(own, None))
+}
+
+/// `$XDG_CONFIG_HOME/elastictop`, or the same below `~/.config`.
+fn config_folder(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+    base.or_else(|| Some(set("HOME")?.join(".config"))).map(|base| base.join("elastictop"))
 }
 
 /// Whether there is a terminal that a screen can be drawn on.

@@ -445,6 +445,9 @@ pub(crate) fn options() -> Options {
         color: ColorDepth::True,
         viewer: "ada on pts/3".into(),
         mouse: false,
+        themes: crate::tui::Themes::default(),
+        keys: crate::tui::KeyOverrides::default(),
+        from_list: false,
     }
 }
 

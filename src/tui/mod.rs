@@ -24,9 +24,10 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::{
-    app::{App, Cmd, LinkState, Msg},
+    app::{App, Cmd, LinkState, Msg, Peer},
     jobs::JobRow,
-    theme::{ColorDepth, Role, Theme, wants_ascii},
+    keys::KeyOverrides,
+    theme::{ColorDepth, Role, Theme, Themes, wants_ascii},
     view::draw,
 };
 use self::{
@@ -35,7 +36,11 @@ use self::{
     run::{Pace, Surroundings},
     screen::{Guard, Screen, Writer},
 };
-use crate::{domain::state::State, domain::time::Stamp, error::Result, wire::link::Link};
+use crate::{
+    domain::{state::State, time::Stamp},
+    error::{Error, Result},
+    wire::link::Link,
+};
 
 /// How a viewer gets (back) to the job it shows. Called at the start and after a lost link; an error of kind
 /// [`Job`](crate::error::Kind::Job) means that it will never come back.
@@ -54,6 +59,20 @@ pub struct Options {
     pub viewer: String,
     /// Whether to capture the mouse; then the terminal cannot select text.
     pub mouse: bool,
+    /// The themes that a key and the palette go through.
+    pub themes: Themes,
+    /// The user's own keys, checked with [`check_keys`].
+    pub keys: KeyOverrides,
+    /// Whether leaving leads back to a list of jobs.
+    pub from_list: bool,
+}
+
+/// Checks the user's own keys.
+///
+/// # Errors
+/// What is wrong with them, in a sentence.
+pub fn check_keys(keys: &KeyOverrides) -> Result<()> {
+    keys::Keymap::new(keys).map(drop).map_err(Error::usage)
 }
 
 /// How a look at a job ended.

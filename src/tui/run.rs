@@ -102,6 +102,7 @@ where
                 }
             }
         }
+        app.settle();
         if dirty && Instant::now() >= frame_at {
             if screen.is_broken() {
                 return Ok(ending(app));

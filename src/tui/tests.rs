@@ -1,5 +1,8 @@
 //! The screen from outside: keys in, pictures and messages out.
 
+#[path = "../../tests/support/fleet.rs"]
+mod fleet;
+mod fleets;
 mod looks;
 mod loops;
 mod scripts;

@@ -2,9 +2,9 @@
 
 use ratatui::layout::Rect;
 
-use super::{Pen, logs, pen::Piece, ranks::STALE_BEAT_S};
+use super::{Pen, logs, pen::Piece};
 use crate::{
-    domain::{event::Fact, state::Rank, time::human},
+    domain::{event::Fact, fleet::STALE_BEAT, state::Rank, time::human},
     tui::{app::App, text, theme::Role, words},
 };
 
@@ -98,9 +98,7 @@ fn condition(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
     }
     let beat = match rank.beat_at {
         None => ("n/a".into(), Role::Dim),
-        Some(at) if !gone && app.now.since(at).as_secs() >= STALE_BEAT_S => {
-            (format!("{} ago", ago(at)), Role::Stale)
-        }
+        Some(at) if !gone && app.now.since(at) >= STALE_BEAT => (format!("{} ago", ago(at)), Role::Stale),
         Some(at) => (format!("{} ago", ago(at)), Role::Text),
     };
     let step = rank.step.map(|step| match rank.step_at {
