@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::resolve::{RankScope, RunMode};
+use super::{
+    id::ProcId,
+    resolve::{RankScope, RunMode},
+};
 
 /// A request that changes something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,12 @@ pub enum Command {
         /// What that is applied to; `None` leaves it.
         #[serde(default)]
         rank_scope: Option<RankScope>,
+    },
+    /// End a process that holds GPU memory and belongs to no rank: SIGTERM, and SIGKILL when asked again.
+    EndLeftover {
+        /// The process, as it was listed.
+        #[serde(flatten)]
+        proc: ProcId,
     },
     /// A kind that a newer elastictop sent.
     #[serde(other)]

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::{
+    gpu::{fold::Gpus, words::TROUBLE},
     rank::{JobState, RankState},
     state::{Rank, State},
     suspicion::{self, Figures, Norms, SUSPECT},
@@ -14,6 +15,9 @@ use super::{
 
 /// Heartbeats come once a second; one that is older than this is worth a look.
 pub const STALE_BEAT: Duration = Duration::from_secs(5);
+
+/// Figures of GPUs that are older than this are left out.
+const STALE_GPU: Duration = Duration::from_secs(15);
 
 /// Which rank: position of its node in the fleet, and its own on the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -283,6 +287,9 @@ impl Fleet {
                     .iter()
                     .map(|rank| row(now, n as u32, rank, self.furthest, source.silent.is_some() || over)),
             );
+            if let Some(gpus) = source.state.gpus.as_ref().filter(|_| !over) {
+                self.ranks[first as usize..].iter_mut().for_each(|row| take_gpu(now, gpus, row));
+            }
             let name = source.state.job.as_ref().map_or("?", |job| job.node.as_str());
             let state = source.state.state;
             let row = NodeRow {
@@ -418,6 +425,20 @@ fn row(now: Stamp, node: u32, rank: &Rank, furthest: Option<u64>, frozen: bool) 
         level: 0,
         heat: None,
     }
+}
+
+/// What the driver tells of a rank's first GPU, unless that is old: a driver that hangs says nothing new.
+fn take_gpu(now: Stamp, gpus: &Gpus, row: &mut RankRow) {
+    let fresh = gpus.at.is_some_and(|at| now.since(at) < STALE_GPU);
+    let Some((gpu, ..)) = gpus.of_rank(row.id.local).filter(|_| fresh && row.state.is_alive()) else {
+        return;
+    };
+    let sample = &gpu.sample;
+    let figures = &mut row.figures;
+    figures.gpu_pct = sample.util_pct.map(|share| share as f32);
+    figures.power_w = sample.power_mw.map(|milliwatts| milliwatts as f32 / 1000.0);
+    figures.clock_mhz = sample.sm_clock_mhz.map(|clock| clock as f32);
+    figures.throttled = sample.throttle.map(|bits| bits & TROUBLE != 0);
 }
 
 #[cfg(test)]

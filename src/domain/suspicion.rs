@@ -87,6 +87,17 @@ impl Kind {
         }
     }
 
+    fn name(self) -> &'static str {
+        match self {
+            Kind::StepLag => "steps behind",
+            Kind::CollectiveLag => "collectives behind",
+            Kind::Gpu => "GPU %",
+            Kind::Power => "power W",
+            Kind::Clock => "clock MHz",
+            Kind::Cpu => "CPU %",
+        }
+    }
+
     fn words(self, value: f32, median: f32) -> String {
         let share = |name: &str| {
             if median <= 0.0 {
@@ -104,6 +115,19 @@ impl Kind {
             Kind::Cpu => share("CPU"),
         }
     }
+}
+
+/// One figure of a rank beside that of its peers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Comparison {
+    /// What is compared, with its unit.
+    pub name: &'static str,
+    /// Of the rank.
+    pub value: Option<f32>,
+    /// The median of all; `None` when too few tell.
+    pub median: Option<f32>,
+    /// How far the rank is on the bad side, in robust standard deviations.
+    pub apart: Option<f32>,
 }
 
 /// What is normal among the ranks: median and spread of every figure that enough of them tell.
@@ -141,6 +165,15 @@ impl Norms {
     pub fn score(self, figures: &Figures) -> f32 {
         let worst = self.deviations(figures).map(|(_, z, ..)| z).fold(0.0, f32::max);
         if figures.throttled == Some(true) { worst.max(THROTTLED) } else { worst }
+    }
+
+    /// Every figure beside what is normal.
+    pub fn compare(self, figures: &Figures) -> [Comparison; KINDS.len()] {
+        std::array::from_fn(|at| {
+            let (kind, norm, value) = (KINDS[at], self.known[at], KINDS[at].of(figures));
+            let apart = norm.zip(value).map(|((median, spread), value)| kind.excess(value, median) / spread);
+            Comparison { name: kind.name(), value, median: norm.map(|(median, _)| median), apart }
+        })
     }
 
     /// Why, the worst first: `power -31 % against peers, clock 1100 MHz, peers 1980`. Empty when nothing stands out.

@@ -328,6 +328,7 @@ pub fn parse_env(bytes: &[u8]) -> EnvFacts {
                 }
             }
             b"TORCHELASTIC_ERROR_FILE" => env.error_file = Some(text()),
+            b"CUDA_VISIBLE_DEVICES" => env.cuda_visible_devices = Some(text()),
             _ => {}
         }
     }

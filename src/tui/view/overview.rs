@@ -116,6 +116,7 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
         return Panes { ranks: body, ..empty };
     }
     let beside = body.width >= BESIDE;
+    let body = Rect { x: body.x + 1, width: body.width - 1, ..body };
     let left = if beside { Rect { width: body.width * 3 / 5, ..body } } else { body };
     let spread_height = match scale {
         Scale::Nodes if body.height >= 22 => spread::HEIGHT + 1,
@@ -145,7 +146,8 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
             ..empty
         };
     }
-    let x = body.x + wanted.width().clamp(44, left.width) + 3;
+    let x = body.x + wanted.width().clamp(64.min(left.width), left.width) + 3;
+    let legend = Rect { width: x - 2 - legend.x, ..legend };
     let right = Rect { x, width: body.right().saturating_sub(x), ..body };
     let (above, below) = if rest >= 5 { (top - 1, rest) } else { (body.height, 0) };
     // The suspects have all of the height that the history does not need.

@@ -4,7 +4,10 @@ use ratatui::layout::Rect;
 
 use super::{Pen, grid, pen::Piece};
 use crate::{
-    domain::{fleet::RankRow, time::human},
+    domain::{
+        fleet::{Metric, RankRow},
+        time::human,
+    },
     tui::{app::App, text, theme::Role, words},
 };
 
@@ -29,14 +32,21 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
         let text = if filtered { "none; Esc takes the filter away" } else { "none: all ranks are alike" };
         pen.text(area.x + 1, area.y + 1, area.width.saturating_sub(1), text, Role::Dim);
     }
+    let lines = joined(app, &rows);
     // The last row tells of those that have no room.
-    let shown = if rows.len() > room { room.saturating_sub(1) } else { rows.len() };
+    let shown = if lines.len() > room { room.saturating_sub(1) } else { lines.len() };
     let labels = grid::labels(&fleet.nodes);
-    for (row, y) in rows.iter().take(shown).zip(area.y + 1..) {
-        line(app, pen, &fleet.ranks[*row as usize], &labels, Rect { y, height: 1, ..area });
+    for (ranks, y) in lines.iter().take(shown).zip(area.y + 1..) {
+        let selected = ranks.iter().any(|row| fleet.ranks[*row as usize].id == app.selected_id());
+        let place = Rect { y, height: 1, ..area };
+        line(app, pen, &fleet.ranks[ranks[0] as usize], ranks.len(), &labels, place);
+        if selected {
+            pen.over(place, Role::Selection);
+        }
     }
-    if rows.len() > shown && room > 0 {
-        let more = format!("and {} more", rows.len() - shown);
+    if lines.len() > shown && room > 0 {
+        let left: usize = lines[shown..].iter().map(Vec::len).sum();
+        let more = format!("and {left} more");
         pen.text(area.x + 1, area.y + 1 + shown as u16, area.width.saturating_sub(1), &more, Role::Dim);
     }
     if about > 0 {
@@ -45,12 +55,35 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     }
 }
 
-/// `✖ r138 n17:2  gone for 41 s`.
-fn line(app: &App, pen: &mut Pen, row: &RankRow, labels: &[String], area: Rect) {
+/// Ranks of one node that follow each other and stand out for the same reason share a line.
+fn joined(app: &App, rows: &[u32]) -> Vec<Vec<u32>> {
+    let fleet = &app.overview.fleet;
+    let mut lines: Vec<Vec<u32>> = Vec::new();
+    // Only what can be seen is worth the comparison.
+    for row in rows {
+        let rank = &fleet.ranks[*row as usize];
+        let joins = lines.last().is_some_and(|line: &Vec<u32>| {
+            let first = &fleet.ranks[line[0] as usize];
+            first.id.node == rank.id.node
+                && (first.state, first.level, first.figures.step_lag)
+                    == (rank.state, rank.level, rank.figures.step_lag)
+                && rank.figures.throttled != Some(true)
+                && lines.len() < 200
+        });
+        match lines.last_mut() {
+            Some(line) if joins => line.push(*row),
+            _ => lines.push(vec![*row]),
+        }
+    }
+    lines
+}
+
+/// `✖ r138 n17:2  gone for 41 s`, or `█ r336 n042 ×8  12 steps behind`.
+fn line(app: &App, pen: &mut Pen, row: &RankRow, count: usize, labels: &[String], area: Rect) {
     let Some(rank) = app.rank_at(row.id) else { return };
     let look = words::rank_state(rank, app.glyphs);
     let (glyph, role) = if row.state.is_alive() && look.role != Role::Warn && look.role != Role::Crit {
-        (app.glyphs.ramp[usize::from(row.level.min(4))], grid::heat_role(Default::default(), row.level))
+        (app.glyphs.ramp[usize::from(row.level.min(4))], grid::heat_role(Metric::Suspicion, row.level))
     } else {
         (look.glyph, look.role)
     };
@@ -62,7 +95,11 @@ fn line(app: &App, pen: &mut Pen, row: &RankRow, labels: &[String], area: Rect) 
     pen.text(x, area.y, room(x).min(widest), &tag, Role::Text);
     x += widest + 1;
     if app.overview.fleet.nodes.len() > 1 {
-        let place = format!("{}:{}", labels[row.id.node as usize], row.id.local);
+        let name = &labels[row.id.node as usize];
+        let place = match count {
+            1 => format!("{name}:{}", row.id.local),
+            count => format!("{name} {}{count}", app.glyphs.times),
+        };
         let cells = labels.iter().map(|label| text::width(label)).max().unwrap_or(0) as u16 + 3;
         pen.text(x, area.y, room(x), &place, Role::Dim);
         x += cells + 1;
@@ -75,9 +112,6 @@ fn line(app: &App, pen: &mut Pen, row: &RankRow, labels: &[String], area: Rect) 
         _ => reason,
     };
     pen.text(x, area.y, room(x), &reason, Role::Text);
-    if row.id == app.selected_id() {
-        pen.over(area, Role::Selection);
-    }
 }
 
 /// The selected rank in some lines.
