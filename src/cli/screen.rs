@@ -15,7 +15,8 @@ use super::{
 use crate::{
     domain::{rank::JobState, state::State, telling},
     error::{Error, Result},
-    tui::{self, ColorDepth, Ending, Options, Themes, wants_ascii},
+    supervisor::place::Roots,
+    tui::{self, ColorDepth, Ending, Layout, Options, Themes, wants_ascii},
 };
 
 /// How the screen looks. Holds for all commands.
@@ -30,6 +31,9 @@ pub struct ScreenArgs {
     /// Draw with ASCII characters only
     #[arg(long, global = true, help_heading = "Screen")]
     ascii: bool,
+    /// Hold the screen's output under this many bytes per second, such as 2k: fewer frames, then fewer colours
+    #[arg(long, global = true, env = "ELASTICTOP_BUDGET", value_name = "BYTES", help_heading = "Screen")]
+    budget: Option<String>,
     /// Do not capture the mouse
     #[arg(long, global = true, help_heading = "Screen")]
     no_mouse: bool,
@@ -53,8 +57,20 @@ impl ScreenArgs {
             _ => "default-dark",
         };
         let themes = own_themes(&get)?;
+        let layout_file = Roots::find().ok().and_then(|roots| Some(roots.jobs.parent()?.join("screen.toml")));
+        let layout = layout_file.as_deref().map(Layout::load).unwrap_or_default();
+        // A remembered theme that is gone since is no reason to refuse a screen.
+        let remembered = layout.theme.as_deref().filter(|_| fallback == "default-dark");
+        let theme = match (&self.theme, remembered.and_then(|name| themes.load(name).ok())) {
+            (Some(name), _) => themes.load(name)?,
+            (None, Some(theme)) => theme,
+            (None, None) => themes.load(fallback)?,
+        };
         Ok(Options {
-            theme: themes.load(self.theme.as_deref().unwrap_or(fallback))?,
+            theme,
+            budget: self.budget.as_deref().map(tui::parse_budget).transpose().map_err(Error::usage)?,
+            layout,
+            layout_file,
             themes,
             keys: tui::KeyOverrides::default(),
             from_list: false,

@@ -448,6 +448,9 @@ pub(crate) fn options() -> Options {
         themes: crate::tui::Themes::default(),
         keys: crate::tui::KeyOverrides::default(),
         from_list: false,
+        budget: None,
+        layout: crate::tui::Layout::default(),
+        layout_file: None,
     }
 }
 

@@ -7,3 +7,5 @@ mod looks;
 mod loops;
 mod scripts;
 mod terminal;
+
+pub(super) use scripts::press;

@@ -1,6 +1,6 @@
 //! Jobs of many nodes, made by folding events as real ones are: for tests, benches and pictures. Deterministic.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use elastictop::{
     domain::{
@@ -32,6 +32,8 @@ pub struct Fleet {
     looks: u64,
     seq: u64,
     healthy: bool,
+    /// Steps behind of ranks that somebody slowed down.
+    pub slow: BTreeMap<u32, u64>,
 }
 
 /// A number that depends on its inputs alone.
@@ -55,7 +57,7 @@ impl Fleet {
 
     fn new(nodes: u32, per_node: u32, healthy: bool) -> Fleet {
         let states = vec![State::default(); nodes as usize];
-        let mut fleet = Fleet { nodes, per_node, states, looks: 0, seq: 0, healthy };
+        let mut fleet = Fleet { nodes, per_node, states, looks: 0, seq: 0, healthy, slow: BTreeMap::new() };
         for node in 0..nodes {
             for (after_ms, fact) in fleet.start(node) {
                 fleet.apply(node, BEGIN + Duration::from_millis(after_ms), fact);
@@ -131,6 +133,9 @@ impl Fleet {
     /// Steps that a rank is behind.
     fn lag(&self, rank: u32) -> u64 {
         let node = rank / self.per_node;
+        if let Some(lag) = self.slow.get(&rank) {
+            return *lag;
+        }
         match (self.healthy, noise(u64::from(rank), 7) % 97) {
             (false, 3) => 4 + noise(u64::from(rank), 9) % 30,
             (false, _) if self.nodes > 4 && node == self.nodes * 2 / 3 => 12,

@@ -120,7 +120,7 @@ impl App {
             Action::Detach => cmds.push(Cmd::Leave),
             Action::Stop | Action::Restart | Action::Signal | Action::KeepZombies => self.order(action, cmds),
             Action::Mouse => {
-                self.mouse = !self.mouse;
+                (self.mouse, self.mouse_was_chosen) = (!self.mouse, true);
                 cmds.push(Cmd::Mouse(self.mouse));
                 self.say(
                     Role::Info,
@@ -167,8 +167,8 @@ impl App {
 
     /// Takes a theme, in the colours that the terminal has.
     pub(super) fn wear(&mut self, theme: Theme) {
-        self.theme = theme.at(self.depth);
-        self.chosen_theme = theme;
+        self.theme = theme.at(self.shown_depth());
+        (self.chosen_theme, self.theme_was_chosen) = (theme, true);
         self.say(Role::Info, format!("theme {}", self.theme.name));
     }
 

@@ -7,6 +7,7 @@ mod navigate;
 mod order;
 mod overview;
 mod prompt;
+mod remember;
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,9 @@ pub(crate) use overview::{Overview, Tab, Zoom};
 pub(crate) use prompt::{Candidate, Prompt, PromptKind};
 
 use super::{
+    budget::Thrift,
     keys::{Keymap, Scope, View},
+    layout::Layout,
     text::{GlyphSet, Glyphs},
     theme::{ColorDepth, Role, Theme, Themes},
 };
@@ -46,6 +49,8 @@ pub enum Msg {
     Resize(u16, u16),
     /// It is this late by the viewer's clock.
     Tick(Stamp),
+    /// The line is thin: so plain the screen has to be.
+    Thrift(Thrift),
     /// There is a link.
     Linked,
     /// The supervisor says something.
@@ -145,6 +150,11 @@ pub struct App {
     from_list: bool,
     depth: ColorDepth,
     mouse: bool,
+    /// How plain the screen is because the line is thin.
+    pub(crate) thrift: Thrift,
+    layout: Layout,
+    theme_was_chosen: bool,
+    mouse_was_chosen: bool,
     viewer: String,
     /// The viewer's clock, and how far the supervisor's is ahead, in milliseconds.
     local: Stamp,
@@ -157,7 +167,7 @@ pub struct App {
 impl App {
     /// A screen that has not heard of its job.
     pub fn new(options: &super::Options, size: (u16, u16), now: Stamp, offset_s: i32) -> App {
-        App {
+        let mut app = App {
             state: State::default(),
             now,
             link: LinkState::Connecting,
@@ -186,13 +196,19 @@ impl App {
             themes: options.themes.clone(),
             from_list: options.from_list,
             depth: options.color,
-            mouse: options.mouse,
+            mouse: options.mouse && options.layout.mouse.unwrap_or(true),
+            thrift: Thrift::None,
+            layout: options.layout.clone(),
+            theme_was_chosen: false,
+            mouse_was_chosen: false,
             viewer: options.viewer.clone(),
             local: now,
             ahead: 0,
             next_id: 1,
             asked: BTreeMap::new(),
-        }
+        };
+        app.take_layout();
+        app
     }
 
     /// Takes one thing in.
@@ -208,6 +224,7 @@ impl App {
                 self.toast.take_if(|toast| toast.until <= local);
                 self.look_at_ranks();
             }
+            Msg::Thrift(thrift) => self.save(thrift),
             Msg::Linked => {
                 self.logs.forget_question();
                 cmds.push(Cmd::Send(ToSupervisor::Hello {

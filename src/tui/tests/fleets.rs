@@ -221,3 +221,60 @@ fn a_node_that_falls_silent_is_shown_with_its_age() {
     silent(&mut app, 7);
     assert!(app.overview.fleet.nodes[3].silent.is_none(), "it is back");
 }
+
+/// A screen that takes in a second of events, and the bytes of the frame that follows.
+struct Line {
+    app: App,
+    last: Buffer,
+}
+
+impl Line {
+    fn new(fleet: &Fleet, size: (u16, u16)) -> Line {
+        let app = app(fleet, size);
+        Line { app, last: Buffer::empty(Rect::new(0, 0, size.0, size.1)) }
+    }
+
+    fn frame(&mut self) -> usize {
+        let mut next = Buffer::empty(self.last.area);
+        view::paint(&self.app, next.area, &mut next);
+        let bytes = crate::tui::encode(&self.last, &next).len();
+        self.last = next;
+        bytes
+    }
+
+    fn second(&mut self, fleet: &mut Fleet) {
+        let events = fleet.second();
+        self.app.update(Msg::Tick(fleet.now()));
+        for msg in Fleet::messages(events) {
+            self.app.update(msg);
+        }
+        self.app.settle();
+    }
+}
+
+#[test]
+fn a_frame_of_4096_ranks_costs_what_changed() {
+    let size = (200, 50);
+    let mut fleet = Fleet::healthy(512, 8);
+    let mut line = Line::new(&fleet, size);
+    line.second(&mut fleet);
+    let whole = line.frame();
+    assert!(whole < 16_000, "the first frame: {whole} bytes");
+    assert_eq!(line.frame(), 0, "nothing changed");
+    line.second(&mut fleet);
+    let quiet = line.frame();
+    assert!(quiet <= 250, "a quiet second: {quiet} bytes");
+    // One rank in a hundred changes its level, each on a node of its own.
+    for round in 1..4_u64 {
+        let ranks = (0..41_u32).map(|n| n * 97 + 3);
+        fleet.slow = ranks.map(|rank| (rank, (u64::from(rank) + round) % 4)).collect();
+        let levels =
+            |line: &Line| line.app.overview.fleet.ranks.iter().map(|row| row.level).collect::<Vec<_>>();
+        let before = levels(&line);
+        line.second(&mut fleet);
+        let changed = levels(&line).iter().zip(&before).filter(|(now, before)| now != before).count();
+        assert!(changed >= 30, "{changed} changed");
+        let bytes = line.frame();
+        assert!(bytes <= 1024, "{changed} of 4096 ranks changed their level: {bytes} bytes");
+    }
+}

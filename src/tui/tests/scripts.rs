@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Presses keys; a supervisor that has `lines` answers log questions. What else was to be done comes back.
-pub(super) fn press(app: &mut App, script: &str, lines: &[LogLine]) -> Vec<Cmd> {
+pub(in crate::tui) fn press(app: &mut App, script: &str, lines: &[LogLine]) -> Vec<Cmd> {
     let mut left = Vec::new();
     let mut todo: Vec<Cmd> = Vec::new();
     for key in keys::script(script) {
