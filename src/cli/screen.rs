@@ -1,6 +1,7 @@
 //! Opening the screen on a job.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     io::{self, IsTerminal, stdin, stdout},
     path::PathBuf,
@@ -9,6 +10,7 @@ use std::{
 use clap::Args;
 
 use super::{
+    config::Layers,
     plain,
     reach::{Target, viewer_name},
 };
@@ -56,13 +58,15 @@ impl ScreenArgs {
             ColorDepth::Ansi16 => "ansi16",
             _ => "default-dark",
         };
-        let themes = own_themes(&get)?;
+        let layers = Layers::find(BTreeMap::new())?;
+        let own = layers.screen();
+        let themes = own_themes(&get, own.theme)?;
         let layout_file = Roots::find().ok().and_then(|roots| Some(roots.jobs.parent()?.join("screen.toml")));
         let layout = layout_file.as_deref().map(Layout::load).unwrap_or_default();
         // A remembered theme that is gone since is no reason to refuse a screen.
         let remembered = layout.theme.as_deref().filter(|_| fallback == "default-dark");
-        let theme = match (&self.theme, remembered.and_then(|name| themes.load(name).ok())) {
-            (Some(name), _) => themes.load(name)?,
+        let theme = match (self.theme(&layers), remembered.and_then(|name| themes.load(name).ok())) {
+            (Some(name), _) => themes.load(&name)?,
             (None, Some(theme)) => theme,
             (None, None) => themes.load(fallback)?,
         };
@@ -72,7 +76,7 @@ impl ScreenArgs {
             layout,
             layout_file,
             themes,
-            keys: tui::KeyOverrides::default(),
+            keys: own.keys,
             from_list: false,
             ascii: self.ascii || wants_ascii(&get),
             color,
@@ -84,13 +88,13 @@ impl ScreenArgs {
 
 /// The built-in themes and those in the user's `themes` folder. A file that cannot be read is told of only when it is
 /// asked for by name.
-fn own_themes(env: &dyn Fn(&str) -> Option<String>) -> Result<Themes> {
+fn own_themes(env: &dyn Fn(&str) -> Option<String>, over: Option<String>) -> Result<Themes> {
     let Some(folder) = config_folder(env).map(|folder| folder.join("themes")) else {
-        return Ok(Themes::default());
+        return Ok(Themes::new(Vec::new(), over));
     };
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Themes::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Themes::new(Vec::new(), over)),
         Err(error) => return Err(Error::environment(format!("cannot read {}: {error}", folder.display()))),
     };
     let mut own = Vec::new();
@@ -104,7 +108,7 @@ fn own_themes(env: &dyn Fn(&str) -> Option<String>) -> Result<Themes> {
         }
     }
     own.sort();
-    Ok(Themes::new(own, None))
+    Ok(Themes::new(own, over))
 }
 
 /// `$XDG_CONFIG_HOME/elastictop`, or the same below `~/.config`.
@@ -112,6 +116,13 @@ fn config_folder(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
     base.or_else(|| Some(set("HOME")?.join(".config"))).map(|base| base.join("elastictop"))
+}
+
+impl ScreenArgs {
+    /// The theme that somebody wants: typed, exported, or in a file.
+    fn theme(&self, layers: &Layers) -> Option<String> {
+        self.theme.clone().or_else(|| layers.get("ui.theme").map(|found| found.value))
+    }
 }
 
 /// Whether there is a terminal that a screen can be drawn on.

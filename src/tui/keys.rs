@@ -88,6 +88,10 @@ pub(crate) enum Action {
     Redraw,
     /// Copy the selected line to the clipboard of the terminal.
     Yank,
+    /// Look at the next run mode.
+    NextRunMode,
+    /// Look at the next rank scope.
+    NextRankScope,
     /// Help.
     Help,
     /// What people press who expect the terminal's own meaning.
@@ -106,6 +110,8 @@ pub(crate) enum View {
     Timeline,
     /// What happened.
     Events,
+    /// Runs in W&B.
+    Runs,
 }
 
 impl Action {
@@ -130,7 +136,7 @@ impl Action {
 
 impl View {
     /// All, in the order of their keys.
-    pub(crate) const ALL: [View; 4] = [View::Overview, View::Logs, View::Timeline, View::Events];
+    pub(crate) const ALL: [View; 5] = [View::Overview, View::Logs, View::Timeline, View::Events, View::Runs];
 
     /// Its name on screen.
     pub(crate) fn name(self) -> &'static str {
@@ -139,6 +145,7 @@ impl View {
             View::Logs => "logs",
             View::Timeline => "timeline",
             View::Events => "events",
+            View::Runs => "W&B",
         }
     }
 
@@ -158,11 +165,13 @@ pub(crate) enum Scope {
     Ranks,
     /// In the log view.
     Logs,
+    /// In the W&B view.
+    Runs,
 }
 
 impl Scope {
     /// All, the most special last.
-    pub(crate) const ALL: [Scope; 3] = [Scope::Everywhere, Scope::Ranks, Scope::Logs];
+    pub(crate) const ALL: [Scope; 4] = [Scope::Everywhere, Scope::Ranks, Scope::Logs, Scope::Runs];
 
     /// Heading in the help.
     pub(crate) fn name(self) -> &'static str {
@@ -170,6 +179,7 @@ impl Scope {
             Scope::Everywhere => "everywhere",
             Scope::Ranks => "on a rank",
             Scope::Logs => "in logs",
+            Scope::Runs => "in W&B",
         }
     }
 }
@@ -197,7 +207,7 @@ const fn change(scope: Scope, keys: &'static [&'static str], action: Action, hel
     Binding { scope, keys, action, help, changes: true }
 }
 
-use Scope::{Everywhere, Logs, Ranks};
+use Scope::{Everywhere, Logs, Ranks, Runs};
 
 /// All keys. Scopes other than [`Scope::Everywhere`] come first when a key is looked up.
 pub(crate) const TABLE: &[Binding] = &[
@@ -207,6 +217,7 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Everywhere, &["2"], Action::View(View::Logs), "logs"),
     key(Everywhere, &["3"], Action::View(View::Timeline), "restart timeline"),
     key(Everywhere, &["4"], Action::View(View::Events), "events"),
+    key(Everywhere, &["5", "W"], Action::View(View::Runs), "W&B: runs and how far they are"),
     key(Everywhere, &["Tab"], Action::NextView, "next view"),
     key(Everywhere, &["Shift-Tab"], Action::PreviousView, "view before"),
     key(Everywhere, &["j", "Down"], Action::Down, "down"),
@@ -245,6 +256,8 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Logs, &["w"], Action::Wrap, "wrap long lines, or cut them"),
     key(Logs, &["d"], Action::Fold, "fold lines that are alike, or show all"),
     key(Logs, &["a"], Action::AgentRecords, "show or hide the agent's event records"),
+    key(Runs, &["m"], Action::NextRunMode, "look at the next run mode; Enter applies it"),
+    key(Runs, &["s"], Action::NextRankScope, "look at the next rank scope; Enter applies it"),
 ];
 
 /// The name of a key as the table spells it.

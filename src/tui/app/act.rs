@@ -69,7 +69,14 @@ impl App {
             Action::Last => self.step(i64::MAX),
             Action::Left => self.sideways(-1),
             Action::Right => self.sideways(1),
+            Action::Enter if self.view == View::Runs => {
+                if !self.apply_combination(cmds) {
+                    self.say(Role::Info, "m and s look at another run mode and rank scope");
+                }
+            }
             Action::Enter => self.enter(),
+            Action::NextRunMode => self.step_combination(false),
+            Action::NextRankScope => self.step_combination(true),
             Action::Back => {
                 if !self.back() && self.from_list {
                     cmds.push(Cmd::Leave);

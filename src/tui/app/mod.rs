@@ -8,6 +8,7 @@ mod order;
 mod overview;
 mod prompt;
 mod remember;
+mod runs;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ pub(crate) use logs::{Logs, Shown};
 pub use overview::Peer;
 pub(crate) use overview::{Overview, Tab, Zoom};
 pub(crate) use prompt::{Candidate, Prompt, PromptKind};
+pub(crate) use runs::{Combination, Key, Line, Runs, Tree};
 
 use super::{
     budget::Thrift,
@@ -132,6 +134,7 @@ pub struct App {
     /// Number of the selected event; `None` is the last, whichever that is.
     pub(crate) event: Option<u64>,
     pub(crate) logs: Logs,
+    pub(crate) runs: Runs,
     pub(crate) dialog: Option<Dialog>,
     /// A command or filter while it is typed.
     pub(crate) prompt: Option<Prompt>,
@@ -182,6 +185,7 @@ impl App {
             lane: None,
             event: None,
             logs: Logs::default(),
+            runs: Runs::default(),
             dialog: None,
             prompt: None,
             help: None,
@@ -340,6 +344,7 @@ impl App {
         match self.view {
             View::Overview => Scope::Ranks,
             View::Logs => Scope::Logs,
+            View::Runs => Scope::Runs,
             View::Timeline | View::Events => Scope::Everywhere,
         }
     }

@@ -58,6 +58,7 @@ impl App {
                 self.filter_by(Filter::default())
             }
             (View::Overview, Zoom::Fleet) => return false,
+            (View::Runs, _) if self.runs.preview.take().is_some() => {}
             (View::Logs, _) if self.logs.end_search() => {}
             _ => self.view = View::Overview,
         }
@@ -120,6 +121,7 @@ impl App {
                 }
             }
             View::Logs => self.logs.step(by),
+            View::Runs => self.step_runs(by),
             View::Timeline => {
                 let lanes = &self.state.attempts;
                 let last = lanes.len().saturating_sub(1);
@@ -148,6 +150,7 @@ impl App {
             View::Overview if self.detail() => self.logs.selected().map(|line| line.text.clone()),
             View::Overview => self.rank().and_then(|rank| rank.last_line.clone()),
             View::Logs => self.logs.selected().map(|line| line.text.clone()),
+            View::Runs => self.link_to_yank(),
             View::Timeline => {
                 let lanes = &self.state.attempts;
                 let lane = self.lane.and_then(|n| lanes.iter().find(|lane| lane.n == n)).or(lanes.back());
@@ -163,6 +166,6 @@ impl App {
 }
 
 /// The index `by` further, within the ends; `i64::MIN` and `MAX` mean the ends.
-fn moved(at: usize, by: i64, len: usize) -> usize {
+pub(super) fn moved(at: usize, by: i64, len: usize) -> usize {
     (at as i64).saturating_add(by).clamp(0, len.saturating_sub(1) as i64) as usize
 }

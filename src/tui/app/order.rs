@@ -62,7 +62,7 @@ impl App {
         self.send(command, cmds);
     }
 
-    fn send(&mut self, command: Command, cmds: &mut Vec<Cmd>) {
+    pub(super) fn send(&mut self, command: Command, cmds: &mut Vec<Cmd>) {
         let id = self.next_id;
         self.next_id += 1;
         let what = words::command(&command);

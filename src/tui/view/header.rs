@@ -226,6 +226,22 @@ fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
             (&[Action::Help], "help"),
             (&[Action::Detach], "detach"),
         ],
+        View::Runs if app.runs.preview.is_some() => &[
+            (&[Action::NextRunMode], "run mode"),
+            (&[Action::NextRankScope], "rank scope"),
+            (&[Action::Enter], "apply"),
+            (&[Action::Back], "leave"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
+        ],
+        View::Runs => &[
+            (SELECT, "select"),
+            (&[Action::NextRunMode], "run mode"),
+            (&[Action::NextRankScope], "rank scope"),
+            (&[Action::Yank], "copy link"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
+        ],
         View::Timeline | View::Events => &[
             (SELECT, "select"),
             (&[Action::Last], "newest"),

@@ -12,6 +12,7 @@ mod pen;
 mod prompt;
 mod rank;
 mod ranks;
+mod runs;
 mod spread;
 mod strip;
 mod suspects;
@@ -52,6 +53,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
         View::Logs => logs::draw(app, &mut pen, plan.body),
         View::Timeline => timeline::draw(app, &mut pen, plan.body),
         View::Events => events::draw(app, &mut pen, plan.body),
+        View::Runs => runs::draw(app, &mut pen, plan.body),
     }
     if app.is_stale() {
         pen.over(plan.body, Role::Stale);
