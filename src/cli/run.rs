@@ -242,6 +242,7 @@ fn rules(request: &Request, plan: &LaunchPlan) -> Rules {
         end_orphans: plan.orphans == Orphans::End,
         expects_beats: !plan.function_mode && !request.script_is_program(),
         gpu_wait_ms: u64::try_from(plan.gpu_wait.as_millis()).unwrap_or(u64::MAX),
+        policy: request.policy,
     }
 }
 

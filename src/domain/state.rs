@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     alert::Alert,
+    beat::GroupStatus,
     cause::Cause,
     event::{Event, Fact, JobInfo, Reason},
     exit::Exit,
@@ -15,6 +16,7 @@ use super::{
     rank::{JobState, RankState},
     sample::{Place, RankSample},
     time::Stamp,
+    verdict::{Guard, Standing},
 };
 
 /// Most facts that the state remembers; older ones are in the journal only.
@@ -143,6 +145,15 @@ pub struct Rank {
     pub step_at: Option<Stamp>,
     /// When the last heartbeat came.
     pub beat_at: Option<Stamp>,
+    /// The process groups that it told of last.
+    #[serde(default)]
+    pub groups: Vec<GroupStatus>,
+    /// Whether it waits in a collective, or others wait for it.
+    #[serde(default)]
+    pub standing: Option<Standing>,
+    /// What would end it when its heart stops, once that is known.
+    #[serde(default)]
+    pub guard: Option<Guard>,
     /// The last line it wrote.
     pub last_line: Option<String>,
     /// Lines it has written.
@@ -231,12 +242,17 @@ impl State {
                 if let Some(rank) = self.rank_mut(*local_rank).filter(|rank| rank.proc == *proc) {
                     rank.enter(at, RankState::Exited);
                     rank.exit = *exit;
-                    (rank.detail, rank.cpu_pct) = (None, None);
+                    (rank.detail, rank.cpu_pct, rank.standing) = (None, None, None);
                 }
             }
             Fact::RankExitKnown { local_rank, pid, exit } => {
                 if let Some(rank) = self.rank_mut(*local_rank).filter(|rank| rank.proc.pid == *pid) {
                     rank.exit = Some(*exit);
+                }
+            }
+            Fact::RankGuarded { local_rank, guard } => {
+                if let Some(rank) = self.rank_mut(*local_rank) {
+                    rank.guard = Some(guard.clone());
                 }
             }
             Fact::AlertRaised { alert } => {
@@ -382,6 +398,9 @@ impl Rank {
             step: None,
             step_at: None,
             beat_at: None,
+            groups: Vec::new(),
+            standing: None,
+            guard: None,
             last_line: None,
             lines: 0,
         }
@@ -406,6 +425,10 @@ impl Rank {
         self.step = sample.step.or(self.step);
         self.step_at = sample.step_at.or(self.step_at);
         self.beat_at = sample.beat_at.or(self.beat_at);
+        self.standing.clone_from(&sample.standing);
+        if !sample.groups.is_empty() {
+            self.groups.clone_from(&sample.groups);
+        }
         if sample.last_line.is_some() {
             self.last_line.clone_from(&sample.last_line);
         }
@@ -424,6 +447,7 @@ fn is_worth_a_line(fact: &Fact) -> bool {
         Fact::Sample { .. }
             | Fact::RankState { .. }
             | Fact::RankPlaced { .. }
+            | Fact::RankGuarded { .. }
             | Fact::Deadline { .. }
             | Fact::Progress { .. }
             | Fact::Gpus { .. }

@@ -352,6 +352,7 @@ mod tests {
                 end_orphans: false,
                 expects_beats: true,
                 gpu_wait_ms: 0,
+                policy: crate::domain::verdict::Policy::default(),
             },
             job: JobInfo {
                 id: JobId(id.into()),

@@ -1,15 +1,16 @@
 //! The core: inputs in, events and effects out. It holds the state and all machines, and touches nothing.
 //!
 //! `io` holds what goes in and out. One file for each kind of question: `crew` knows the ranks, `group` which start of
-//! the group they belong to, `ask` what viewers want, `wandb` what becomes of metrics, `verdict` what the job's state
-//! and the first cause are.
+//! the group they belong to, `ask` what viewers want, `wandb` what becomes of metrics, `outcome` what the job's state
+//! and the first cause are, `judge` whether it moves on.
 
 mod ask;
 mod crew;
 mod gpus;
 mod group;
 mod io;
-mod verdict;
+mod judge;
+mod outcome;
 mod wandb;
 
 use std::time::Duration;
@@ -41,6 +42,7 @@ use crate::{
         sample::{Kernel, Sighting},
         state::State,
         time::Stamp,
+        verdict::{self, Verdict},
         watchdog::{self, Zombies},
     },
     probe::finder::TreeLook,
@@ -70,6 +72,9 @@ pub struct Core {
     restarts_before: u32,
     ledger: Ledger,
     zombies: Zombies,
+    verdict: Verdict,
+    /// Why elastictop itself ends the job.
+    gave_up: Option<String>,
     deadlock: Option<Stamp>,
     ending: Ending,
     /// The agent has begun to end the ranks of this group.
@@ -94,6 +99,7 @@ impl Core {
     pub fn new(now: Stamp, job: JobInfo, rules: Rules, wandb: Option<Settings>, out: &mut Out) -> Core {
         let mut core = Core::empty(rules);
         core.awaits_agent = true;
+        core.verdict = Verdict::new(rules.policy, job.max_restarts.unwrap_or(0));
         core.emit(now, Fact::JobStarted { job }, out);
         if let Some(settings) = wandb {
             core.plan_wandb(now, settings, out);
@@ -135,6 +141,7 @@ impl Core {
             end_orphans: false,
             expects_beats: false,
             gpu_wait_ms: 0,
+            policy: verdict::Policy::default(),
         };
         let mut core = Core::empty(rules);
         core.emit(began, Fact::JobStarted { job }, out);
@@ -175,6 +182,8 @@ impl Core {
             restarts_before: 0,
             ledger: Ledger::default(),
             zombies: Zombies::new(Duration::from_millis(rules.monitor_interval_ms)),
+            verdict: Verdict::new(rules.policy, 0),
+            gave_up: None,
             deadlock: None,
             ending: Ending::default(),
             teardown_seen: false,
@@ -256,6 +265,8 @@ impl Core {
             }
             Input::AgentLine(line) => self.agent_said(now, line, out),
             Input::Mark { pid, mark, line } => self.mark(now, pid, mark, line),
+            Input::Loss { pid, name, rows } => return self.loss(now, pid, &name, rows),
+            Input::Examined { pid, doing } => return self.examined(now, pid, &doing, out),
             Input::Wrote { pid, lines, last_line, step } => {
                 // Comes for every rank every second, and concerns nobody but this rank.
                 return self.wrote(now, pid, lines, last_line.as_deref(), step, out);
@@ -282,6 +293,7 @@ impl Core {
                 self.leftover_signalled(now, asker, proc, signal, error, out);
             }
             Input::Noted(text) => self.emit(now, Fact::Note { text }, out),
+            Input::Drilled { asker, command, error } => self.drilled(now, asker, command, error, out),
             Input::Storage { error, lost } => self.storage(now, error, lost, out),
             Input::Forward(told) => self.forward_told(now, told, out),
             Input::Drained => self.drained(now, out),
@@ -333,14 +345,27 @@ impl Core {
         for (local_rank, outputs) in told {
             self.tell_health(now, local_rank, outputs, out);
         }
+        for rank in &look.ranks {
+            let Some(local_rank) = self.crew.position_of(rank.sighting.proc) else { continue };
+            let crate::probe::proc::Look { kernel, cpu_ns, rss_bytes, .. } = rank.look;
+            let seen = verdict::Input::Look { local_rank, kernel, cpu_ns, rss_bytes };
+            self.verdict.handle(now, seen, &mut Vec::new());
+        }
         self.feed_machines(now, &look, out);
         if sample {
+            self.judge(now, look.agent.as_ref().map(|agent| agent.kernel), out);
             let members = self.crew.iter_mut().filter(|(_, member)| !member.gone);
-            let ranks = members.map(|(local, member)| member.sample(local, now)).collect();
+            let mut ranks: Vec<_> = members.map(|(local, member)| member.sample(local, now)).collect();
+            for sample in &mut ranks {
+                sample.standing = self.verdict.standing(sample.local_rank).cloned();
+            }
             if now.since(self.kept_at) >= KEEP_EVERY {
                 self.kept_at = now;
                 self.emit(now, Fact::Progress { ranks }, out);
             } else {
+                for sample in &mut ranks {
+                    sample.groups = self.verdict.groups(sample.local_rank);
+                }
                 self.emit(now, Fact::Sample { ranks }, out);
             }
         }
@@ -485,6 +510,10 @@ impl Core {
             },
             None => None,
         };
+        if let Some(local_rank) = local_rank {
+            let input = verdict::Input::Mark { local_rank, mark: &mark };
+            self.verdict.handle(now, input, &mut Vec::new());
+        }
         self.ledger.note(now, Clue::Mark { local_rank, mark, line });
     }
 
@@ -499,6 +528,11 @@ impl Core {
     ) {
         let Some((local_rank, member)) = self.by_pid(pid) else { return };
         member.wrote(lines, last_line);
+        if lines > 0 {
+            let input = verdict::Input::Wrote { local_rank, step, loss: None };
+            self.verdict.handle(now, input, &mut Vec::new());
+        }
+        let Some((_, member)) = self.by_pid(pid) else { return };
         if !member.is_alive() {
             // Its last words were read after its last sample.
             let last = member.sample(local_rank, now);
@@ -516,6 +550,10 @@ impl Core {
 
     /// Returns whether it told of the rank's place.
     fn beat(&mut self, now: Stamp, beat: &Beat, out: &mut Out) -> bool {
+        let Some(local_rank) = self.crew.by_pid(beat.pid).map(|(local_rank, _)| local_rank) else {
+            return false;
+        };
+        self.verdict.handle(now, verdict::Input::Beat { local_rank, beat }, &mut Vec::new());
         let Some((local_rank, member)) = self.by_pid(beat.pid) else { return false };
         let mut told = Vec::new();
         let placed = member.beat(now, beat, &mut told);
@@ -529,6 +567,7 @@ impl Core {
     fn placed(&mut self, now: Stamp, local_rank: u32, out: &mut Out) {
         let Some(member) = self.crew.get_mut(local_rank) else { return };
         let (place, pid) = (member.place.clone(), member.proc.pid);
+        self.verdict.handle(now, verdict::Input::Rank { local_rank, rank: place.rank }, &mut Vec::new());
         if let Some(rank) = place.rank {
             member.health.handle(now, health::Input::Rank(rank), &mut Vec::new());
             self.ledger.note(now, Clue::Started { local_rank, rank: Some(rank), pid });

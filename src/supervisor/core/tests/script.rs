@@ -375,6 +375,7 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
         Fact::JobStarted { .. }
         | Fact::Sample { .. }
         | Fact::Progress { .. }
+        | Fact::RankGuarded { .. }
         | Fact::WandbProgress { .. }
         | Fact::WandbSample { .. } => return None,
         Fact::AgentStarted { proc } => format!("agent_started {proc}"),
@@ -454,9 +455,12 @@ fn doing(effect: &Effect) -> Option<String> {
         }
         Effect::SignalLeftover { proc, signal, .. } => format!("-> signal {signal} to leftover {proc}"),
         Effect::Placed { pid, rank } => format!("-> place {pid} r{rank}"),
+        Effect::Dump { text } => format!("-> dump: {text}"),
+        Effect::Drill { rank, .. } => format!("-> drill p{rank}"),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
         Effect::Watch(_)
+        | Effect::Examine { .. }
         | Effect::KeepLogs { .. }
         | Effect::ReadLastWords(_)
         | Effect::SignalRanks { .. } => return None,
