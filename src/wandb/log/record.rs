@@ -310,6 +310,9 @@ pub struct Output {
     /// The text with its ends of lines.
     #[prost(string, tag = "3")]
     pub line: String,
+    /// Which rank wrote it, for W&B's console; empty for none. A field of elastictop's own, which others skip.
+    #[prost(string, tag = "1001")]
+    pub label: String,
 }
 
 impl Output {
