@@ -121,6 +121,7 @@ fn write(dir: &Path, rows: &[Row]) -> Writer {
         output_type: Output::STDOUT,
         timestamp: Some(START.into()),
         line: "epoch 1: größer\n".into(),
+        ..Output::default()
     };
     batch.push(&Kind::Output(line)).unwrap();
     batch.push(&Kind::Summary(Changes::of([(["best"], "0.5"), (["nan"], "NaN")]))).unwrap();
