@@ -145,7 +145,7 @@ impl Lab {
 fn read(path: &Path) -> Seen {
     let mut reader = Reader::open(path, 0).unwrap();
     let mut seen = Seen::default();
-    while let Some(entry) = reader.next_before(u64::MAX).unwrap() {
+    while let Some(entry) = reader.next().transpose().unwrap() {
         let Entry::Record(found) = entry else { panic!("{path:?}: {entry:?}") };
         match found.record.kind.unwrap() {
             Kind::History(row) => {
