@@ -3,4 +3,6 @@
 pub mod client;
 pub mod credentials;
 pub mod log;
+pub mod sdk;
+mod tree;
 pub mod upload;
