@@ -21,10 +21,12 @@ use super::{
 };
 
 mod environment;
+mod report;
 mod rows;
 mod sources;
 
 pub use environment::{Around, RankEnv, rank_env};
+pub use report::{RunReport, WandbReport, describe};
 pub use rows::{Fate, RunRow, fate, other_plan};
 pub use sources::{Source, Sources};
 

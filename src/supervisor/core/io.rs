@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How a job is to be treated. Kept in the manifest for a supervisor that takes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// Milliseconds between two looks of the agent at its ranks.
     pub monitor_interval_ms: u64,

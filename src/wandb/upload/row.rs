@@ -159,7 +159,7 @@ fn member(key: &str, value: &str, comma: bool, shift: Shift, last: &mut Last, ou
         "_runtime" if shift.runtime != 0.0 => {
             moved = value
                 .parse()
-                .map_or_else(|_| value.to_owned(), |time: f64| (time + shift.runtime).to_string());
+                .map_or_else(|_| value.to_owned(), |time: f64| format!("{:?}", time + shift.runtime));
             value = &moved;
             Some(&mut last.runtime)
         }
