@@ -97,7 +97,6 @@ impl RankFiles {
 }
 
 /// The forwarder.
-#[derive(Debug)]
 pub struct Worker {
     task: Task,
     told: UnboundedSender<Told>,
@@ -144,7 +143,7 @@ impl Worker {
             buffer: Vec::new(),
             stuck: None,
             network_since: crate::probe::host::network(std::path::Path::new(crate::probe::proc::ROOT)),
-            sending: Sending::new(&task.settings),
+            sending: Sending::new(&task.settings, &task.environment),
             files: committed.files.values().map(|file| file.n + 1).max().unwrap_or(0),
             reported_at: None,
             report_is_due: true,
