@@ -7,6 +7,8 @@
 mod app;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod fixture_runs;
 mod input;
 mod jobs;
 mod keys;

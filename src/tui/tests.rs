@@ -2,5 +2,6 @@
 
 mod looks;
 mod loops;
+mod runs;
 mod scripts;
 mod terminal;
