@@ -111,7 +111,7 @@ impl Story {
                     stop_grace_ms: u64::from(number(&words, "grace").unwrap_or(10)) * 1000,
                     end_orphans: has("end_orphans"),
                     expects_beats: has("beats"),
-                    gpu_wait_ms: 0,
+                    ..Rules::default()
                 };
                 let (restarts, nproc) = (number(&words, "restarts"), number(&words, "nproc"));
                 let info = job_info(Launcher::Torchrun, restarts.unwrap_or(3), nproc.unwrap_or(2));
