@@ -14,4 +14,5 @@ mod restarts;
 mod storage;
 mod terminal;
 mod viewers;
+mod wandb_script;
 mod watchdog;
