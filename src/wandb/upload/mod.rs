@@ -22,7 +22,6 @@ mod finish;
 mod row;
 mod run;
 mod source;
-mod tree;
 
 use std::{
     io,
@@ -37,7 +36,7 @@ use tokio::sync::{Notify, mpsc, watch};
 pub use cursor::Cursor;
 pub use source::rows_in;
 
-use super::client::Client;
+use super::{client::Client, tree};
 use crate::domain::forward::{RunProgress, retry::Backoff};
 
 /// What to send, and as whom.
