@@ -10,7 +10,7 @@
 //! | [`domain`] | vocabulary and decisions, pure: ids, events, the state, the machines, the launch plan, sentences | nothing of the crate |
 //! | [`error`] | one error type with hints and exit code | domain |
 //! | [`probe`] | adapters in: `/proc`, cgroups, process descriptors, heartbeats, the GPU count, jobs of others | domain, error |
-//! | [`wandb`] | adapters out to W&B; empty so far | domain, error |
+//! | [`wandb`] | adapters out to W&B: the transaction log, the client, and what sends the one with the other | domain, error |
 //! | [`wire`] | frames, messages, sockets, links between viewer and supervisor | domain, error |
 //! | [`supervisor`] | the loop and its core, children, hub, journal, logbook; the shim, the launcher and the trainer | domain, error, probe, wandb, wire |
 //! | [`tui`] | app state and keys, theme, terminal, one file for each view | domain, error, wire |
