@@ -11,6 +11,7 @@ mod read;
 mod run;
 pub mod run_args;
 mod screen;
+mod sync;
 mod wandb;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -64,6 +65,8 @@ enum Command {
     Restart(control::RestartArgs),
     /// Send a signal to a rank
     Signal(control::SignalArgs),
+    /// Send to W&B what was kept of a job, or of any run on disk, and is not sent yet
+    Sync(sync::SyncArgs),
     /// Remove what is kept of jobs that are over
     Rm(control::RmArgs),
     /// Print a completion script for a shell
@@ -116,6 +119,7 @@ impl Cli {
             Some(Command::Set(args)) => control::set(&args),
             Some(Command::Restart(args)) => control::restart(&args),
             Some(Command::Signal(args)) => control::signal(&args),
+            Some(Command::Sync(args)) => sync::sync(&args),
             Some(Command::Rm(args)) => control::rm(&args),
             Some(Command::Completions { shell }) => {
                 clap_complete::generate(shell, &mut Cli::command(), "elastictop", &mut std::io::stdout());
