@@ -17,4 +17,5 @@ mod storage;
 mod terminal;
 mod viewers;
 mod wandb;
+mod wandb_script;
 mod watchdog;

@@ -84,6 +84,8 @@ pub enum Told {
     Planned(Box<Settings>),
     /// Somebody pressed the stop button on the page of this run.
     StopAsked(String),
+    /// The entity that the API key belongs to.
+    Entity(String),
     /// Something worth a line.
     Note(String),
     /// The job's end is written down, and all is sent that will be.

@@ -433,6 +433,9 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
             format!("command {} by {by} {}", crate::domain::telling::command(command), word(outcome))
         }
         Fact::Note { text } => format!("note {text}"),
+        Fact::RankGuarded { local_rank, guard } => {
+            format!("guarded {} by {:?}", name(state, *local_rank), guard.by)
+        }
         Fact::Gpus { gpus, trouble, .. } => format!("gpus {} {trouble:?}", gpus.len()),
         Fact::GpuRanks { ranks, foreign_pids } => {
             let of = |rank: &RankGpus| format!(" {}={:?}", name(state, rank.local_rank), rank.gpus);
@@ -473,6 +476,9 @@ fn doing(effect: &Effect) -> Option<String> {
         Effect::Placed { pid, rank } => format!("-> place {pid} r{rank}"),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
+        Effect::Examine { procs, .. } => format!("-> examine {}", procs.len()),
+        Effect::Dump { .. } => "-> dump".into(),
+        Effect::Drill { rank, order, .. } => format!("-> drill {} p{rank}", order.fault),
         Effect::Watch(_)
         | Effect::KeepLogs { .. }
         | Effect::ReadLastWords(_)
