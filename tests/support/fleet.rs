@@ -166,6 +166,7 @@ impl Fleet {
                         2.31 - own as f64 / 40_000.0
                     )),
                     lines: own,
+                    ..RankSample::default()
                 }
             };
             let alive = |local: &u32| {
