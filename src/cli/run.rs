@@ -157,14 +157,12 @@ impl Planned {
     fn wandb(&self, request: &Request, layers: Option<&Layers>) -> Result<Option<Settings>> {
         let Some(layers) = layers else { return Ok(None) };
         let rdzv_id = request.flags.get("rdzv-id").or_else(|| request.env.get("PET_RDZV_ID"));
-        let has_key = layers.env.get("WANDB_API_KEY").is_some_and(|key| !key.is_empty());
         let about = About {
             id: &self.id.0,
             name: &self.plan.name,
             nodes: self.plan.nodes,
             local_world_size: self.plan.local_world_size,
             rdzv_id: rdzv_id.map(String::as_str),
-            has_key,
         };
         wandb::decide(layers, about)
     }
@@ -241,8 +239,8 @@ fn rules(request: &Request, plan: &LaunchPlan) -> Rules {
         stop_grace_ms: u64::try_from(plan.stop_grace.as_millis()).unwrap_or(u64::MAX),
         end_orphans: plan.orphans == Orphans::End,
         expects_beats: !plan.function_mode && !request.script_is_program(),
-        gpu_wait_ms: u64::try_from(plan.gpu_wait.as_millis()).unwrap_or(u64::MAX),
         policy: request.policy,
+        gpu_wait_ms: u64::try_from(plan.gpu_wait.as_millis()).unwrap_or(u64::MAX),
     }
 }
 

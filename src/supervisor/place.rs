@@ -351,8 +351,8 @@ mod tests {
                 stop_grace_ms: 1,
                 end_orphans: false,
                 expects_beats: true,
-                gpu_wait_ms: 0,
                 policy: crate::domain::verdict::Policy::default(),
+                gpu_wait_ms: 0,
             },
             job: JobInfo {
                 id: JobId(id.into()),

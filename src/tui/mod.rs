@@ -9,6 +9,8 @@ mod budget;
 mod encode;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod fixture_runs;
 mod input;
 mod jobs;
 mod keys;

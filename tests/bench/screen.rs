@@ -148,7 +148,7 @@ fn memory() {
 fn main() {
     memory();
     bytes();
-    let mut criterion =
+    let criterion =
         Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
     times(&mut criterion.configure_from_args());
 }

@@ -15,8 +15,9 @@ pub(super) const SILENT: Duration = Duration::from_secs(4);
 const BEATS_TO_TRUST: u32 = 3;
 /// Reading or writing this much between two looks is work.
 const IO_THAT_COUNTS: u64 = 1 << 20;
-/// Looks at CPU time over which a share is taken.
+/// Looks at CPU time over which a share is taken, and how far apart the first and last may be.
 const CPU_LOOKS: usize = 4;
+const CPU_SPAN: Duration = Duration::from_secs(5);
 
 /// A process group as a rank told of it last.
 #[derive(Clone, Debug)]
@@ -48,6 +49,7 @@ pub(super) struct Member {
     cpu: VecDeque<(Stamp, u64)>,
     /// Rows in a row with a loss that is no number: its name, the last step, how many.
     pub(super) nan: Option<(String, Option<u64>, u32)>,
+    pub(super) nan_is_of_beats: bool,
     pub(super) waits: Waits,
     pub(super) drift: Drift,
     pub(super) memory: Memory,
@@ -89,8 +91,11 @@ impl Member {
         self.waits.beat(&beat.groups);
         self.drift.beat(beat);
         match &beat.nan {
-            Some(nan) => self.nan = Some((nan.key.clone(), nan.step, nan.rows.unwrap_or(1))),
-            None if beat.step_source.as_deref() == Some("log") => self.nan = None,
+            Some(nan) => {
+                self.nan = Some((nan.key.clone(), nan.step, nan.rows.unwrap_or(1)));
+                self.nan_is_of_beats = true;
+            }
+            None if self.nan_is_of_beats => self.nan = None,
             None => {}
         }
         moved
@@ -171,7 +176,7 @@ impl Member {
 
 fn push(list: &mut VecDeque<(Stamp, u64)>, item: (Stamp, u64)) {
     list.push_back(item);
-    if list.len() > CPU_LOOKS {
+    while list.len() > CPU_LOOKS || list.front().is_some_and(|(at, _)| item.0.since(*at) > CPU_SPAN) {
         list.pop_front();
     }
 }

@@ -307,6 +307,7 @@ impl Verdict {
         member.wrote_at = Some(now);
         if let Some((name, rows)) = loss {
             let known = member.nan.as_ref().map_or(0, |(.., rows)| *rows);
+            member.nan_is_of_beats = false;
             member.nan = (rows > 0).then(|| (name.to_owned(), step, known.saturating_add(rows)));
         }
         // Steps of beats come with their time, and are the better ones.
@@ -430,8 +431,8 @@ impl Verdict {
     fn running_alerts(&mut self, now: Stamp, out: &mut Vec<Output>) -> Vec<Alert> {
         let mut alerts = Vec::new();
         alerts.extend(drift::judge(&mut self.members, now).map(|alert| self.first_told(alert)));
-        let told = |kind| self.told.values().find(|alert| alert.kind == kind);
-        alerts.extend(straggler::judge(&self.members, now, told(AlertKind::Straggler)));
+        let slow = self.told.values().find(|alert| alert.kind == AlertKind::Straggler);
+        alerts.extend(straggler::judge(&mut self.members, now, slow));
         for (local, member) in self.members.iter().filter(|(_, member)| member.is_alive()) {
             let name = standing::names([member.number(*local)]);
             let told = self.told.get(&(AlertKind::MemoryLeak, Some(*local)));

@@ -68,10 +68,14 @@ fn slowest(members: &BTreeMap<u32, Member>, count: usize) -> Option<(u32, usize,
 }
 
 /// The alert that holds now; the one `told` before goes on until the ranks are even again.
-pub(super) fn judge(members: &BTreeMap<u32, Member>, now: Stamp, told: Option<&Alert>) -> Option<Alert> {
+pub(super) fn judge(members: &mut BTreeMap<u32, Member>, now: Stamp, told: Option<&Alert>) -> Option<Alert> {
     if let Some(told) = told {
         let still =
             slowest(members, CLEAR).is_none_or(|(_, own, others)| own <= OWN_OVER && others >= OTHERS_OVER);
+        if !still {
+            // What was seen then says nothing about from now on.
+            members.values_mut().for_each(|member| member.waits = Waits::default());
+        }
         return still.then(|| told.clone());
     }
     let clear =

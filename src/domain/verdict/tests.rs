@@ -98,7 +98,7 @@ fn a_stall_of_all_is_told_as_what_it_is() {
     sim.run(10);
     assert_eq!(
         alarms(&sim.transcript),
-        ["26 raise Hang: no rank moves on, and none waits for another in a collective: each sleeps"]
+        ["25 raise Hang: no rank moves on, and none waits for another in a collective: each sleeps"]
     );
 }
 
@@ -111,7 +111,7 @@ fn a_collective_that_was_left_out_is_told_while_all_go_on() {
     assert_eq!(
         alarms(&sim.transcript),
         [
-            "24 raise CollectiveMismatch r1: rank 1 left out a collective that the others joined: results are wrong from \
+            "28 raise CollectiveMismatch r1: rank 1 left out a collective that the others joined: results are wrong from \
           there on"
         ]
     );

@@ -162,8 +162,8 @@ impl Core {
         self.forget_group();
         self.key = Some(key);
         self.emit(now, fact, out);
-        self.wandb_of_new_group(now, out);
         self.verdict_begins(now, out);
+        self.wandb_of_new_group(now, out);
         // The agent that is being ended may start a group once more before it hears of it.
         if let Goal::Restart { respawned: true, .. } = self.goal {
             self.restarted(now, out);

@@ -36,12 +36,12 @@ pub struct Rules {
     pub end_orphans: bool,
     /// Whether heartbeats can be expected of the ranks.
     pub expects_beats: bool,
-    /// Milliseconds that GPU memory of dead jobs is waited for before the agent is started.
-    #[serde(default)]
-    pub gpu_wait_ms: u64,
     /// When a job that does not move on is called hung, and what is done then.
     #[serde(default)]
     pub policy: Policy,
+    /// Milliseconds that GPU memory of dead jobs is waited for before the agent is started.
+    #[serde(default)]
+    pub gpu_wait_ms: u64,
 }
 
 /// Who asked.
@@ -145,6 +145,15 @@ pub enum Input {
         /// Why others did not.
         error: Option<String>,
     },
+    /// A rank was told to make a fault, or could not be told.
+    Drilled {
+        /// Who asked.
+        asker: Asker,
+        /// What for.
+        command: Command,
+        /// Why not.
+        error: Option<String>,
+    },
     /// A look at the GPUs.
     Gpus(GpuLook),
     /// A process that somebody wanted ended was signalled, or not.
@@ -160,15 +169,6 @@ pub enum Input {
     },
     /// Something worth a line in the timeline, in a sentence.
     Noted(String),
-    /// A rank was told to make a fault, or could not be told.
-    Drilled {
-        /// Who asked.
-        asker: Asker,
-        /// What for.
-        command: Command,
-        /// Why not.
-        error: Option<String>,
-    },
     /// elastictop can or cannot keep something on disk.
     Storage {
         /// Why not.

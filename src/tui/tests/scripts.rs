@@ -47,11 +47,11 @@ fn four() -> App {
     fixture::app(&fixture::healthy(4), (80, 24), None)
 }
 
-fn said(app: &App) -> &str {
+pub(super) fn said(app: &App) -> &str {
     app.toast.as_ref().map_or("", |toast| &toast.text)
 }
 
-fn order(cmds: &[Cmd]) -> Option<&Command> {
+pub(super) fn order(cmds: &[Cmd]) -> Option<&Command> {
     cmds.iter().find_map(|cmd| match cmd {
         Cmd::Send(ToSupervisor::Do { command, .. }) => Some(command),
         _ => None,
@@ -92,7 +92,9 @@ fn enter_goes_in_and_escape_out() {
     press(&mut app, "<Tab> <Tab>", &lines);
     assert_eq!(app.view, View::Timeline);
     press(&mut app, "<Shift-Tab> <Shift-Tab> <Shift-Tab>", &lines);
-    assert_eq!(Some(&app.view), View::ALL.last());
+    assert_eq!(app.view, View::Runs);
+    press(&mut app, "<Shift-Tab>", &lines);
+    assert_eq!(app.view, View::Events);
 }
 
 #[test]
