@@ -155,7 +155,7 @@ fn identity(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
     let mut facts = vec![
         ("global", known(of(place.rank, place.world_size.or(app.state.world_size)))),
         ("local", known(of(Some(rank.local_rank), place.local_world_size))),
-        ("node", known(app.state.job.as_ref().map(|job| job.node.clone()))),
+        ("node", known(app.overview.fleet.nodes.get(app.node as usize).map(|node| node.name.clone()))),
         ("node index", number(place.group_rank)),
         ("pid", known(Some(rank.proc.pid.to_string()))),
         ("attempt", known(Some(rank.attempt.to_string()))),
