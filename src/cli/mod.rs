@@ -3,6 +3,7 @@
 mod config;
 mod control;
 mod demo;
+mod drill;
 mod list;
 mod plain;
 mod plan;
@@ -64,6 +65,8 @@ enum Command {
     Restart(control::RestartArgs),
     /// Send a signal to a rank
     Signal(control::SignalArgs),
+    /// Put a fault into a healthy rank, and measure how soon it is told
+    Drill(drill::DrillArgs),
     /// Remove what is kept of jobs that are over
     Rm(control::RmArgs),
     /// Print a completion script for a shell
@@ -116,6 +119,7 @@ impl Cli {
             Some(Command::Set(args)) => control::set(&args),
             Some(Command::Restart(args)) => control::restart(&args),
             Some(Command::Signal(args)) => control::signal(&args),
+            Some(Command::Drill(args)) => drill::drill(&args),
             Some(Command::Rm(args)) => control::rm(&args),
             Some(Command::Completions { shell }) => {
                 clap_complete::generate(shell, &mut Cli::command(), "elastictop", &mut std::io::stdout());
