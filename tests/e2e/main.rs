@@ -13,5 +13,6 @@ mod ranks;
 mod restarts;
 mod storage;
 mod terminal;
+mod verdicts;
 mod viewers;
 mod watchdog;

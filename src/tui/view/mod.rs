@@ -11,6 +11,7 @@ mod ranks;
 mod runs;
 mod strip;
 mod timeline;
+mod verdict;
 
 use ratatui::{Frame, buffer::Buffer, layout::Rect};
 

@@ -2,7 +2,7 @@
 
 use ratatui::layout::Rect;
 
-use super::{Pen, first_shown};
+use super::{Pen, first_shown, verdict};
 use crate::{
     domain::{rank::RankState, state::Rank, time::human},
     tui::{app::App, text, theme::Role, words},
@@ -37,9 +37,6 @@ const COLUMNS: [(Column, &str, u16, u16, bool); 11] = [
     (Column::Beat, "BEAT", 6, 0, true),
     (Column::Last, "LAST LINE", 12, 76, false),
 ];
-
-/// Heartbeats come once a second; one that is older than this is shown as stale.
-pub(super) const STALE_BEAT_S: u64 = 5;
 
 pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     if area.is_empty() {
@@ -155,8 +152,7 @@ fn cell(app: &App, rank: &Rank, column: Column, narrow: bool) -> (String, Role) 
             None => ("-".into(), Role::Dim),
             Some(at) => {
                 let age = app.now.since(at);
-                let stale = age.as_secs() >= STALE_BEAT_S;
-                (short_age(age), if stale { Role::Stale } else { Role::Dim })
+                (short_age(age), verdict::beat_role(age.as_secs(), Role::Dim))
             }
         },
         Column::Last => last(app, rank),
@@ -186,6 +182,9 @@ fn last(app: &App, rank: &Rank) -> (String, Role) {
     }
     let since = human(app.now.since(rank.state_since));
     let look = words::rank_state(rank, app.glyphs);
+    if let Some(doing) = verdict::doing(app, rank) {
+        return (doing, look.role);
+    }
     match &rank.detail {
         Some(detail) => (format!("{detail}, {since}"), look.role),
         None => (format!("for {since}"), look.role),
