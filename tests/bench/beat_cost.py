@@ -76,9 +76,9 @@ def main():
         receiver.bind(str(address))
         receiver.setblocking(False)
         plain, beating = [], []
-        for round in range(args.rounds):
-            plain.append(rank(None, args.seconds, folder, f"plain-{round}"))
-            beating.append(rank(address, args.seconds, folder, f"beating-{round}"))
+        for number in range(args.rounds):
+            plain.append(rank(None, args.seconds, folder, f"plain-{number}"))
+            beating.append(rank(address, args.seconds, folder, f"beating-{number}"))
     step = {name: statistics.median(run["step_us"] for run in runs) for name, runs in (("plain", plain), ("beating", beating))}
     work = {name: statistics.median(run["work"] for run in runs) for name, runs in (("plain", plain), ("beating", beating))}
     # gloo's own threads are in both; the one more that the beating rank has is the beating thread.

@@ -1,12 +1,13 @@
 //! Collectives for people: who waits in which, for whom, for how long, and what ends the wait.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::pen::Piece;
 use crate::{
     domain::{
         alert::AlertKind,
         beat::GroupStatus,
+        fleet::STALE_BEAT,
         state::Rank,
         time::human,
         verdict::{
@@ -17,17 +18,17 @@ use crate::{
     tui::{app::App, text, theme::Role, words},
 };
 
-/// Heartbeats come once a second, at odd moments: one that is older than this is late …
-const LATE_BEAT_S: u64 = 5;
-/// … and one that is older than this is a rank in trouble.
-const LOST_BEAT_S: u64 = 15;
+/// A heartbeat that is older than so many times a late one is a rank in trouble.
+const LOST: u32 = 3;
 
 /// The colour of a heartbeat's age, `usual` while it is young.
-pub(super) fn beat_role(age_s: u64, usual: Role) -> Role {
-    match age_s {
-        0..LATE_BEAT_S => usual,
-        LATE_BEAT_S..LOST_BEAT_S => Role::Stale,
-        _ => Role::Warn,
+pub(super) fn beat_role(age: Duration, usual: Role) -> Role {
+    if age < STALE_BEAT {
+        usual
+    } else if age < STALE_BEAT * LOST {
+        Role::Stale
+    } else {
+        Role::Warn
     }
 }
 
