@@ -17,6 +17,7 @@ mod spread;
 mod strip;
 mod suspects;
 mod timeline;
+mod verdict;
 
 use ratatui::{Frame, buffer::Buffer, layout::Rect};
 
