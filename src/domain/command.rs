@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::resolve::{RankScope, RunMode};
+use super::{
+    resolve::{RankScope, RunMode},
+    stack::Source,
+};
 
 /// A request that changes something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,15 @@ pub enum Command {
         /// What that is applied to; `None` leaves it.
         #[serde(default)]
         rank_scope: Option<RankScope>,
+    },
+    /// Read where ranks are in their Python code. Changes nothing; the stacks come before the answer.
+    Stacks {
+        /// Global rank; `None` means all ranks of this node.
+        #[serde(default)]
+        rank: Option<u32>,
+        /// Only this way; `None` means the first that works.
+        #[serde(default)]
+        by: Option<Source>,
     },
     /// A kind that a newer elastictop sent.
     #[serde(other)]

@@ -159,6 +159,8 @@ pub fn command(command: &Command) -> String {
             format!("{} to {whom}", signal_word(*signal))
         }
         Command::KeepZombies => "keep zombies".into(),
+        Command::Stacks { rank: None, .. } => "stacks".into(),
+        Command::Stacks { rank: Some(rank), .. } => format!("stacks of r{rank}"),
         Command::SetWandb { run_mode, rank_scope } => {
             let mode = run_mode.map(|mode| format!("run_mode={mode}"));
             let scope = rank_scope.map(|scope| format!("rank_scope={scope}"));

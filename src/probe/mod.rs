@@ -5,7 +5,10 @@ pub mod cgroup;
 #[cfg(test)]
 mod fake;
 pub mod finder;
+pub mod flight;
 pub mod gpu;
 pub mod proc;
+pub mod rank;
 pub mod scan;
 pub mod signal;
+pub mod stack;

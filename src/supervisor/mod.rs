@@ -7,6 +7,7 @@ pub mod clock;
 pub mod core;
 pub mod desk;
 pub mod detach;
+pub mod forensic;
 pub mod hub;
 pub mod inject;
 pub mod journal;

@@ -2,6 +2,7 @@
 
 mod closing;
 mod deaths;
+mod work;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,6 +24,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
+use self::work::Done;
 use super::{
     child::Spec,
     clock::Clock,
@@ -85,6 +87,8 @@ pub struct Supervisor {
     beat: BeatSocket,
     finder: Option<Finder>,
     deaths: JoinSet<ProcId>,
+    /// What was asked for and takes longer than the loop may wait, each on a thread of its own.
+    work: JoinSet<Done>,
     pidfds: HashMap<ProcId, Arc<OwnedFd>>,
     children: Signal,
     last_sample: Stamp,
@@ -137,6 +141,7 @@ impl Supervisor {
             beat,
             finder: None,
             deaths: JoinSet::new(),
+            work: JoinSet::new(),
             pidfds: HashMap::new(),
             children,
             last_sample: Stamp(0),
@@ -238,6 +243,11 @@ impl Supervisor {
                         self.process_died(proc);
                     }
                 }
+                Some(done) = self.work.join_next(), if !self.work.is_empty() => {
+                    if let Ok(done) = done {
+                        self.work_done(done);
+                    }
+                }
                 Ok(message) = self.beat.next() => self.rank_said(message),
                 Ok((stream, _)) = self.listener.accept() => self.hub.accept(stream),
                 Some((from, said)) = self.said.recv() => self.viewer_said(from, said),
@@ -328,6 +338,7 @@ impl Supervisor {
                 }
                 self.handle(Input::Signalled { asker, command, sent, error: failed });
             }
+            Effect::TakeStacks { ranks, by, asker, command } => self.take_stacks(ranks, by, asker, command),
             Effect::Reply { to: (viewer, id), outcome } => {
                 self.hub.send(viewer, &ToViewer::Reply { id, outcome });
             }

@@ -10,6 +10,7 @@ use crate::domain::{
     event::Fact,
     exit::signal_name,
     id::ProcId,
+    stack::Source,
     time::Stamp,
     watchdog,
 };
@@ -49,6 +50,7 @@ impl Core {
         match command {
             Command::Stop { now: at_once } => self.asked_to_stop(now, asker, at_once, out),
             Command::Restart => self.asked_to_restart(now, asker, out),
+            Command::Stacks { rank, by } => self.asked_for_stacks(now, asker, rank, by, out),
             Command::Signal { rank, signal } => self.asked_to_signal(now, asker, rank, signal, out),
             Command::KeepZombies => {
                 if self.deadlock.is_none() {
@@ -126,23 +128,39 @@ impl Core {
 
     fn asked_to_signal(&mut self, now: Stamp, asker: Asker, rank: Option<u32>, signal: i32, out: &mut Out) {
         let command = Command::Signal { rank, signal };
-        let live = self.crew.iter().filter(|(_, member)| member.is_alive());
-        let ranks: Vec<(u32, ProcId)> = live
-            .filter(|(local, m)| rank.is_none_or(|rank| m.place.rank.unwrap_or(*local) == rank))
-            .map(|(local, m)| (local, m.proc))
-            .collect();
+        let ranks: Vec<_> = self.living(rank).map(|(local, _, proc)| (local, proc)).collect();
         if ranks.is_empty() {
-            let text = match rank {
-                Some(rank) => format!("there is no living rank {rank} on this node"),
-                None => "no rank lives on this node".into(),
-            };
-            return self.refuse(now, asker, command, text, out);
+            return self.refuse(now, asker, command, nobody(rank), out);
         }
         for (local_rank, _) in &ranks {
             let clue = Clue::WeSignalled { local_rank: *local_rank, signal, by: asker.by.clone() };
             self.ledger.note(now, clue);
         }
         out.effects.push(Effect::SignalRanks { ranks, signal, asker, command });
+    }
+
+    fn asked_for_stacks(
+        &mut self,
+        now: Stamp,
+        asker: Asker,
+        rank: Option<u32>,
+        by: Option<Source>,
+        out: &mut Out,
+    ) {
+        let command = Command::Stacks { rank, by };
+        let ranks: Vec<_> = self.living(rank).map(|(_, number, proc)| (number, proc)).collect();
+        if ranks.is_empty() {
+            return self.refuse(now, asker, command, nobody(rank), out);
+        }
+        out.effects.push(Effect::TakeStacks { ranks, by, asker, command });
+    }
+
+    /// Position, global rank and process of the living ranks, or of the one with this global rank. The position stands
+    /// in for a global rank that is not known.
+    fn living(&self, rank: Option<u32>) -> impl Iterator<Item = (u32, u32, ProcId)> {
+        let live = self.crew.iter().filter(|(_, member)| member.is_alive());
+        let numbered = live.map(|(local, member)| (local, member.place.rank.unwrap_or(local), member.proc));
+        numbered.filter(move |(_, number, _)| rank.is_none_or(|rank| *number == rank))
     }
 
     pub(super) fn signalled(
@@ -203,11 +221,19 @@ impl Core {
         self.answer(now, asker, command, Outcome::Refused(text), out);
     }
 
-    fn answer(&mut self, now: Stamp, asker: Asker, command: Command, outcome: Outcome, out: &mut Out) {
+    pub(super) fn answer(&mut self, now: Stamp, asker: Asker, command: Command, outcome: Outcome, out: &mut Out) {
         let fact = Fact::Command { command, by: asker.by, outcome: outcome.clone() };
         self.emit(now, fact, out);
         if let Some(to) = asker.reply {
             out.effects.push(Effect::Reply { to, outcome });
         }
+    }
+}
+
+/// Why a command that concerns living ranks cannot be carried out.
+fn nobody(rank: Option<u32>) -> String {
+    match rank {
+        Some(rank) => format!("there is no living rank {rank} on this node"),
+        None => "no rank lives on this node".into(),
     }
 }

@@ -13,6 +13,7 @@ use crate::{
         exit::Exit,
         id::ProcId,
         sample::Sighting,
+        stack::Source,
         time::Stamp,
     },
     probe::finder::TreeLook,
@@ -117,6 +118,15 @@ pub enum Input {
         /// Why others did not.
         error: Option<String>,
     },
+    /// The stacks that somebody wanted were read and sent.
+    StacksTaken {
+        /// Who asked.
+        asker: Asker,
+        /// What for.
+        command: Command,
+        /// What they show, in one sentence.
+        summary: String,
+    },
     /// elastictop can or cannot keep something on disk.
     Storage {
         /// Why not.
@@ -148,6 +158,17 @@ pub enum Effect {
         ranks: Vec<(u32, ProcId)>,
         /// Signal number.
         signal: i32,
+        /// Who asked.
+        asker: Asker,
+        /// What for.
+        command: Command,
+    },
+    /// Read stacks because somebody asked, send them, then tell by [`Input::StacksTaken`].
+    TakeStacks {
+        /// Global rank, or the position where that is not known, and process of each.
+        ranks: Vec<(u32, ProcId)>,
+        /// Only this way.
+        by: Option<Source>,
         /// Who asked.
         asker: Asker,
         /// What for.

@@ -254,6 +254,9 @@ impl Core {
             Input::Signalled { asker, command, sent, error } => {
                 self.signalled(now, asker, command, &sent, error, out);
             }
+            Input::StacksTaken { asker, command, summary } => {
+                self.answer(now, asker, command, Outcome::Done(summary), out);
+            }
             Input::Storage { error, lost } => self.storage(now, error, lost, out),
             Input::Drained => self.drained(now, out),
             Input::Tick => {}
@@ -541,7 +544,8 @@ impl Core {
                 (to, Outcome::Done("the job is over already".into()))
             }
             Input::Asked(Asker { reply: Some(to), .. }, _)
-            | Input::Signalled { asker: Asker { reply: Some(to), .. }, .. } => {
+            | Input::Signalled { asker: Asker { reply: Some(to), .. }, .. }
+            | Input::StacksTaken { asker: Asker { reply: Some(to), .. }, .. } => {
                 (to, Outcome::Refused("the job is over".into()))
             }
             _ => return,

@@ -21,6 +21,7 @@ use crate::{
         alert::AlertKind,
         command::{Command, Outcome},
         rank::JobState,
+        stack::Stacks,
         state::{Rank, State},
         time::Stamp,
     },
@@ -116,6 +117,10 @@ pub struct App {
     pub(crate) dialog: Option<Dialog>,
     /// First line of the help that is shown, while it is.
     pub(crate) help: Option<usize>,
+    /// Where the ranks were when somebody at this screen asked.
+    pub(crate) stacks: Option<Stacks>,
+    /// First line of them that is shown.
+    pub(crate) stacks_first: usize,
     pub(crate) toast: Option<Toast>,
     pub(crate) theme: Theme,
     pub(crate) glyphs: Glyphs,
@@ -150,6 +155,8 @@ impl App {
             logs: Logs::default(),
             dialog: None,
             help: None,
+            stacks: None,
+            stacks_first: 0,
             toast: None,
             theme: options.theme.at(options.color),
             glyphs: GlyphSet::of(options.ascii),
@@ -247,6 +254,11 @@ impl App {
                 if let Some((role, text)) = self.logs.answer(id, page) {
                     self.say(role, text);
                 }
+            }
+            ToViewer::Stacks { stacks, .. } => {
+                self.stacks = Some(stacks);
+                self.stacks_first = 0;
+                self.go(View::Stacks);
             }
             ToViewer::Bye { text } => self.say(Role::Info, text),
             ToViewer::Unknown => {}
