@@ -2,6 +2,7 @@
 
 mod control;
 mod demo;
+mod forensic;
 mod list;
 mod plain;
 mod plan;
@@ -52,6 +53,14 @@ enum Command {
     Events(read::EventsArgs),
     /// Print what the ranks wrote
     Logs(read::LogsArgs),
+    /// Show where ranks are in their Python code, the odd ones first
+    Stacks(forensic::StacksArgs),
+    /// Compare the flight recorders of all ranks: who is missing, or calls something else
+    Diagnose(forensic::DiagnoseArgs),
+    /// Ask NCCL's own health service (RAS) about a job
+    Ras(forensic::RasArgs),
+    /// Put all that is known about a job into one file, without secrets
+    Bundle(forensic::BundleArgs),
     /// End a job
     Stop(control::StopArgs),
     /// End the group of ranks and start it anew, without spending a restart
@@ -104,6 +113,10 @@ impl Cli {
             Some(Command::Status(args)) => read::status(&args),
             Some(Command::Events(args)) => read::events(&args),
             Some(Command::Logs(args)) => read::logs(&args),
+            Some(Command::Stacks(args)) => forensic::stacks(&args),
+            Some(Command::Diagnose(args)) => forensic::diagnose(&args),
+            Some(Command::Ras(args)) => forensic::ras(&args),
+            Some(Command::Bundle(args)) => forensic::bundle(&args),
             Some(Command::Stop(args)) => control::stop(&args),
             Some(Command::Restart(args)) => control::restart(&args),
             Some(Command::Signal(args)) => control::signal(&args),

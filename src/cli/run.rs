@@ -76,7 +76,7 @@ pub fn start(
     // A theme that does not exist must not leave a job behind.
     let options = screen.options()?;
     let Planned { roots, id, plan } = plan(request, python, call_it)?;
-    detach::start(describe(&id, &plan), rules(request, &plan), spec(&plan))?;
+    detach::start(describe(&id, &plan), rules(request, &plan), spec(&plan), None)?;
     let manifest = roots.job(&id).manifest();
     let manifest =
         manifest.map_err(|error| Error::io("cannot read", &roots.job(&id).manifest_path(), &error))?;
@@ -171,6 +171,7 @@ fn rules(request: &Request, plan: &LaunchPlan) -> Rules {
         stop_grace_ms: u64::try_from(plan.stop_grace.as_millis()).unwrap_or(u64::MAX),
         end_orphans: plan.orphans == Orphans::End,
         expects_beats: !plan.function_mode && !request.script_is_program(),
+        gpu_wait_ms: u64::try_from(plan.gpu_wait.as_millis()).unwrap_or(u64::MAX),
     }
 }
 

@@ -48,6 +48,10 @@ pub struct RunArgs {
     #[arg(long, alias = "stop_grace", value_name = "SEC", value_parser = launch::parse_span, help_heading = OWN)]
     pub stop_grace: Option<Duration>,
 
+    /// How long to wait for GPU memory that dead jobs still hold, before ranks start: 90, 90s, 5m [default: 30]
+    #[arg(long, alias = "gpu_wait", value_name = "SEC", value_parser = launch::parse_span, help_heading = OWN)]
+    pub gpu_wait: Option<Duration>,
+
     /// What ranks do when their agent dies: go on, or end [default: keep]
     #[arg(long, value_name = "WHAT", help_heading = OWN)]
     pub orphans: Option<OrphansArg>,
@@ -171,6 +175,7 @@ impl RunArgs {
             async_error_handling: self.nccl_async_error_handling,
             enable_monitoring: self.nccl_enable_monitoring,
             stop_grace: self.stop_grace,
+            gpu_wait: self.gpu_wait,
             orphans: self.orphans.map(|orphans| match orphans {
                 OrphansArg::Keep => Orphans::Keep,
                 OrphansArg::End => Orphans::End,

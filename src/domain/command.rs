@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    id::ProcId,
     resolve::{RankScope, RunMode},
     stack::Source,
 };
@@ -45,6 +46,12 @@ pub enum Command {
         /// Only this way; `None` means the first that works.
         #[serde(default)]
         by: Option<Source>,
+    },
+    /// End a process that holds GPU memory and belongs to no rank: SIGTERM, and SIGKILL when asked again.
+    EndLeftover {
+        /// The process, as it was listed.
+        #[serde(flatten)]
+        proc: ProcId,
     },
     /// A kind that a newer elastictop sent.
     #[serde(other)]

@@ -10,6 +10,7 @@ use super::{
     command::{Command, Outcome},
     exit::Exit,
     forward::{RunProgress, Settings},
+    gpu::{GpuInfo, GpuSample, GpuSource, XidSeen, join::RankGpus, leftover::Leftover},
     id::{JobId, ProcId},
     rank::{JobState, RankState},
     resolve::{RankScope, RunMode},
@@ -249,6 +250,48 @@ pub enum Fact {
         /// By run id; those that are not told of stay as they are.
         runs: BTreeMap<String, RunProgress>,
     },
+    /// What GPUs there are, or why nothing is known of them. Told anew when it changes.
+    Gpus {
+        /// Who answers.
+        source: GpuSource,
+        /// Version of the driver.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        driver: Option<String>,
+        /// Why nobody answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trouble: Option<String>,
+        /// By index.
+        gpus: Vec<GpuInfo>,
+    },
+    /// Which rank has which GPU. Told anew when it changes.
+    GpuRanks {
+        /// Ranks that have one.
+        ranks: Vec<RankGpus>,
+        /// Whether the driver names processes of another pid namespace.
+        #[serde(default)]
+        foreign_pids: bool,
+    },
+    /// Who holds GPU memory and belongs to no rank. Told anew when it changes.
+    GpuLeftovers {
+        /// All of them.
+        leftovers: Vec<Leftover>,
+    },
+    /// The driver told of an error.
+    GpuXid {
+        /// Where, and which.
+        #[serde(flatten)]
+        seen: XidSeen,
+    },
+    /// The figures of all GPUs, now and then: what a journal keeps of all [`Fact::GpuSample`].
+    GpuProgress {
+        /// One entry per GPU.
+        gpus: Vec<GpuSample>,
+    },
+    /// A look at all GPUs. Not part of the journal, and not counted.
+    GpuSample {
+        /// One entry per GPU.
+        gpus: Vec<GpuSample>,
+    },
     /// Something worth a line in the timeline.
     Note {
         /// One sentence.
@@ -286,6 +329,8 @@ pub enum Fact {
 impl Fact {
     /// Whether it belongs into the journal.
     pub fn is_lasting(&self) -> bool {
-        !matches!(self, Fact::Sample { .. } | Fact::WandbSample { .. } | Fact::Unknown)
+        let fleeting =
+            matches!(self, Fact::Sample { .. } | Fact::GpuSample { .. } | Fact::WandbSample { .. });
+        !fleeting && *self != Fact::Unknown
     }
 }

@@ -6,6 +6,7 @@ use super::{
     alert::AlertKind,
     cause::Cause,
     event::Launcher,
+    gpu::report::{GpusReport, RankGpuReport},
     rank::{JobState, RankState},
     state::{Rank, State},
     time::Stamp,
@@ -25,6 +26,8 @@ pub struct Status {
     pub agent: AgentReport,
     /// The ranks of this node.
     pub ranks: Vec<RankReport>,
+    /// The GPUs of this node; null while nobody has asked for them.
+    pub gpus: Option<GpusReport>,
     /// What is wrong now.
     pub alerts: Vec<AlertReport>,
 }
@@ -92,6 +95,8 @@ pub struct RankReport {
     pub step: Option<u64>,
     /// Seconds since the last heartbeat.
     pub heartbeat_age_s: Option<f64>,
+    /// The rank's GPU; null when it has none or it is not known.
+    pub gpu: Option<RankGpuReport>,
 }
 
 /// An alert in `status --json`.
@@ -133,6 +138,7 @@ impl Status {
                 state: state.agent.as_ref().map(|agent| if agent.alive { "running" } else { "exited" }),
             },
             ranks: state.ranks.iter().map(|rank| RankReport::new(state, rank, now)).collect(),
+            gpus: state.gpus.as_ref().map(|gpus| GpusReport::new(gpus, now)),
             alerts: state.alerts.iter().map(|alert| AlertReport::new(state, alert)).collect(),
         }
     }
@@ -153,6 +159,7 @@ impl RankReport {
             threads: rank.threads,
             step: rank.step,
             heartbeat_age_s: rank.beat_at.map(|at| now.since(at).as_secs_f64()),
+            gpu: state.gpus.as_ref().and_then(|gpus| RankGpuReport::new(gpus, rank)),
         }
     }
 }

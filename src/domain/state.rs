@@ -10,6 +10,7 @@ use super::{
     event::{Event, Fact, JobInfo, Reason},
     exit::Exit,
     forward::Wandb,
+    gpu::fold::Gpus,
     id::ProcId,
     rank::{JobState, RankState},
     sample::{Place, RankSample},
@@ -53,6 +54,9 @@ pub struct State {
     /// What becomes of the ranks' metrics; `None` when nobody wanted W&B.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wandb: Option<Wandb>,
+    /// The GPUs of this node; `None` before anybody asked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<Gpus>,
     /// What is wrong now.
     pub alerts: Vec<Alert>,
     /// The last facts worth a line, oldest first; at most [`MAX_RECENT`].
@@ -254,7 +258,25 @@ impl State {
                     wandb.runs.extend(runs.iter().map(|(id, progress)| (id.clone(), progress.clone())));
                 }
             }
-            Fact::Adopted { .. } | Fact::Command { .. } | Fact::Note { .. } | Fact::Unknown => {}
+            Fact::Gpus { source, driver, trouble, gpus } => {
+                let known = self.gpus.get_or_insert_default();
+                known.describe(*source, driver.as_ref(), trouble.as_ref(), gpus);
+            }
+            Fact::GpuRanks { ranks, foreign_pids } => {
+                let known = self.gpus.get_or_insert_default();
+                (known.ranks, known.foreign_pids) = (ranks.clone(), *foreign_pids);
+            }
+            Fact::GpuLeftovers { leftovers } => {
+                self.gpus.get_or_insert_default().leftovers.clone_from(leftovers);
+            }
+            Fact::GpuProgress { gpus } | Fact::GpuSample { gpus } => {
+                self.gpus.get_or_insert_default().take(at, gpus);
+            }
+            Fact::Adopted { .. }
+            | Fact::Command { .. }
+            | Fact::GpuXid { .. }
+            | Fact::Note { .. }
+            | Fact::Unknown => {}
         }
     }
 
@@ -372,6 +394,11 @@ fn is_worth_a_line(fact: &Fact) -> bool {
             | Fact::RankPlaced { .. }
             | Fact::Deadline { .. }
             | Fact::Progress { .. }
+            | Fact::Gpus { .. }
+            | Fact::GpuRanks { .. }
+            | Fact::GpuLeftovers { .. }
+            | Fact::GpuProgress { .. }
+            | Fact::GpuSample { .. }
             | Fact::WandbProgress { .. }
             | Fact::WandbSample { .. }
             | Fact::Unknown

@@ -6,6 +6,7 @@ use super::{
     event::{Event, Fact, Launcher, Reason},
     exit::signal_name,
     forward::{Mode, Settings},
+    gpu::words::{is_alarming, xid},
     rank::JobState,
     resolve::{RankScope, RunMode},
     state::State,
@@ -55,6 +56,13 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
             let whose = local_rank.map(|local| format!(" ({})", tag_of(state, local))).unwrap_or_default();
             format!("over: {}{whose}", alert_word(*alert_kind))
         }
+        // The alert tells.
+        Fact::GpuXid { seen } if is_alarming(seen.xid) => return None,
+        Fact::GpuXid { seen } => {
+            let gpu = seen.gpu.map_or("a GPU".into(), |gpu| format!("GPU {gpu}"));
+            let meaning = xid(seen.xid).map(|words| format!(": {words}")).unwrap_or_default();
+            format!("Xid {} on {gpu}{meaning}", seen.xid)
+        }
         Fact::Adopted { text, .. } | Fact::Note { text } => text.clone(),
         Fact::Command { command: asked, by, outcome } => match outcome {
             Outcome::Done(text) => format!("{} by {by}: {text}", command(asked)),
@@ -76,6 +84,11 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
         | Fact::Deadline { .. }
         | Fact::Progress { .. }
         | Fact::Sample { .. }
+        | Fact::Gpus { .. }
+        | Fact::GpuRanks { .. }
+        | Fact::GpuLeftovers { .. }
+        | Fact::GpuProgress { .. }
+        | Fact::GpuSample { .. }
         | Fact::WandbProgress { .. }
         | Fact::WandbSample { .. }
         | Fact::Unknown => return None,
@@ -166,6 +179,7 @@ pub fn command(command: &Command) -> String {
             let scope = rank_scope.map(|scope| format!("rank_scope={scope}"));
             format!("set {}", mode.into_iter().chain(scope).collect::<Vec<_>>().join(" "))
         }
+        Command::EndLeftover { proc } => format!("end leftover {proc}"),
         Command::Unknown => "unknown command".into(),
     }
 }

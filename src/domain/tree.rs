@@ -44,6 +44,8 @@ pub struct EnvFacts {
     pub use_agent_store: Option<bool>,
     /// `TORCHELASTIC_ERROR_FILE` as written; a relative path starts at the agent's working directory.
     pub error_file: Option<String>,
+    /// `CUDA_VISIBLE_DEVICES` as written.
+    pub cuda_visible_devices: Option<String>,
     /// Length of the whole environment in bytes; 0 for zombies and in the middle of an exec.
     pub bytes: usize,
 }

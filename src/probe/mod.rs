@@ -9,6 +9,7 @@ pub mod flight;
 pub mod gpu;
 pub mod proc;
 pub mod rank;
+pub mod ras;
 pub mod scan;
 pub mod signal;
 pub mod stack;

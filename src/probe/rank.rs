@@ -6,11 +6,7 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    os::unix::{
-        fs::OpenOptionsExt,
-        io::AsRawFd,
-        net::UnixStream,
-    },
+    os::unix::{fs::OpenOptionsExt, io::AsRawFd, net::UnixStream},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -65,7 +61,9 @@ impl Rank {
         }
         self.check_listens(&path)?;
         let mut stream = connect(&path)?;
-        let request = format!("POST /handler/{handler} HTTP/1.1\r\nHost: rank\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "POST /handler/{handler} HTTP/1.1\r\nHost: rank\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
         stream.set_write_timeout(Some(within))?;
         stream.write_all(request.as_bytes())?;
         let answer = read_all(&mut stream, until)?;
@@ -82,9 +80,10 @@ impl Rank {
         let sockets = fs::read_to_string(format!("{ROOT}/{}/net/unix", self.proc.pid))?;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         // `Num RefCount Protocol Flags Type St Inode Path`; the path is the short one that was bound.
-        let inode = sockets.lines().filter(|line| line.ends_with(name)).find_map(|line| {
-            Some(format!("socket:[{}]", line.split_ascii_whitespace().nth(6)?))
-        });
+        let inode = sockets
+            .lines()
+            .filter(|line| line.ends_with(name))
+            .find_map(|line| Some(format!("socket:[{}]", line.split_ascii_whitespace().nth(6)?)));
         let Some(inode) = inode else { return refused("nobody listens") };
         let held = fs::read_dir(format!("{ROOT}/{}/fd", self.proc.pid))?
             .flatten()
@@ -134,7 +133,8 @@ pub fn clean_up(beat: &Path) {
     };
     let ours = ["srv.", "ask.", "answer-"].map(|what| format!("{name}.{what}"));
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let is_ours = entry.file_name().to_str().is_some_and(|name| ours.iter().any(|ours| name.starts_with(ours)));
+        let is_ours =
+            entry.file_name().to_str().is_some_and(|name| ours.iter().any(|ours| name.starts_with(ours)));
         if is_ours {
             // Another supervisor may be as tidy.
             let _ = fs::remove_file(entry.path());
@@ -193,12 +193,17 @@ fn read_all(stream: &mut UnixStream, until: Instant) -> io::Result<Vec<u8>> {
 fn head(answer: &[u8]) -> Option<(usize, Option<usize>, u16)> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(begins) = response.parse(&answer[..answer.len().min(MAX_HEAD)]).ok()? else {
+    let httparse::Status::Complete(begins) = response.parse(&answer[..answer.len().min(MAX_HEAD)]).ok()?
+    else {
         return None;
     };
     let status = response.code?;
     let length = headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
-    Some((begins, length.and_then(|header| std::str::from_utf8(header.value).ok()?.trim().parse().ok()), status))
+    Some((
+        begins,
+        length.and_then(|header| std::str::from_utf8(header.value).ok()?.trim().parse().ok()),
+        status,
+    ))
 }
 
 fn is_complete(answer: &[u8]) -> bool {
@@ -297,7 +302,11 @@ mod tests {
         answering.join().unwrap();
         let error = rank.ask(Question::Flight, Duration::from_millis(30)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left for a rank that wakes up later");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            0,
+            "nothing is left for a rank that wakes up later"
+        );
     }
 
     proptest! {

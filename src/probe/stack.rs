@@ -73,7 +73,9 @@ fn take_one(wanted: &Wanted, only: Option<Source>) -> RankStack {
     let sources = Source::ALL.into_iter().filter(|source| only.is_none_or(|only| only == *source));
     for source in sources {
         match read(wanted, source) {
-            Ok(threads) => return RankStack { rank: wanted.rank, pid: wanted.proc.pid, read: Ok((source, threads)) },
+            Ok(threads) => {
+                return RankStack { rank: wanted.rank, pid: wanted.proc.pid, read: Ok((source, threads)) };
+            }
             Err(error) => why.push(format!("{}: {error}", source.name())),
         }
     }
@@ -122,7 +124,8 @@ fn find_py_spy(proc: ProcId) -> Option<PathBuf> {
         return Some(named.into()).filter(|path: &PathBuf| is_program(path));
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).map(|folder| folder.join("py-spy")).find(|path| is_program(path));
+    let in_path =
+        std::env::split_paths(&path).map(|folder| folder.join("py-spy")).find(|path| is_program(path));
     let own = proc::uid(Path::new(ROOT), proc.pid) == Some(rustix::process::geteuid().as_raw());
     in_path.or_else(|| own.then(|| beside_python(proc.pid)).flatten())
 }
@@ -203,8 +206,13 @@ fn refusal(said: &str) -> String {
     if lower.contains("permission denied") || lower.contains("operation not permitted") {
         let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
         return match scope.trim() {
-            "" | "0" => "ptrace is not permitted: run elastictop as the rank's user, in a container with SYS_PTRACE".into(),
-            scope => format!("ptrace is not permitted: kernel.yama.ptrace_scope is {scope}; sudo sysctl kernel.yama.ptrace_scope=0 permits it"),
+            "" | "0" => {
+                "ptrace is not permitted: run elastictop as the rank's user, in a container with SYS_PTRACE"
+                    .into()
+            }
+            scope => format!(
+                "ptrace is not permitted: kernel.yama.ptrace_scope is {scope}; sudo sysctl kernel.yama.ptrace_scope=0 permits it"
+            ),
         };
     }
     let words = said.lines().take_while(|line| !line.starts_with("Stack backtrace")).map(str::trim);
@@ -259,7 +267,8 @@ mod tests {
         let why = take(&[gone], Some(Source::Server)).remove(0).read.unwrap_err();
         assert_eq!(why, "server: the process is gone");
         let proc = proc::identify(Path::new(ROOT), std::process::id() as i32).unwrap();
-        let why = take(&[Wanted { rank: 3, proc, beat: None }], Some(Source::Thread)).remove(0).read.unwrap_err();
+        let why =
+            take(&[Wanted { rank: 3, proc, beat: None }], Some(Source::Thread)).remove(0).read.unwrap_err();
         assert_eq!(why, "thread: the rank was not started by elastictop");
     }
 }

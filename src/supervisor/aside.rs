@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     clock::Clock,
     core::{Core, Input, Out},
-    desk,
+    desk, gpus,
     hub::{Hub, Said, ViewerId},
     journal,
     logbook::Logbook,
@@ -32,10 +32,11 @@ use crate::{
     error::{Error, Result},
     probe::{
         finder::Finder,
+        gpu::GpuProbe,
         proc::{self, ROOT},
         scan::{self, FoundJob},
     },
-    wire::link::Link,
+    wire::{link::Link, message::ToSupervisor},
 };
 
 const LOOK: Duration = Duration::from_secs(1);
@@ -49,6 +50,7 @@ pub struct Observer {
     finder: Finder,
     logbook: Logbook,
     clock: Clock,
+    gpus: GpuProbe,
 }
 
 impl Observer {
@@ -65,7 +67,8 @@ impl Observer {
         let first = found.agent.or_else(|| found.ranks.first().map(|rank| rank.proc));
         let began = first.and_then(proc::started_at).map_or(now, |at| at.min(now));
         let core = Core::observe((began, now), describe(found), found.agent, stale_store, &mut out);
-        let mut observer = Observer { core, finder, logbook: Logbook::in_memory(), clock };
+        let mut observer =
+            Observer { core, finder, logbook: Logbook::in_memory(), clock, gpus: GpuProbe::start() };
         observer.look();
         observer
     }
@@ -100,6 +103,8 @@ impl Observer {
             inputs.push(Input::AgentGone { proc: agent.proc, exit: None });
         }
         inputs.into_iter().for_each(|input| self.core.handle(now, input, &mut out));
+        let look = gpus::look(&self.gpus, self.core.state(), Some(&self.finder), true);
+        self.core.handle(now, Input::Gpus(look), &mut out);
         if out.effects.contains(&super::core::Effect::Drain) {
             self.core.handle(now, Input::Drained, &mut out);
         }
@@ -119,6 +124,9 @@ impl Observer {
                         hub.broadcast(&out.events, self.core.state());
                     }
                     Some((from, said)) = said.recv() => {
+                        if matches!(said, Said::Message(ToSupervisor::Traffic)) {
+                            self.gpus.count_traffic(gpus::TRAFFIC);
+                        }
                         let now = self.clock.now();
                         let known = (self.core.state(), &self.logbook);
                         let no = self.core.read_only().unwrap_or_else(|| "read-only".into());

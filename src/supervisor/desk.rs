@@ -52,7 +52,7 @@ pub fn answer(
             }
         },
         // A page for a viewer that does not read would only be thrown away.
-        ToSupervisor::Logs { .. } | ToSupervisor::Unknown => {}
+        ToSupervisor::Logs { .. } | ToSupervisor::Traffic | ToSupervisor::Unknown => {}
     }
     None
 }

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     domain::{
         event::{Fact, JobInfo},
+        forward::Settings,
         id::{JobId, ProcId},
         rank::{JobState, RankState},
         sample::Sighting,
@@ -34,7 +35,7 @@ use crate::{
 /// What a supervisor is to do. Travels through a pipe: it may hold secrets.
 #[derive(Debug, Serialize, Deserialize)]
 enum Task {
-    Start { job: Box<JobInfo>, rules: Rules, spec: Spec },
+    Start { job: Box<JobInfo>, rules: Rules, spec: Spec, wandb: Option<Box<Settings>> },
     Adopt { id: JobId },
 }
 
@@ -52,12 +53,13 @@ enum Report {
     },
 }
 
-/// Starts a job under a supervisor of its own, and returns when the supervisor is ready.
+/// Starts a job under a supervisor of its own, and returns when the supervisor is ready. Without `wandb` metrics stay
+/// the script's own affair.
 ///
 /// # Errors
 /// What the supervisor could not do; then nothing runs.
-pub fn start(job: JobInfo, rules: Rules, spec: Spec) -> Result<()> {
-    launch(&Task::Start { job: Box::new(job), rules, spec }).map(drop)
+pub fn start(job: JobInfo, rules: Rules, spec: Spec, wandb: Option<Settings>) -> Result<()> {
+    launch(&Task::Start { job: Box::new(job), rules, spec, wandb: wandb.map(Box::new) }).map(drop)
 }
 
 /// Starts a supervisor for a job whose supervisor died, and returns when it is ready: with what the job lost, in
@@ -144,7 +146,9 @@ fn supervise() -> Result<()> {
     let lock = take_lock(&roots, &id)?;
     runtime.block_on(async {
         let (supervisor, told) = match task {
-            Task::Start { job, rules, spec } => (begin(&roots, *job, rules, spec)?, None),
+            Task::Start { job, rules, spec, wandb } => {
+                (begin(&roots, *job, rules, spec, wandb.map(|wandb| *wandb))?, None)
+            }
             Task::Adopt { id } => take_over(&roots, &id)?,
         };
         report(&Report::Ready { told });
@@ -178,10 +182,16 @@ pub fn is_supervised(roots: &Roots, id: &JobId) -> bool {
     flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err()
 }
 
-fn begin(roots: &Roots, job: JobInfo, rules: Rules, spec: Spec) -> Result<Supervisor> {
+fn begin(
+    roots: &Roots,
+    job: JobInfo,
+    rules: Rules,
+    spec: Spec,
+    wandb: Option<Settings>,
+) -> Result<Supervisor> {
     let dir = roots.job(&job.id);
     dir.create().map_err(|error| Error::io("cannot make the folder", &dir.root, &error))?;
-    let begun = begin_in(roots, &dir, job, rules, spec);
+    let begun = begin_in(roots, &dir, job, rules, spec, wandb);
     if begun.is_err() {
         // Nothing was started: a folder that stays would look like a job.
         let _ = std::fs::remove_dir_all(&dir.root);
@@ -189,7 +199,14 @@ fn begin(roots: &Roots, job: JobInfo, rules: Rules, spec: Spec) -> Result<Superv
     begun
 }
 
-fn begin_in(roots: &Roots, dir: &JobDir, job: JobInfo, rules: Rules, spec: Spec) -> Result<Supervisor> {
+fn begin_in(
+    roots: &Roots,
+    dir: &JobDir,
+    job: JobInfo,
+    rules: Rules,
+    spec: Spec,
+    wandb: Option<Settings>,
+) -> Result<Supervisor> {
     inject::write(&dir.python()).map_err(|error| Error::io("cannot write into", &dir.python(), &error))?;
     dir.keep_program().map_err(|error| Error::io("cannot put the program into", &dir.program(), &error))?;
     let now = clock::wall();
@@ -208,10 +225,11 @@ fn begin_in(roots: &Roots, dir: &JobDir, job: JobInfo, rules: Rules, spec: Spec)
         rules,
         job: job.clone(),
         seen_at: now,
+        wandb: wandb.clone(),
     };
     dir.write_manifest(&manifest).map_err(|error| Error::io("cannot write into", &dir.root, &error))?;
     start_log(&dir.supervisor_log());
-    Supervisor::open(roots, manifest, Some(spec), |clock, out| Core::new(clock.now(), job, rules, out))
+    Supervisor::open(roots, manifest, Some(spec), |clock, out| Core::new(clock.now(), job, rules, wandb, out))
 }
 
 fn take_over(roots: &Roots, id: &JobId) -> Result<(Supervisor, Option<String>)> {

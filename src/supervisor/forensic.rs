@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::shim::write_atomically;
+use super::{place::JobDir, shim::write_atomically};
 use crate::{
     domain::{
         flight::tell::Unreadable,
@@ -17,7 +17,7 @@ use crate::{
         time::Stamp,
     },
     probe::{
-        flight,
+        flight, proc,
         stack::{self, Wanted},
     },
 };
@@ -56,7 +56,8 @@ pub struct Dumped {
 impl Dumped {
     /// One sentence.
     pub fn summary(&self) -> String {
-        let silent = if self.silent.is_empty() { String::new() } else { format!(", {} without", self.silent.len()) };
+        let silent =
+            if self.silent.is_empty() { String::new() } else { format!(", {} without", self.silent.len()) };
         format!("stacks and {} flight recorders{silent} in {}", self.flight.len(), self.folder.display())
     }
 }
@@ -66,14 +67,29 @@ impl Dumped {
 ///
 /// # Errors
 /// A folder or file that cannot be written.
-pub fn dump(job: &Path, wanted: &[Wanted], world_size: Option<u32>, now: Stamp) -> io::Result<Dumped> {
-    let folder = job.join("dumps").join(now.to_string().replace(':', ""));
+pub fn dump(job: &JobDir, wanted: &[Wanted], world_size: Option<u32>, now: Stamp) -> io::Result<Dumped> {
+    let folder = job.dumps().join(now.to_string().replace(':', ""));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
     let (flight, silent) = take_flight(&folder, wanted, world_size, now)?;
     let stacks = stacks(wanted, None);
     write_atomically(&folder.join("stacks.json"), &serde_json::to_vec_pretty(&stacks)?)?;
     write_atomically(&folder.join("stacks.txt"), format!("{}\n", stacks.text()).as_bytes())?;
     Ok(Dumped { folder, stacks, flight, silent })
+}
+
+/// The newest folder that [`dump`] left.
+pub fn newest_dump(job: &JobDir) -> Option<PathBuf> {
+    // Their names are times.
+    fs::read_dir(job.dumps()).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).max()
+}
+
+/// The address of NCCL's RAS, as the living ranks of this node have it.
+pub fn ras_addr(state: &State) -> Option<String> {
+    let env = |rank: &Wanted| proc::whole_env(Path::new(proc::ROOT), rank.proc.pid);
+    let envs = living(state, None, None).iter().filter_map(env).collect::<Vec<_>>();
+    let of =
+        |env: &Vec<(String, String)>| Some(env.iter().find(|(name, _)| name == "NCCL_RAS_ADDR")?.1.clone());
+    envs.iter().find_map(of)
 }
 
 /// The flight recorders of living ranks, as files in `folder`, and who gave none.

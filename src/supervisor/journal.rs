@@ -70,6 +70,10 @@ impl Past {
             let fact = Fact::JobStarted { job: manifest.job.clone() };
             state.apply(&Event { seq: state.seq, at: manifest.created_at, fact });
         }
+        if let (None, Some(settings)) = (&state.wandb, &manifest.wandb) {
+            let fact = Fact::WandbPlanned { settings: Box::new(settings.clone()), pending: None };
+            state.apply(&Event { seq: state.seq, at: manifest.created_at, fact });
+        }
         if manifest.ended && !state.state.is_over() {
             let fact = Fact::JobEnded { state: manifest.state, exit_code: None, cause: None };
             state.apply(&Event { seq: state.seq, at: manifest.seen_at, fact });

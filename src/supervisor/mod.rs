@@ -2,12 +2,14 @@
 
 pub mod agent;
 pub mod aside;
+pub mod bundle;
 pub mod child;
 pub mod clock;
 pub mod core;
 pub mod desk;
 pub mod detach;
 pub mod forensic;
+pub mod gpus;
 pub mod hub;
 pub mod inject;
 pub mod journal;

@@ -13,6 +13,7 @@ use super::core::Rules;
 use crate::{
     domain::{
         event::JobInfo,
+        forward::Settings,
         id::{JobId, ProcId},
         rank::JobState,
         time::Stamp,
@@ -170,7 +171,7 @@ impl JobDir {
     pub fn create(&self) -> io::Result<()> {
         let mut builder = fs::DirBuilder::new();
         builder.mode(0o700).create(&self.root)?;
-        [self.logs(), self.ranks(), self.python(), self.root.join("fr"), self.root.join("bin")]
+        [self.logs(), self.ranks(), self.python(), self.flight(), self.root.join("bin")]
             .iter()
             .try_for_each(|dir| builder.create(dir))
     }
@@ -200,6 +201,16 @@ impl JobDir {
         self.root.join("ranks")
     }
 
+    /// Where torch leaves dumps of its flight recorder: `rank_N`.
+    pub fn flight(&self) -> PathBuf {
+        self.root.join("fr")
+    }
+
+    /// What was taken of the ranks when the job hung: one folder for each time.
+    pub fn dumps(&self) -> PathBuf {
+        self.root.join("dumps")
+    }
+
     /// The injected Python files.
     pub fn python(&self) -> PathBuf {
         self.root.join("python")
@@ -227,6 +238,32 @@ impl JobDir {
     /// What the agent wrote to its standard error.
     pub fn agent_err(&self) -> PathBuf {
         self.root.join("agent.err")
+    }
+
+    /// What has to do with W&B: settings, `.wandb` files, how far they are sent.
+    pub fn wandb(&self) -> PathBuf {
+        self.root.join("wandb")
+    }
+
+    /// What ranks that start now shall do about metrics: a [`Settings`]. Missing where W&B is off.
+    pub fn wandb_settings(&self) -> PathBuf {
+        self.wandb().join("settings.json")
+    }
+
+    /// Writes [`JobDir::wandb_settings`], so that a reader sees the old ones or the new ones.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn write_wandb_settings(&self, settings: &Settings) -> io::Result<()> {
+        let folder = self.wandb();
+        match fs::DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+        file.write_all(&serde_json::to_vec_pretty(settings)?)?;
+        file.persist(self.wandb_settings())?;
+        Ok(())
     }
 
     /// The supervisor's own log.
@@ -296,6 +333,9 @@ pub struct Manifest {
     pub job: JobInfo,
     /// When the supervisor wrote this last; not later than some seconds before it died.
     pub seen_at: Stamp,
+    /// What was decided about metrics at the start: the journal's second record, in case that is lost.
+    #[serde(default)]
+    pub wandb: Option<Settings>,
 }
 
 #[cfg(test)]
@@ -321,6 +361,7 @@ mod tests {
                 stop_grace_ms: 1,
                 end_orphans: false,
                 expects_beats: true,
+                gpu_wait_ms: 0,
             },
             job: JobInfo {
                 id: JobId(id.into()),
@@ -335,6 +376,7 @@ mod tests {
                 uid: 0,
             },
             seen_at: Stamp(created),
+            wandb: None,
         }
     }
 

@@ -15,7 +15,10 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    domain::launch::{Facts, PlanError, Python, Request},
+    domain::{
+        launch::{Facts, PlanError, Python, Request},
+        near::distance,
+    },
     error::{Error, Result},
 };
 
@@ -306,21 +309,6 @@ fn names(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-/// Insertions, deletions and replacements between two words.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let here = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
-            diagonal = std::mem::replace(&mut row[j + 1], here);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod closing;
 mod deaths;
+mod gpus;
 mod work;
 
 use std::{
@@ -47,7 +48,7 @@ use crate::{
         time::Stamp,
     },
     error::{Error, Result},
-    probe::{beat::BeatSocket, cgroup, finder::Finder, proc, signal as kill},
+    probe::{beat::BeatSocket, cgroup, finder::Finder, gpu::GpuProbe, proc, signal as kill},
     wire::{
         message::{ToSupervisor, ToViewer},
         socket,
@@ -93,6 +94,11 @@ pub struct Supervisor {
     children: Signal,
     last_sample: Stamp,
     asked_for_logs: Option<Instant>,
+    gpus: GpuProbe,
+    /// Whether the driver has told figures, or that it never will.
+    knows_gpus: bool,
+    /// An agent that waits for GPU memory.
+    waiting: Option<gpus::Waiting>,
     /// Every rank that was seen: each led a session, in which its data loaders may outlive it.
     leaders: VecDeque<ProcId>,
     /// Until when what ranks left behind may end by itself.
@@ -123,6 +129,7 @@ impl Supervisor {
         let children = signal(SignalKind::child())
             .map_err(|error| Error::environment(format!("cannot wait for child processes: {error}")))?;
         let (hub, said) = Hub::new();
+        let gpus = GpuProbe::start();
         let mut clock = Clock::new(manifest.seen_at);
         let mut out = Out::default();
         let core = start(&mut clock, &mut out);
@@ -146,6 +153,9 @@ impl Supervisor {
             children,
             last_sample: Stamp(0),
             asked_for_logs: None,
+            gpus,
+            knows_gpus: false,
+            waiting: None,
             leaders: VecDeque::new(),
             sweep: None,
             finished: false,
@@ -255,6 +265,9 @@ impl Supervisor {
                 _ = int.recv() => self.stop_by_signal("SIGINT"),
                 _ = hup.recv() => {}
                 _ = upkeep.tick() => self.look_after_files(),
+                () = self.gpus.changed(), if !self.knows_gpus || self.waiting.is_some() => {
+                    self.look_at_gpus(false);
+                }
                 () = sleep_until(deadline) => {
                     if Instant::now() >= next_look {
                         let more = self.look();
@@ -264,6 +277,7 @@ impl Supervisor {
                     }
                 }
             }
+            self.go_on_waiting();
             self.sweep();
             if self.core.is_in_transition() || self.sweep.is_some() {
                 next_look = next_look.min(Instant::now() + CLOSE);
@@ -313,7 +327,12 @@ impl Supervisor {
 
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
-            Effect::SpawnAgent => self.spawn_agent(),
+            Effect::SpawnAgent => self.spawn_when_free(),
+            Effect::KeepWandb(settings) => {
+                if let Err(error) = self.dir.write_wandb_settings(&settings) {
+                    tracing::warn!(%error, "cannot keep the settings for W&B");
+                }
+            }
             Effect::Signal { target, signal } => {
                 let sent = match target {
                     Target::Agent => self.manifest.agent.map_or(Ok(()), |agent| kill::signal(agent, signal)),
@@ -339,6 +358,10 @@ impl Supervisor {
                 self.handle(Input::Signalled { asker, command, sent, error: failed });
             }
             Effect::TakeStacks { ranks, by, asker, command } => self.take_stacks(ranks, by, asker, command),
+            Effect::SignalLeftover { proc, signal, asker } => {
+                let error = kill::signal(proc, signal).err().map(|error| error.to_string());
+                self.handle(Input::LeftoverSignalled { asker, proc, signal, error });
+            }
             Effect::Reply { to: (viewer, id), outcome } => {
                 self.hub.send(viewer, &ToViewer::Reply { id, outcome });
             }
@@ -395,6 +418,7 @@ impl Supervisor {
             let unfinished: Vec<_> =
                 pids.into_iter().filter_map(|pid| reading::unfinished_line(&self.logbook, pid)).collect();
             unfinished.into_iter().for_each(|input| self.handle(input));
+            self.look_at_gpus(true);
         }
         // A rank that died within milliseconds shows nothing any more, but its shim spoke before.
         self.hear_ranks();
@@ -469,8 +493,10 @@ impl Supervisor {
             self.hub.remove(from);
             return;
         };
-        if matches!(message, ToSupervisor::Logs { .. }) {
-            self.asked_for_logs = Some(Instant::now());
+        match &message {
+            ToSupervisor::Logs { .. } => self.asked_for_logs = Some(Instant::now()),
+            ToSupervisor::Traffic => self.gpus.count_traffic(super::gpus::TRAFFIC),
+            _ => {}
         }
         let now = self.clock.now();
         let known = (self.core.state(), &self.logbook);

@@ -1,1 +1,3 @@
 //! Adapters out to W&B: the transaction log, the client, credentials.
+
+pub mod log;

@@ -43,6 +43,8 @@ pub enum ToSupervisor {
         /// Which lines.
         query: LogQuery,
     },
+    /// Somebody looks at bytes over PCIe and NVLink: count them for the next seconds. Has no answer.
+    Traffic,
     /// A kind that a newer viewer sent.
     #[serde(other)]
     Unknown,

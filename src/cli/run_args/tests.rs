@@ -509,7 +509,7 @@ fn the_dry_run_as_json() {
         (&1.into(), &1.into(), &serde_json::Value::Null)
     );
     let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_snapshot!(keys.join(" "), @"added_env added_flags command cwd function_mode kept launcher local_world_size log_dir max_nodes max_restarts min_nodes monitor_interval_s name nccl_ras_addr notes orphans removed_env schema stop_grace_s");
+    assert_snapshot!(keys.join(" "), @"added_env added_flags command cwd function_mode gpu_wait_s kept launcher local_world_size log_dir max_nodes max_restarts min_nodes monitor_interval_s name nccl_ras_addr notes orphans removed_env schema stop_grace_s");
     assert_snapshot!(json["kept"], @r#"[{"instead_of":"--max-restarts=3","name":"--max-restarts","value":"1","who":"flag"}]"#);
     assert!(!json.to_string().contains("hunter2"));
 }

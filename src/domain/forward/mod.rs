@@ -5,13 +5,22 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+pub mod router;
+pub mod row;
+pub mod summary;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
     launch::PlanError,
-    resolve::{Facts, Plan, RankScope, RunMode, resolve},
+    resolve::{Facts, Plan, RankScope, RunMode, Topology, resolve},
+    sample::Place,
     time::Stamp,
 };
+
+mod sources;
+
+pub use sources::{Source, Sources};
 
 /// Whether rows are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -80,11 +89,42 @@ pub struct Settings {
     pub why_not_online: Option<String>,
     /// Who writes.
     pub writer: Writer,
+    /// Where elastictop takes rows from, where it writes.
+    #[serde(default)]
+    pub sources: Sources,
+    /// Whether the stop button on W&B's page of a run stops the job.
+    #[serde(default = "yes")]
+    pub stop_button: bool,
     /// All that the plan follows from; the topology is that of the running attempt.
     pub facts: Facts,
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl Settings {
+    /// These settings under another run mode and rank scope.
+    pub fn with(&self, (run_mode, rank_scope): (RunMode, RankScope)) -> Settings {
+        Settings { facts: Facts { run_mode, rank_scope, ..self.facts.clone() }, ..self.clone() }
+    }
+
+    /// These settings for a group that a rank with this place belongs to. `nodes` is `GROUP_WORLD_SIZE`, if known.
+    ///
+    /// What was planned stays where it fits, as it may know of unequal nodes. Else the nodes are taken to be equal;
+    /// where they cannot be, the place of this rank's node is right, and those of the others are guessed.
+    pub fn at(&self, place: &Place, nodes: Option<u32>) -> Settings {
+        let topology = Topology::around(place, nodes).filter(|found| !self.facts.topology.fits(found, place));
+        match topology {
+            Some(mut topology) => {
+                topology.range =
+                    self.facts.topology.range.filter(|(min, max)| (*min..=*max).contains(&topology.nodes()));
+                Settings { facts: Facts { topology, ..self.facts.clone() }, ..self.clone() }
+            }
+            None => self.clone(),
+        }
+    }
+
     /// The plan.
     ///
     /// # Errors
@@ -98,7 +138,7 @@ impl Settings {
     /// # Errors
     /// See [`resolve`].
     pub fn plan_with(&self, run_mode: RunMode, rank_scope: RankScope) -> Result<Plan, PlanError> {
-        resolve(&Facts { run_mode, rank_scope, ..self.facts.clone() })
+        self.with((run_mode, rank_scope)).plan()
     }
 }
 
@@ -169,3 +209,6 @@ impl RunProgress {
         self.rows_logged.saturating_sub(self.rows_acked)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,8 @@ pub const MAX_RESTARTS: u32 = 3;
 pub const MONITOR_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between SIGTERM and SIGKILL where the user gave nothing.
 pub const STOP_GRACE: Duration = Duration::from_secs(30);
+/// How long GPU memory of dead jobs is waited for where the user gave nothing.
+pub const GPU_WAIT: Duration = Duration::from_secs(30);
 /// Time after which NCCL's monitor ends a rank whose watchdog is stuck, where the user gave nothing.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Oldest Python that the injected files run on.
@@ -139,6 +141,8 @@ pub struct LaunchPlan {
     /// Time between SIGTERM and SIGKILL. The agent gives its ranks as long: whoever kills the agent waits a little
     /// more.
     pub stop_grace: Duration,
+    /// How long GPU memory of dead jobs is waited for before ranks are started.
+    pub gpu_wait: Duration,
     /// What ranks do when the agent dies.
     pub orphans: Orphans,
     /// Folder under which torchrun makes the folder of this run: absolute.

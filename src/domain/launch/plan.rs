@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Added, FLAGS, Facts, HEARTBEAT_TIMEOUT, Kept, LaunchPlan, MAX_RESTARTS, MONITOR_INTERVAL, OLDEST_PYTHON,
-    OLDEST_TORCH, PlanError, Python, Removed, Request, STOP_GRACE, Who, flag,
+    Added, FLAGS, Facts, GPU_WAIT, HEARTBEAT_TIMEOUT, Kept, LaunchPlan, MAX_RESTARTS, MONITOR_INTERVAL,
+    OLDEST_PYTHON, OLDEST_TORCH, PlanError, Python, Removed, Request, STOP_GRACE, Who, flag,
     request::{Nproc, Program, Settings},
 };
 use crate::domain::redact;
@@ -67,6 +67,7 @@ pub fn plan(request: &Request, facts: &Facts) -> Result<LaunchPlan, PlanError> {
         max_restarts: settings.max_restarts.unwrap_or(MAX_RESTARTS),
         monitor_interval: settings.monitor_interval.unwrap_or(MONITOR_INTERVAL),
         stop_grace: stop_grace(request, &settings),
+        gpu_wait: request.gpu_wait.unwrap_or(GPU_WAIT),
         orphans: settings.orphans,
         agent_log_dir: log_dir,
         ras_addr,
@@ -151,6 +152,9 @@ impl Draft<'_> {
         put("run-id", text("rdzv-id").unwrap_or_else(|| self.facts.run_id.clone()));
         put("log-dir", text("log-dir").unwrap_or_else(|| self.log_dir()));
         put("grace", stop_grace(self.request, self.settings).as_secs().to_string());
+        if let Some(wait) = self.request.gpu_wait {
+            put("gpu-wait", wait.as_secs().to_string());
+        }
         if text("redirects").or(text("tee")).is_none() {
             put("redirects", "3".into());
         }

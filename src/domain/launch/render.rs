@@ -80,6 +80,7 @@ pub fn render_json(plan: &LaunchPlan) -> Value {
         "max_restarts": plan.max_restarts,
         "monitor_interval_s": plan.monitor_interval.as_secs_f64(),
         "stop_grace_s": plan.stop_grace.as_secs_f64(),
+        "gpu_wait_s": plan.gpu_wait.as_secs_f64(),
         "orphans": plan.orphans,
         "log_dir": plan.agent_log_dir,
         "nccl_ras_addr": plan.ras_addr,

@@ -26,6 +26,8 @@ pub struct Request {
     pub enable_monitoring: Option<bool>,
     /// `--stop-grace`.
     pub stop_grace: Option<Duration>,
+    /// `--gpu-wait`.
+    pub gpu_wait: Option<Duration>,
     /// `--orphans`.
     pub orphans: Option<Orphans>,
     /// The script, module or program.

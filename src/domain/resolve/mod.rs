@@ -175,6 +175,37 @@ impl Topology {
         self.ranks_per_node.iter().map(|&ranks| u64::from(ranks)).sum()
     }
 
+    /// What a rank's variables tell of the nodes. `nodes` is `GROUP_WORLD_SIZE`, if known. Ranks are numbered node by
+    /// node; of unequal nodes only the rank's own is known, the ranks of the others are spread evenly.
+    pub(super) fn around(place: &Place, nodes: Option<u32>) -> Option<Topology> {
+        let world = place.world_size.filter(|world| (1..=MAX_RANKS).contains(world))?;
+        let own = place.local_world_size.filter(|own| (1..=world).contains(own)).unwrap_or(world);
+        let equal = world.is_multiple_of(own) && nodes.is_none_or(|nodes| nodes == world / own);
+        if equal {
+            return Some(Topology { ranks_per_node: vec![own; (world / own) as usize], range: None });
+        }
+        let (at, local) = (place.group_rank?, place.local_rank?);
+        let nodes = nodes.unwrap_or(world.div_ceil(own)).clamp(at.checked_add(1)?, world.max(at + 1));
+        let before = place.rank?.checked_sub(local)?;
+        let after = world.checked_sub(before + own)?;
+        let mut ranks_per_node = spread(before, at)?;
+        ranks_per_node.push(own);
+        ranks_per_node.extend(spread(after, nodes - at - 1)?);
+        Some(Topology { ranks_per_node, range: None })
+    }
+
+    /// Whether a rank with this place sits in this topology as it does in `found`.
+    pub(super) fn fits(&self, found: &Topology, place: &Place) -> bool {
+        if self.ranks_per_node == found.ranks_per_node {
+            return true;
+        }
+        let own = place.group_rank.and_then(|node| self.ranks_per_node.get(node as usize));
+        let equal = |nodes: &[u32]| nodes.iter().all(|ranks| *ranks == nodes[0]);
+        self.world_size() == found.world_size()
+            && own.copied() == place.local_world_size
+            && !equal(&self.ranks_per_node)
+    }
+
     fn check(&self) -> Result<(), PlanError> {
         if self.ranks_per_node.is_empty() {
             return Err(PlanError::new("at least one node is needed"));
@@ -192,6 +223,15 @@ impl Topology {
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+/// That many ranks on that many nodes, as evenly as it goes; `None` where a node would have none.
+fn spread(ranks: u32, nodes: u32) -> Option<Vec<u32>> {
+    match nodes {
+        0 => (ranks == 0).then(Vec::new),
+        _ if ranks < nodes => None,
+        _ => Some((0..nodes).map(|node| ranks / nodes + u32::from(node < ranks % nodes)).collect()),
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`group`] decides, [`runner`] does, [`logs`] keeps what the ranks write, [`report`] words what is printed.
 //! It knows of each end of a rank at once (SIGCHLD); `--monitor-interval` only paces the copying of `--tee`.
 
+mod gpu;
 pub mod group;
 pub mod logs;
 pub mod report;
@@ -46,6 +47,9 @@ pub struct Args {
     /// Seconds that ranks may take to end after a signal, before SIGKILL.
     #[arg(long, value_name = "SEC", default_value = "30", value_parser = seconds)]
     pub grace: Duration,
+    /// Seconds that GPU memory of dead jobs is waited for before a restart; 0 does not look.
+    #[arg(long, value_name = "SEC", default_value = "30", value_parser = seconds)]
+    pub gpu_wait: Duration,
     /// Write output to files: 0 none, 1 stdout, 2 stderr, 3 both, or LOCAL_RANK:N,…
     #[arg(long, short = 'r', value_name = "SPEC", default_value = "0")]
     pub redirects: Streams,

@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
 
 use super::{
     Args, Sink,
+    gpu::{self, GpuWait},
     group::{Config, Effect, Group, Input, Outcome, Rank},
     logs::{Folders, Source, Tee},
     report::{self, ErrorFile, Events},
@@ -46,11 +47,15 @@ pub async fn run(args: Args) -> Result<Outcome> {
     let config = Config { ranks: args.nproc_per_node, max_restarts: args.max_restarts, grace: args.grace };
     let mut group = Group::new(config, &mut effects);
     let mut runner = Runner::new(args, folders, tee);
+    let mut waiting: Option<GpuWait> = None;
 
     loop {
         while !effects.is_empty() {
             for effect in std::mem::take(&mut effects) {
                 match effect {
+                    Effect::Start { restart } if restart > 0 && !runner.args.gpu_wait.is_zero() => {
+                        waiting = Some(GpuWait::new(restart, runner.args.gpu_wait));
+                    }
                     Effect::Start { restart } => runner.start(restart, &mut group, &mut effects),
                     Effect::Finish(outcome) => {
                         runner.finish(&group, outcome);
@@ -59,6 +64,10 @@ pub async fn run(args: Args) -> Result<Outcome> {
                     other => runner.perform(&other),
                 }
             }
+        }
+        if let Some(ready) = waiting.take_if(GpuWait::is_over) {
+            runner.start(ready.restart, &mut group, &mut effects);
+            continue;
         }
         let deadline = group.deadline().map(|at| runner.began + at);
         let input = tokio::select! {
@@ -69,6 +78,7 @@ pub async fn run(args: Args) -> Result<Outcome> {
                     Some(Input::Signal(number))
                 }
             },
+            () = tokio::time::sleep(gpu::LOOK), if waiting.is_some() => None,
             () = until(deadline) => {
                 group.on_deadline(runner.began.elapsed(), &mut effects);
                 None

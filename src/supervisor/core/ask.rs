@@ -67,10 +67,10 @@ impl Core {
                 }
                 self.answer(now, asker, command, Outcome::Done("the agent is left as it is".into()), out);
             }
-            Command::SetWandb { .. } => {
-                let text = "this job's metrics are not forwarded to W&B".into();
-                self.refuse(now, asker, command, text, out);
+            Command::SetWandb { run_mode, rank_scope } => {
+                self.asked_to_set_wandb(now, asker, (run_mode, rank_scope), out);
             }
+            Command::EndLeftover { proc } => self.asked_to_end_leftover(now, asker, proc, out),
             Command::Unknown => {
                 let text = "this supervisor is older than the viewer and does not know that command".into();
                 self.refuse(now, asker, command, text, out);
@@ -221,7 +221,14 @@ impl Core {
         self.answer(now, asker, command, Outcome::Refused(text), out);
     }
 
-    pub(super) fn answer(&mut self, now: Stamp, asker: Asker, command: Command, outcome: Outcome, out: &mut Out) {
+    pub(super) fn answer(
+        &mut self,
+        now: Stamp,
+        asker: Asker,
+        command: Command,
+        outcome: Outcome,
+        out: &mut Out,
+    ) {
         let fact = Fact::Command { command, by: asker.by, outcome: outcome.clone() };
         self.emit(now, fact, out);
         if let Some(to) = asker.reply {

@@ -117,6 +117,7 @@ impl Core {
             place: sighting.place.clone(),
         };
         self.emit(now, fact, out);
+        self.wandb_of_place(now, &sighting.place, out);
         out.effects.push(Effect::Watch(sighting.proc));
         out.effects.push(Effect::KeepLogs { sighting: sighting.clone(), local_rank: slot, attempt });
     }
@@ -156,6 +157,7 @@ impl Core {
         self.forget_group();
         self.key = Some(key);
         self.emit(now, fact, out);
+        self.wandb_of_new_group(now, out);
         // The agent that is being ended may start a group once more before it hears of it.
         if let Goal::Restart { respawned: true, .. } = self.goal {
             self.restarted(now, out);
@@ -166,6 +168,7 @@ impl Core {
         self.former.extend(self.crew.values().map(|member| member.proc));
         self.former.drain(..self.former.len().saturating_sub(MAX_FORMER));
         self.crew.clear();
+        self.gpus.restarted();
         self.ledger = self.ledger.next();
         (self.told_cause, self.inherited_cause) = (None, None);
         (self.teardown_seen, self.agent_was_told_to_end) = (false, false);

@@ -1,5 +1,7 @@
 //! What the core learns, and what it wants done.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -11,6 +13,8 @@ use crate::{
         event::Event,
         evidence::Mark,
         exit::Exit,
+        forward::Settings,
+        gpu::{Reading, XidSeen, join::RankFacts},
         id::ProcId,
         sample::Sighting,
         stack::Source,
@@ -31,6 +35,9 @@ pub struct Rules {
     pub end_orphans: bool,
     /// Whether heartbeats can be expected of the ranks.
     pub expects_beats: bool,
+    /// Milliseconds that GPU memory of dead jobs is waited for before the agent is started.
+    #[serde(default)]
+    pub gpu_wait_ms: u64,
 }
 
 /// Who asked.
@@ -127,6 +134,21 @@ pub enum Input {
         /// What they show, in one sentence.
         summary: String,
     },
+    /// A look at the GPUs.
+    Gpus(GpuLook),
+    /// A process that somebody wanted ended was signalled, or not.
+    LeftoverSignalled {
+        /// Who asked.
+        asker: Asker,
+        /// The process.
+        proc: ProcId,
+        /// Signal number.
+        signal: i32,
+        /// Why it was not sent.
+        error: Option<String>,
+    },
+    /// Something worth a line in the timeline, in a sentence.
+    Noted(String),
     /// elastictop can or cannot keep something on disk.
     Storage {
         /// Why not.
@@ -140,11 +162,26 @@ pub enum Input {
     Tick,
 }
 
+/// What a look at the GPUs gives.
+#[derive(Debug, Default)]
+pub struct GpuLook {
+    /// What the driver answered last.
+    pub reading: Arc<Reading>,
+    /// What the environment of each rank that lives says of its place and devices.
+    pub ranks: Vec<RankFacts>,
+    /// Errors that the driver told of since the last look.
+    pub xids: Vec<XidSeen>,
+    /// Whether those who watch shall get the figures.
+    pub sample: bool,
+}
+
 /// What the core wants done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Start the agent (again).
     SpawnAgent,
+    /// Keep what ranks that start from now on shall do about metrics.
+    KeepWandb(Box<Settings>),
     /// Send a signal.
     Signal {
         /// To whom.
@@ -173,6 +210,15 @@ pub enum Effect {
         asker: Asker,
         /// What for.
         command: Command,
+    },
+    /// Send a signal to a process that belongs to no rank, then tell by [`Input::LeftoverSignalled`].
+    SignalLeftover {
+        /// The process.
+        proc: ProcId,
+        /// Signal number.
+        signal: i32,
+        /// Who asked.
+        asker: Asker,
     },
     /// Answer a viewer.
     Reply {

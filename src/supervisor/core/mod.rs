@@ -1,24 +1,28 @@
 //! The core: inputs in, events and effects out. It holds the state and all machines, and touches nothing.
 //!
 //! `io` holds what goes in and out. One file for each kind of question: `crew` knows the ranks, `group` which start of
-//! the group they belong to, `ask` what viewers want, `verdict` what the job's state and the first cause are.
+//! the group they belong to, `ask` what viewers want, `wandb` what becomes of metrics, `verdict` what the job's state
+//! and the first cause are.
 
 mod ask;
 mod crew;
+mod gpus;
 mod group;
 mod io;
 mod verdict;
+mod wandb;
 
 use std::time::Duration;
 
 use self::{
     ask::Goal,
     crew::{Crew, Member},
+    gpus::GpuDesk,
     group::GroupKey,
 };
 pub use self::{
     crew::StepSource,
-    io::{Asker, Effect, Input, Out, Rules},
+    io::{Asker, Effect, GpuLook, Input, Out, Rules},
 };
 use crate::{
     domain::{
@@ -30,6 +34,7 @@ use crate::{
         event::{Event, Fact, JobInfo, Launcher},
         evidence::Mark,
         exit::Exit,
+        forward::Settings,
         health,
         id::ProcId,
         rank::{JobState, RankState},
@@ -76,6 +81,7 @@ pub struct Core {
     /// The cause that a former supervisor found: the evidence for it died with that supervisor.
     inherited_cause: Option<Cause>,
     draining: bool,
+    gpus: GpuDesk,
     lost_told: u64,
     kept_at: Stamp,
     /// [`Core::deadline`], which is asked for after every input.
@@ -84,10 +90,13 @@ pub struct Core {
 
 impl Core {
     /// A job that is about to start.
-    pub fn new(now: Stamp, job: JobInfo, rules: Rules, out: &mut Out) -> Core {
+    pub fn new(now: Stamp, job: JobInfo, rules: Rules, wandb: Option<Settings>, out: &mut Out) -> Core {
         let mut core = Core::empty(rules);
         core.awaits_agent = true;
         core.emit(now, Fact::JobStarted { job }, out);
+        if let Some(settings) = wandb {
+            core.plan_wandb(now, settings, out);
+        }
         out.effects.push(Effect::SpawnAgent);
         core
     }
@@ -105,6 +114,7 @@ impl Core {
         core.state = state;
         core.emit(now, told, out);
         core.take_over_trouble(now, out);
+        core.take_over_wandb(out);
         out.effects.extend(core.crew.values().filter(|member| !member.gone).map(|m| Effect::Watch(m.proc)));
         core.deadline = core.next_deadline(now);
         core
@@ -118,8 +128,13 @@ impl Core {
         stale_store: bool,
         out: &mut Out,
     ) -> Core {
-        let rules =
-            Rules { monitor_interval_ms: 3000, stop_grace_ms: 0, end_orphans: false, expects_beats: false };
+        let rules = Rules {
+            monitor_interval_ms: 3000,
+            stop_grace_ms: 0,
+            end_orphans: false,
+            expects_beats: false,
+            gpu_wait_ms: 0,
+        };
         let mut core = Core::empty(rules);
         core.emit(began, Fact::JobStarted { job }, out);
         if let Some(proc) = agent {
@@ -167,6 +182,7 @@ impl Core {
             told_cause: None,
             inherited_cause: None,
             draining: false,
+            gpus: GpuDesk::default(),
             lost_told: 0,
             kept_at: Stamp(0),
             deadline: None,
@@ -192,15 +208,17 @@ impl Core {
             .then(|| "this job was not started by elastictop: it can only be watched".into())
     }
 
+    /// Whether somebody wants the job to end.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.goal, Goal::Stop { .. })
+    }
+
     /// When time alone will change something.
     pub fn deadline(&self) -> Option<Stamp> {
         self.deadline
     }
 
     fn next_deadline(&self, now: Stamp) -> Option<Stamp> {
-        if self.state.state.is_over() {
-            return None;
-        }
         if self.state.state.is_over() {
             return None;
         }
@@ -257,6 +275,12 @@ impl Core {
             Input::StacksTaken { asker, command, summary } => {
                 self.answer(now, asker, command, Outcome::Done(summary), out);
             }
+            // Comes every second, and concerns neither the job's state nor its end.
+            Input::Gpus(look) => return self.gpus_looked(now, look, out),
+            Input::LeftoverSignalled { asker, proc, signal, error } => {
+                self.leftover_signalled(now, asker, proc, signal, error, out);
+            }
+            Input::Noted(text) => self.emit(now, Fact::Note { text }, out),
             Input::Storage { error, lost } => self.storage(now, error, lost, out),
             Input::Drained => self.drained(now, out),
             Input::Tick => {}
@@ -508,7 +532,8 @@ impl Core {
             self.ledger.note(now, Clue::Started { local_rank, rank: Some(rank), pid });
             out.effects.push(Effect::Placed { pid, rank });
         }
-        self.emit(now, Fact::RankPlaced { local_rank, place }, out);
+        self.emit(now, Fact::RankPlaced { local_rank, place: place.clone() }, out);
+        self.wandb_of_place(now, &place, out);
     }
 
     fn storage(&mut self, now: Stamp, error: Option<String>, lost: u64, out: &mut Out) {
@@ -545,7 +570,8 @@ impl Core {
             }
             Input::Asked(Asker { reply: Some(to), .. }, _)
             | Input::Signalled { asker: Asker { reply: Some(to), .. }, .. }
-            | Input::StacksTaken { asker: Asker { reply: Some(to), .. }, .. } => {
+            | Input::StacksTaken { asker: Asker { reply: Some(to), .. }, .. }
+            | Input::LeftoverSignalled { asker: Asker { reply: Some(to), .. }, .. } => {
                 (to, Outcome::Refused("the job is over".into()))
             }
             _ => return,

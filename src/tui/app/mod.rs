@@ -305,7 +305,7 @@ impl App {
         match self.view {
             View::Overview => Scope::Ranks,
             View::Logs => Scope::Logs,
-            View::Timeline | View::Events => Scope::Everywhere,
+            View::Timeline | View::Events | View::Stacks => Scope::Everywhere,
         }
     }
 
@@ -396,6 +396,7 @@ impl App {
             Action::Wrap => self.logs.wrap = !self.logs.wrap,
             Action::Detach => cmds.push(Cmd::Leave),
             Action::Stop | Action::Restart | Action::Signal | Action::KeepZombies => self.order(action, cmds),
+            Action::Stacks => self.ask_for_stacks(cmds),
             Action::Mouse => {
                 self.mouse = !self.mouse;
                 cmds.push(Cmd::Mouse(self.mouse));
@@ -468,6 +469,9 @@ impl App {
                 let to = moved(at, by, lanes.len());
                 self.lane = lanes.get(to).filter(|_| to < last).map(|lane| lane.n);
             }
+            View::Stacks => {
+                self.stacks_first = moved(self.stacks_first, by, view::stacks_length(self, self.size))
+            }
             View::Events => {
                 let (lines, at) = self.event_lines();
                 let to = moved(at, by, lines.len());
@@ -494,6 +498,7 @@ impl App {
                 let lane = self.lane.and_then(|n| lanes.iter().find(|lane| lane.n == n)).or(lanes.back());
                 lane.and_then(|lane| lane.cause.as_ref()).map(|cause| cause.text.clone())
             }
+            View::Stacks => self.stacks.as_ref().map(Stacks::summary),
             View::Events => {
                 let (lines, at) = self.event_lines();
                 lines.into_iter().nth(at).map(|line| line.text)
@@ -537,6 +542,14 @@ impl App {
             }
             _ => {}
         }
+    }
+
+    fn ask_for_stacks(&mut self, cmds: &mut Vec<Cmd>) {
+        if let Some(why) = self.cannot_change() {
+            return self.say(Role::Warn, why);
+        }
+        let rank = self.rank().filter(|_| self.detail).map(Rank::number);
+        self.send(Command::Stacks { rank, by: None }, cmds);
     }
 
     /// Sends what a dialog asked for, unless the world changed while it was open.

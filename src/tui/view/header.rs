@@ -197,6 +197,13 @@ fn hints(app: &App) -> &'static [(&'static str, &'static str, bool)] {
             ("?", "help", false),
             ("q", "detach", false),
         ],
+        View::Stacks => &[
+            ("s", "again", false),
+            ("j k", "scroll", false),
+            ("Esc", "back", false),
+            ("?", "help", false),
+            ("q", "detach", false),
+        ],
         View::Timeline | View::Events => &[
             ("j k", "select", false),
             ("G", "newest", false),

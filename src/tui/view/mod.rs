@@ -8,6 +8,7 @@ mod logs;
 mod pen;
 mod rank;
 mod ranks;
+mod stacks;
 mod strip;
 mod timeline;
 
@@ -17,6 +18,11 @@ pub(crate) use header::key_line;
 pub(crate) use pen::Pen;
 
 use super::{app::App, keys::View, theme::Role};
+
+/// How many lines the stacks have at this size.
+pub(crate) fn stacks_length(app: &App, size: (u16, u16)) -> usize {
+    stacks::length(app, size.0)
+}
 
 /// Draws the job screen.
 pub fn draw(app: &App, frame: &mut Frame) {
@@ -37,6 +43,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
         View::Logs => logs::draw(app, &mut pen, plan.body),
         View::Timeline => timeline::draw(app, &mut pen, plan.body),
         View::Events => events::draw(app, &mut pen, plan.body),
+        View::Stacks => stacks::draw(app, &mut pen, plan.body),
     }
     if app.is_stale() {
         pen.over(plan.body, Role::Stale);

@@ -11,9 +11,14 @@ use crate::{
 /// A job with `ranks` living ranks that all have begun to work.
 fn large(ranks: u32) -> Core {
     let mut out = Out::default();
-    let rules =
-        Rules { monitor_interval_ms: 100, stop_grace_ms: 1000, end_orphans: false, expects_beats: true };
-    let mut core = Core::new(T0, job_info(Launcher::Torchrun, 3, ranks), rules, &mut out);
+    let rules = Rules {
+        monitor_interval_ms: 100,
+        stop_grace_ms: 1000,
+        end_orphans: false,
+        expects_beats: true,
+        gpu_wait_ms: 0,
+    };
+    let mut core = Core::new(T0, job_info(Launcher::Torchrun, 3, ranks), rules, None, &mut out);
     core.handle(T0, Input::Spawned(Ok(proc(100))), &mut out);
     for n in 0..ranks {
         let place = Place {

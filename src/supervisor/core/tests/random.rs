@@ -78,8 +78,14 @@ struct Run {
 impl Run {
     fn new(end_orphans: bool) -> Run {
         let mut out = Out::default();
-        let rules = Rules { monitor_interval_ms: 100, stop_grace_ms: 2000, end_orphans, expects_beats: true };
-        let core = Core::new(T0, job_info(Launcher::Torchrun, 2, 2), rules, &mut out);
+        let rules = Rules {
+            monitor_interval_ms: 100,
+            stop_grace_ms: 2000,
+            end_orphans,
+            expects_beats: true,
+            gpu_wait_ms: 0,
+        };
+        let core = Core::new(T0, job_info(Launcher::Torchrun, 2, 2), rules, None, &mut out);
         let mut run = Run {
             core,
             now: T0,

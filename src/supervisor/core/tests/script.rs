@@ -25,6 +25,7 @@ use crate::{
         beat::GroupStatus,
         event::Reason,
         evidence,
+        gpu::join::RankGpus,
         id::JobId,
         sample::{Place, RankSample, Sighting},
     },
@@ -81,11 +82,12 @@ impl Story {
                     stop_grace_ms: u64::from(number(&words, "grace").unwrap_or(10)) * 1000,
                     end_orphans: has("end_orphans"),
                     expects_beats: has("beats"),
+                    gpu_wait_ms: 0,
                 };
                 let (restarts, nproc) = (number(&words, "restarts"), number(&words, "nproc"));
                 let info = job_info(Launcher::Torchrun, restarts.unwrap_or(3), nproc.unwrap_or(2));
                 self.now = T0;
-                self.core = Some(Core::new(T0, info, rules, &mut out));
+                self.core = Some(Core::new(T0, info, rules, None, &mut out));
                 self.take(out, &mut told);
                 return told;
             }
@@ -370,6 +372,14 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
             format!("command {} by {by} {}", crate::domain::telling::command(command), word(outcome))
         }
         Fact::Note { text } => format!("note {text}"),
+        Fact::Gpus { gpus, trouble, .. } => format!("gpus {} {trouble:?}", gpus.len()),
+        Fact::GpuRanks { ranks, foreign_pids } => {
+            let of = |rank: &RankGpus| format!(" {}={:?}", name(state, rank.local_rank), rank.gpus);
+            format!("gpu ranks{} foreign {foreign_pids}", ranks.iter().map(of).collect::<String>())
+        }
+        Fact::GpuLeftovers { leftovers } => format!("gpu leftovers {}", leftovers.len()),
+        Fact::GpuXid { seen } => format!("xid {} gpu {:?}", seen.xid, seen.gpu),
+        Fact::GpuProgress { .. } | Fact::GpuSample { .. } => return None,
         Fact::WandbPlanned { settings, .. } => {
             format!("wandb {} {}", settings.facts.run_mode, settings.facts.rank_scope)
         }
@@ -396,7 +406,9 @@ fn doing(effect: &Effect) -> Option<String> {
         Effect::Reply { to: (viewer, id), outcome } => {
             format!("-> reply v{} #{id} {}", viewer.0, word(outcome))
         }
+        Effect::SignalLeftover { proc, signal, .. } => format!("-> signal {signal} to leftover {proc}"),
         Effect::Placed { pid, rank } => format!("-> place {pid} r{rank}"),
+        Effect::KeepWandb(_) => "-> keep wandb".into(),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
         Effect::Watch(_)

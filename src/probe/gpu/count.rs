@@ -1,14 +1,10 @@
 //! How many GPUs there are.
 
-use std::{
-    io::Read,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{sync::mpsc, thread, time::Duration};
 
 use nvml_wrapper::Nvml;
+
+use super::smi;
 
 /// How long the answers are waited for: a driver that is loaded for one question takes seconds, one that hangs
 /// takes for ever.
@@ -29,32 +25,7 @@ fn by_nvml() -> Option<u32> {
 }
 
 fn by_nvidia_smi() -> Option<u32> {
-    let mut child = Command::new("nvidia-smi")
-        .arg("-L")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
-    let mut stdout = child.stdout.take()?;
-    let (tell, answer) = mpsc::channel();
-    thread::spawn(move || {
-        let mut text = Vec::new();
-        tell.send(stdout.read_to_end(&mut text).is_ok().then_some(text))
-    });
-    let text = answer.recv_timeout(PATIENCE).ok().flatten();
-    let succeeded = text.is_some() && child.wait().is_ok_and(|status| status.success());
-    if !succeeded {
-        end(child);
-    }
-    text.filter(|_| succeeded).map(|text| count_listed(&String::from_utf8_lossy(&text)))
-}
-
-fn end(mut child: Child) {
-    // Either fails only for a child that has ended.
-    let _ = child.kill();
-    // One that hangs in the driver cannot be reaped now.
-    thread::spawn(move || child.wait());
+    smi::output(&["-L"], PATIENCE).ok().map(|text| count_listed(&text))
 }
 
 /// The GPUs in what `nvidia-smi -L` prints; parts of a GPU (MIG) are indented below it and do not count.

@@ -1,0 +1,364 @@
+//! Which run each row goes to, at which step. Pure: rows, places and plans in; runs, steps and times out.
+//!
+//! * A rank's seat is that of the plan that held when it started. When the user switches the plan, all seats are
+//!   taken anew: rows that are routed from then on go to the new runs. A row is routed once, so that it is in one run.
+//! * Steps of one writer only rise. A run has one writer; in a shared run each rank is one, as with W&B's SDK. A row
+//!   whose step is not above the last one, as after a restart from a checkpoint, gets the next step and keeps its own
+//!   as [`OWN_STEP`].
+//! * Times of a run count from its first start, over restarts and switches.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::row::Row;
+use crate::domain::{
+    exit::Exit,
+    id::ProcId,
+    rank::JobState,
+    resolve::Plan,
+    sample::{MAX_LAST_LINE, Place},
+    time::Stamp,
+};
+
+/// The step that a row had in the script, where that is not its step in the run.
+pub const OWN_STEP: &str = "elastictop/step";
+
+/// The writer of a run that has only one.
+const ONLY: u32 = 0;
+
+/// What a run needs to go on after its supervisor died, and when it is switched back to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Book {
+    /// When it began for the first time.
+    pub began_at: Stamp,
+    /// Rows of history.
+    pub rows: u64,
+    /// Rows that could not be kept.
+    #[serde(default)]
+    pub lost: u64,
+    /// The step after the last one of each writer.
+    pub next: BTreeMap<u32, u64>,
+}
+
+/// Where a rank's rows go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seat {
+    /// What its environment says.
+    pub place: Place,
+    /// Position on this node.
+    pub local_rank: u32,
+    /// The run; `None` when it is silent, or when that is not known yet.
+    pub run: Option<String>,
+    /// Whether the plan has a seat for it.
+    pub is_placed: bool,
+    /// Whether its run is shared.
+    pub shared: bool,
+    /// What tells it from other ranks of a shared run.
+    pub label: Option<String>,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// Whether its process is gone.
+    pub is_gone: bool,
+    /// Rows it has logged.
+    pub rows: u64,
+    /// Rows too long to be kept.
+    pub lost: u64,
+    /// The last of them, cut short.
+    pub last: String,
+}
+
+/// Where a row goes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Route<'a> {
+    /// To a run.
+    Run(Stamped<'a>),
+    /// Nowhere: the plan makes its rank silent.
+    Silent,
+    /// It has to wait: it is not known yet which rank this is.
+    Unplaced,
+}
+
+/// What a row gets on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stamped<'a> {
+    /// Its step in the run.
+    pub step: u64,
+    /// The step that the script gave it, as text, if that is not its step in the run.
+    pub own_step: Option<&'a str>,
+    /// When it was logged, in seconds since the epoch.
+    pub timestamp: f64,
+    /// The same, in seconds since the run began.
+    pub runtime: f64,
+}
+
+/// Which rank logs to which run.
+#[derive(Clone, Debug, Default)]
+pub struct Router {
+    plan: Option<Plan>,
+    /// The number of this node in the job, as its newest rank told it.
+    node: Option<u32>,
+    books: BTreeMap<String, Book>,
+    seats: BTreeMap<ProcId, Seat>,
+}
+
+impl Router {
+    /// One that goes on with these runs.
+    pub fn new(books: BTreeMap<String, Book>) -> Router {
+        Router { books, ..Router::default() }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
+    /// Routes by another plan from now on.
+    pub fn set_plan(&mut self, plan: Plan) {
+        for seat in self.seats.values_mut() {
+            seat.sit(&plan);
+        }
+        self.plan = Some(plan);
+    }
+
+    /// A rank started, or told more of its place.
+    pub fn seat(&mut self, proc: ProcId, local_rank: u32, place: &Place) {
+        let seat = self.seats.entry(proc).or_insert_with(|| Seat {
+            place: Place::default(),
+            local_rank,
+            run: None,
+            is_placed: false,
+            shared: false,
+            label: None,
+            exit: None,
+            is_gone: false,
+            rows: 0,
+            lost: 0,
+            last: String::new(),
+        });
+        seat.place.learn(place);
+        if !seat.is_placed
+            && let Some(plan) = &self.plan
+        {
+            seat.sit(plan);
+        }
+        self.node = seat.place.group_rank.or(self.node);
+    }
+
+    /// A rank's process is gone; how it ended may be told later.
+    pub fn gone(&mut self, proc: ProcId, exit: Option<Exit>) {
+        if let Some(seat) = self.seats.get_mut(&proc) {
+            seat.is_gone = true;
+            seat.exit = exit.or(seat.exit);
+        }
+    }
+
+    /// All that a rank logged was read: it is forgotten, unless it is the newest at its position.
+    pub fn forget(&mut self, proc: ProcId) {
+        let Some(seat) = self.seats.get(&proc) else { return };
+        let position = seat.local_rank;
+        if self.seats.iter().any(|(other, seat)| seat.local_rank == position && other.start > proc.start) {
+            self.seats.remove(&proc);
+        }
+    }
+
+    /// The seat of a rank.
+    pub fn seat_of(&self, proc: ProcId) -> Option<&Seat> {
+        self.seats.get(&proc)
+    }
+
+    /// All seats that are remembered.
+    pub fn seats(&self) -> impl Iterator<Item = (ProcId, &Seat)> {
+        self.seats.iter().map(|(proc, seat)| (*proc, seat))
+    }
+
+    /// The seats of ranks that live.
+    pub fn living(&self) -> impl Iterator<Item = (ProcId, &Seat)> {
+        self.seats().filter(|(_, seat)| !seat.is_gone)
+    }
+
+    /// A run begins now, unless it began before.
+    pub fn begin(&mut self, run: &str, now: Stamp) -> &Book {
+        self.books.entry(run.to_owned()).or_insert_with(|| Book { began_at: now, ..Book::default() })
+    }
+
+    /// What is known of a run.
+    pub fn book(&self, run: &str) -> Option<&Book> {
+        self.books.get(run)
+    }
+
+    /// A row could not be kept.
+    pub fn lose(&mut self, proc: ProcId, rows: u64) {
+        let Some(seat) = self.seats.get_mut(&proc) else { return };
+        seat.lost += rows;
+        if let Some(book) = seat.run.as_ref().and_then(|run| self.books.get_mut(run)) {
+            book.lost += rows;
+        }
+    }
+
+    /// Runs that ranks of this node write to now.
+    pub fn open_runs(&self) -> BTreeSet<String> {
+        self.living().filter_map(|(_, seat)| seat.run.clone()).collect()
+    }
+
+    /// Whether a run is still one of this node's: a rank writes to it, or will after the next restart.
+    pub fn keeps(&self, run: &str) -> bool {
+        let is_written = self.living().any(|(_, seat)| seat.run.as_deref() == Some(run));
+        let is_here = |node| self.node.is_none_or(|here| here == node);
+        let is_planned = self.plan.as_ref().is_some_and(|plan| {
+            plan.ranks.iter().any(|rank| is_here(rank.worker_index) && rank.run_id.as_deref() == Some(run))
+        });
+        is_written || is_planned
+    }
+
+    /// Whether this node completes a run: its only writer is here, or the primary of its writers.
+    pub fn completes(&self, run: &str) -> bool {
+        let Some(plan) = &self.plan else { return true };
+        let Some(planned) = plan.runs.iter().find(|planned| planned.id == run) else {
+            // It left the plan: whoever wrote it here is done.
+            return true;
+        };
+        if !planned.shared {
+            return true;
+        }
+        let node_of = |rank: u32| plan.ranks.get(rank as usize).map(|rank| rank.worker_index);
+        planned
+            .primary_rank
+            .is_some_and(|primary| self.node.is_none_or(|here| node_of(primary) == Some(here)))
+    }
+
+    /// Whether other nodes write to a run as well.
+    pub fn is_on_other_nodes(&self, run: &str) -> bool {
+        self.plan.as_ref().is_some_and(|plan| {
+            let mut nodes =
+                plan.ranks.iter().filter(|r| r.run_id.as_deref() == Some(run)).map(|r| r.worker_index);
+            let first = nodes.next();
+            nodes.any(|node| Some(node) != first)
+        })
+    }
+
+    /// The run that figures of a rank go to, and the label that tells them from those of other ranks there. `None`
+    /// when no rank of this node logs.
+    pub fn figures_of(&self, proc: ProcId) -> Option<(&str, Option<String>)> {
+        let seat = self.seats.get(&proc)?;
+        let run = match &seat.run {
+            Some(run) => run,
+            // A silent rank's figures go where the first rank of its node logs.
+            None if seat.is_placed => {
+                let mut logging: Vec<_> = self.living().filter(|(_, seat)| seat.run.is_some()).collect();
+                logging.sort_by_key(|(_, seat)| seat.local_rank);
+                logging.first()?.1.run.as_ref()?
+            }
+            None => return None,
+        };
+        let is_crowded = self.living().any(|(other, seat)| {
+            other != proc && (seat.run.as_ref() == Some(run) || seat.run.is_none() && seat.is_placed)
+        });
+        let number = seat.place.rank.unwrap_or(seat.local_rank);
+        let label = seat.label.clone().or_else(|| is_crowded.then(|| format!("rank-{number}")));
+        Some((run, label))
+    }
+
+    /// Where a row goes. Takes step and times out of it.
+    pub fn route<'a>(&mut self, proc: ProcId, row: &mut Row<'a>, line: &str, now: Stamp) -> Route<'a> {
+        let Some(seat) = self.seats.get_mut(&proc) else { return Route::Unplaced };
+        if !seat.is_placed {
+            return Route::Unplaced;
+        }
+        seat.rows += 1;
+        seat.last.clear();
+        seat.last.push_str(cut(line));
+        let Some(run) = &seat.run else { return Route::Silent };
+        // It was begun when the rank sat down.
+        if !self.books.contains_key(run) {
+            self.books.insert(run.clone(), Book { began_at: now, ..Book::default() });
+        }
+        let Some(book) = self.books.get_mut(run) else { return Route::Unplaced };
+        let writer = if seat.shared { seat.place.rank.unwrap_or(seat.local_rank) } else { ONLY };
+        let next = book.next.entry(writer).or_default();
+        let (step, own_step) = step_of(row, *next);
+        *next = step.saturating_add(1);
+        book.rows += 1;
+        let timestamp = row.number("_timestamp").unwrap_or(now.0 as f64 / 1000.0);
+        // The values of a row have no place for what elastictop itself says.
+        for key in ["_timestamp", "_runtime"] {
+            row.take(key);
+        }
+        let runtime = (timestamp - book.began_at.0 as f64 / 1000.0).max(0.0);
+        Route::Run(Stamped { step, own_step, timestamp, runtime })
+    }
+
+    /// The exit code of a run. `job` is that of the agent, if anybody saw it.
+    ///
+    /// A run of one rank among many is that rank's own story. Other runs stand for the job: they succeed with it, and
+    /// fail with the code of a rank of theirs, if one left with a code of its own, rather than with the launcher's.
+    pub fn exit_code(&self, run: &str, state: JobState, job: Option<u8>) -> i32 {
+        let job = match (state, job) {
+            (JobState::Done, _) => 0,
+            (_, Some(code)) if code != 0 => i32::from(code),
+            _ => 1,
+        };
+        let mut seats: Vec<_> = self.seats().filter(|(_, seat)| seat.run.as_deref() == Some(run)).collect();
+        seats.sort_by_key(|(proc, seat)| (std::cmp::Reverse(proc.start), seat.local_rank));
+        let mut positions = BTreeSet::new();
+        seats.retain(|(_, seat)| positions.insert(seat.local_rank));
+        let is_own = self
+            .plan
+            .as_ref()
+            .is_some_and(|plan| plan.distributed && plan.run_mode == crate::domain::resolve::RunMode::New);
+        if is_own && let [(_, seat)] = seats.as_slice() {
+            return seat.exit.map_or(job, |exit| i32::from(exit.to_shell()));
+        }
+        if job == 0 {
+            return 0;
+        }
+        let codes = seats.iter().filter_map(|(_, seat)| match seat.exit {
+            Some(Exit::Code(code)) if code != 0 && seat.exit.and_then(Exit::signal_behind).is_none() => {
+                Some(code)
+            }
+            _ => None,
+        });
+        codes.min().unwrap_or(job)
+    }
+}
+
+impl Seat {
+    /// Takes the seat that a plan has, if it has one.
+    fn sit(&mut self, plan: &Plan) {
+        // A rank of a group of another size keeps its seat.
+        let Some(rank) = plan.seat(&self.place) else { return };
+        self.is_placed = true;
+        self.run.clone_from(&rank.run_id);
+        self.shared = rank.shared;
+        self.label.clone_from(&rank.label);
+    }
+}
+
+/// The step of a row in its run, and the script's own where that is another. `next` is the first that is free.
+fn step_of<'a>(row: &mut Row<'a>, next: u64) -> (u64, Option<&'a str>) {
+    let told = row.whole("_step");
+    let text = row.take("_step");
+    let (told, text) = match text {
+        Some(text) => (told, Some(text)),
+        None => match ["step", "global_step"].into_iter().find(|key| row.whole(key).is_some()) {
+            Some(key) => (row.whole(key), row.get(key)),
+            None => (None, None),
+        },
+    };
+    match told {
+        // W&B counts steps with 63 bits.
+        Some(step) if step >= next && step < i64::MAX as u64 => (step, None),
+        _ => (next, text),
+    }
+}
+
+fn cut(line: &str) -> &str {
+    let mut end = line.len().min(MAX_LAST_LINE);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    &line[..end]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! A figure over time, in three bounded rings: by the second, by ten seconds, by the minute.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::time::Stamp;
+
+/// Width of a cell and number of cells: two minutes, twenty minutes, four hours.
+const RINGS: [(u64, usize); 3] = [(1_000, 120), (10_000, 120), (60_000, 240)];
+
+/// How closely a series is looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// One cell for each second.
+    #[default]
+    Second,
+    /// One cell for ten seconds.
+    TenSeconds,
+    /// One cell for a minute.
+    Minute,
+}
+
+impl Resolution {
+    /// The finest one whose ring covers `span_ms`; the coarsest for longer times.
+    pub fn for_span(span_ms: u64) -> Resolution {
+        let covers = |(width, cells): (u64, usize)| width * cells as u64 >= span_ms;
+        match RINGS.iter().position(|ring| covers(*ring)) {
+            Some(0) => Resolution::Second,
+            Some(1) => Resolution::TenSeconds,
+            _ => Resolution::Minute,
+        }
+    }
+
+    /// Width of a cell in milliseconds.
+    pub fn cell_ms(self) -> u64 {
+        RINGS[self as usize].0
+    }
+
+    /// Cells that are kept.
+    pub fn cells(self) -> usize {
+        RINGS[self as usize].1
+    }
+}
+
+/// One figure of one thing over time: whole numbers of at least 0, averaged over each cell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Series {
+    rings: [Ring; 3],
+}
+
+/// The cells up to the one that is being filled. Nothing was told in a cell without a value.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Ring {
+    cells: VecDeque<Option<u32>>,
+    /// Number of the newest cell, counted from the epoch; what it holds is in `sum` and `count`.
+    last: u64,
+    sum: u64,
+    count: u64,
+}
+
+impl Series {
+    /// Takes in a value. One that is older than the newest cell is left out.
+    pub fn push(&mut self, at: Stamp, value: u32) {
+        for (ring, (width, most)) in self.rings.iter_mut().zip(RINGS) {
+            ring.push(at.0 / width, value, most);
+        }
+    }
+
+    /// The values of the `count` cells that end with the one of `now`, oldest first.
+    pub fn window(&self, resolution: Resolution, now: Stamp, count: usize) -> Vec<Option<u32>> {
+        let ring = &self.rings[resolution as usize];
+        let end = now.0 / resolution.cell_ms();
+        (0..count as u64)
+            .rev()
+            .map(|back| {
+                let behind = ring.last.checked_sub(end.checked_sub(back)?)?;
+                let at = ring.cells.len().checked_sub(1 + usize::try_from(behind).ok()?)?;
+                ring.cells[at]
+            })
+            .collect()
+    }
+
+    /// Whether nothing was ever told.
+    pub fn is_empty(&self) -> bool {
+        self.rings[0].cells.is_empty()
+    }
+}
+
+impl Ring {
+    fn push(&mut self, cell: u64, value: u32, most: usize) {
+        if self.cells.is_empty() || cell > self.last {
+            let gap = if self.cells.is_empty() { 1 } else { cell - self.last };
+            // A gap longer than the ring leaves nothing of what was before.
+            let gap = gap.min(most as u64);
+            self.cells.extend((0..gap).map(|_| None));
+            self.cells.drain(..self.cells.len().saturating_sub(most));
+            (self.last, self.sum, self.count) = (cell, 0, 0);
+        } else if cell < self.last {
+            return;
+        }
+        self.sum += u64::from(value);
+        self.count += 1;
+        if let Some(newest) = self.cells.back_mut() {
+            *newest = Some((self.sum / self.count) as u32);
+        }
+    }
+}
+
+/// Three times: number of the newest cell, what it holds, and the cells as numbers, -1 for those without a value.
+#[derive(Serialize, Deserialize)]
+struct Flat(u64, u64, u64, Vec<i64>);
+
+impl Serialize for Series {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let flat = |ring: &Ring| {
+            let cells = ring.cells.iter().map(|cell| cell.map_or(-1, i64::from)).collect();
+            Flat(ring.last, ring.sum, ring.count, cells)
+        };
+        [flat(&self.rings[0]), flat(&self.rings[1]), flat(&self.rings[2])].serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Series {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Series, D::Error> {
+        let flat = <[Flat; 3]>::deserialize(deserializer)?;
+        let mut most = RINGS.iter().map(|(_, most)| *most);
+        Ok(Series {
+            rings: flat.map(|Flat(last, sum, count, cells)| {
+                let most = most.next().unwrap_or(0);
+                let skip = cells.len().saturating_sub(most);
+                let cells = cells.into_iter().skip(skip).map(|cell| u32::try_from(cell).ok()).collect();
+                Ring { cells, last, sum, count }
+            }),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const T: u64 = 1_795_167_600_000;
+
+    #[test]
+    fn cells_are_means_and_gaps_stay_empty() {
+        let mut series = Series::default();
+        for (second, value) in [(0, 10), (0, 20), (1, 30), (4, 50)] {
+            series.push(Stamp(T + second * 1000), value);
+        }
+        let shown = series.window(Resolution::Second, Stamp(T + 5000), 7);
+        assert_eq!(shown, [None, Some(15), Some(30), None, None, Some(50), None]);
+        assert_eq!(series.window(Resolution::TenSeconds, Stamp(T + 5000), 1), [Some(27)]);
+        series.push(Stamp(T), 1000);
+        assert_eq!(series.window(Resolution::Second, Stamp(T), 1), [Some(15)], "the past does not change");
+    }
+
+    #[test]
+    fn rings_are_bounded_and_survive_json() {
+        let mut series = Series::default();
+        for second in 0..100_000 {
+            series.push(Stamp(T + second * 1000), (second % 100) as u32);
+        }
+        let kept: Vec<usize> = series.rings.iter().map(|ring| ring.cells.len()).collect();
+        assert_eq!(kept, [120, 120, 240]);
+        let json = serde_json::to_string(&series).unwrap();
+        assert_eq!(serde_json::from_str::<Series>(&json).unwrap(), series);
+        series.push(Stamp(T + 1_000_000_000), 7);
+        let now = Stamp(T + 1_000_000_000);
+        assert_eq!(series.window(Resolution::Minute, now, 3), [None, None, Some(7)]);
+    }
+
+    #[test]
+    fn the_finest_ring_that_reaches_back_is_taken() {
+        let of = |seconds: u64| Resolution::for_span(seconds * 1000);
+        assert_eq!(
+            [of(60), of(600), of(3600), of(999_999)],
+            [Resolution::Second, Resolution::TenSeconds, Resolution::Minute, Resolution::Minute]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_order_of_values_panics(values in prop::collection::vec((0u64..u64::MAX / 2, any::<u32>()), 0..50), now: u64) {
+            let mut series = Series::default();
+            for (at, value) in values {
+                series.push(Stamp(at), value);
+            }
+            for resolution in [Resolution::Second, Resolution::TenSeconds, Resolution::Minute] {
+                prop_assert_eq!(series.window(resolution, Stamp(now), 300).len(), 300);
+            }
+        }
+    }
+}
