@@ -6,6 +6,7 @@ mod harness;
 
 mod adopt;
 mod causes;
+mod forensic;
 mod input;
 mod orphans;
 mod ranks;

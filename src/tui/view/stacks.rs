@@ -23,7 +23,8 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     let room = usize::from(area.height - 1);
     let first = app.stacks_first.min(lines.len().saturating_sub(room));
     for ((line, role), y) in lines.iter().skip(first).zip(area.y + 1..area.bottom()) {
-        pen.text(area.x + 1, y, area.width.saturating_sub(1), line, *role);
+        let plain = app.glyphs.ascii.then(|| line.replace('×', "x").replace('←', "<-"));
+        pen.text(area.x + 1, y, area.width.saturating_sub(1), plain.as_ref().unwrap_or(line), *role);
     }
 }
 

@@ -11,7 +11,7 @@
 //! * `T agent TEXT` a log line of the agent, `T start-line PID RANK restart=N`, `T end-line PID EXIT`
 //! * `T mark PID TEXT`, `T wrote PID LINES [STEP] [TEXT]`, `T error-file PID TEXT`, `T oom N`
 //! * `T beat PID [r0] [step=N] [source=S] [groups=N]`
-//! * `T ask VIEWER stop|stop-now|restart|keep|unknown`, `T ask VIEWER signal RANK|all N`, `T signal-error TEXT`
+//! * `T ask VIEWER stop|stop-now|restart|keep|unknown`, `T ask VIEWER signal RANK|all N`, `T ask VIEWER stacks RANK|all`, `T signal-error TEXT`
 //! * `T storage LOST [TEXT]`, `T drained`, `T tick`
 //!
 //! What is due before a line happens before it. Signals to ranks are carried out at once.
@@ -153,6 +153,12 @@ impl Story {
                     let sent = sent.collect();
                     self.give(self.now, Input::Signalled { asker, command, sent, error }, told);
                 }
+                Effect::TakeStacks { ranks, asker, command, .. } => {
+                    let pids: Vec<_> = ranks.iter().map(|(rank, proc)| format!("r{rank} p{proc}")).collect();
+                    told.push(format!("-> take stacks of {}", pids.join(" ")));
+                    let summary = format!("stacks of {} ranks", ranks.len());
+                    self.give(self.now, Input::StacksTaken { asker, command, summary }, told);
+                }
                 effect => told.extend(doing(&effect)),
             }
         }
@@ -260,6 +266,7 @@ impl Story {
                     "stop-now" => Command::Stop { now: true },
                     "restart" => Command::Restart,
                     "keep" => Command::KeepZombies,
+                    "stacks" => Command::Stacks { rank: word(4).parse().ok(), by: None },
                     "signal" => {
                         Command::Signal { rank: word(4).parse().ok(), signal: word(5).parse().expect(line) }
                     }
@@ -414,6 +421,7 @@ fn doing(effect: &Effect) -> Option<String> {
         Effect::Watch(_)
         | Effect::KeepLogs { .. }
         | Effect::ReadLastWords(_)
-        | Effect::SignalRanks { .. } => return None,
+        | Effect::SignalRanks { .. }
+        | Effect::TakeStacks { .. } => return None,
     })
 }
