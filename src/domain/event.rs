@@ -9,13 +9,14 @@ use super::{
     cause::Cause,
     command::{Command, Outcome},
     exit::Exit,
-    forward::{RunProgress, Settings},
+    forward::{RankRows, RunProgress, Settings},
     gpu::{GpuInfo, GpuSample, GpuSource, XidSeen, join::RankGpus, leftover::Leftover},
     id::{JobId, ProcId},
     rank::{JobState, RankState},
     resolve::{RankScope, RunMode},
     sample::{Place, RankSample},
     time::Stamp,
+    verdict::Guard,
 };
 
 /// One fact with its place in the order of facts.
@@ -130,6 +131,13 @@ pub enum Fact {
         /// What, in words: the collective and group it waits in, or the like.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
+    },
+    /// Which communication backends run in a rank, and what would end it when its heart stops, became known.
+    RankGuarded {
+        /// Position on this node.
+        local_rank: u32,
+        /// What guards it.
+        guard: Guard,
     },
     /// A rank's process is gone.
     RankExited {
@@ -249,6 +257,9 @@ pub enum Fact {
     WandbSample {
         /// By run id; those that are not told of stay as they are.
         runs: BTreeMap<String, RunProgress>,
+        /// What ranks logged, by global rank; those that are not told of stay as they are.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        ranks: BTreeMap<u32, RankRows>,
     },
     /// What GPUs there are, or why nothing is known of them. Told anew when it changes.
     Gpus {

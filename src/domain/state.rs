@@ -1,20 +1,22 @@
 //! The state of a job: a fold of its events, the same in the supervisor, the viewer, a replay and the tests.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     alert::Alert,
+    beat::GroupStatus,
     cause::Cause,
     event::{Event, Fact, JobInfo, Reason},
     exit::Exit,
-    forward::Wandb,
+    forward::{RunProgress, Wandb},
     gpu::fold::Gpus,
     id::ProcId,
     rank::{JobState, RankState},
     sample::{Place, RankSample},
     time::Stamp,
+    verdict::{Guard, Standing},
 };
 
 /// Most facts that the state remembers; older ones are in the journal only.
@@ -134,6 +136,15 @@ pub struct Rank {
     pub step_at: Option<Stamp>,
     /// When the last heartbeat came.
     pub beat_at: Option<Stamp>,
+    /// The process groups that it told of last.
+    #[serde(default)]
+    pub groups: Vec<GroupStatus>,
+    /// Whether it waits in a collective, or others wait for it.
+    #[serde(default)]
+    pub standing: Option<Standing>,
+    /// What would end it when its heart stops, once that is known.
+    #[serde(default)]
+    pub guard: Option<Guard>,
     /// The last line it wrote.
     pub last_line: Option<String>,
     /// Lines it has written.
@@ -217,12 +228,17 @@ impl State {
                 if let Some(rank) = self.rank_mut(*local_rank).filter(|rank| rank.proc == *proc) {
                     rank.enter(at, RankState::Exited);
                     rank.exit = *exit;
-                    (rank.detail, rank.cpu_pct) = (None, None);
+                    (rank.detail, rank.cpu_pct, rank.standing) = (None, None, None);
                 }
             }
             Fact::RankExitKnown { local_rank, pid, exit } => {
                 if let Some(rank) = self.rank_mut(*local_rank).filter(|rank| rank.proc.pid == *pid) {
                     rank.exit = Some(*exit);
+                }
+            }
+            Fact::RankGuarded { local_rank, guard } => {
+                if let Some(rank) = self.rank_mut(*local_rank) {
+                    rank.guard = Some(guard.clone());
                 }
             }
             Fact::AlertRaised { alert } => {
@@ -250,12 +266,15 @@ impl State {
                 }
             }
             Fact::WandbPlanned { settings, pending } => {
-                let runs = self.wandb.take().map(|wandb| wandb.runs).unwrap_or_default();
-                self.wandb = Some(Wandb { settings: (**settings).clone(), pending: *pending, runs });
+                let (runs, ranks) =
+                    self.wandb.take().map(|wandb| (wandb.runs, wandb.ranks)).unwrap_or_default();
+                self.wandb = Some(Wandb { settings: (**settings).clone(), pending: *pending, runs, ranks });
             }
-            Fact::WandbProgress { runs } | Fact::WandbSample { runs } => {
+            Fact::WandbProgress { runs } => self.take_progress(runs),
+            Fact::WandbSample { runs, ranks } => {
+                self.take_progress(runs);
                 if let Some(wandb) = &mut self.wandb {
-                    wandb.runs.extend(runs.iter().map(|(id, progress)| (id.clone(), progress.clone())));
+                    wandb.ranks.extend(ranks.iter().map(|(rank, rows)| (*rank, rows.clone())));
                 }
             }
             Fact::Gpus { source, driver, trouble, gpus } => {
@@ -277,6 +296,12 @@ impl State {
             | Fact::GpuXid { .. }
             | Fact::Note { .. }
             | Fact::Unknown => {}
+        }
+    }
+
+    fn take_progress(&mut self, runs: &BTreeMap<String, RunProgress>) {
+        if let Some(wandb) = &mut self.wandb {
+            wandb.runs.extend(runs.iter().map(|(id, progress)| (id.clone(), progress.clone())));
         }
     }
 
@@ -350,6 +375,9 @@ impl Rank {
             step: None,
             step_at: None,
             beat_at: None,
+            groups: Vec::new(),
+            standing: None,
+            guard: None,
             last_line: None,
             lines: 0,
         }
@@ -374,6 +402,10 @@ impl Rank {
         self.step = sample.step.or(self.step);
         self.step_at = sample.step_at.or(self.step_at);
         self.beat_at = sample.beat_at.or(self.beat_at);
+        self.standing.clone_from(&sample.standing);
+        if !sample.groups.is_empty() {
+            self.groups.clone_from(&sample.groups);
+        }
         if sample.last_line.is_some() {
             self.last_line.clone_from(&sample.last_line);
         }
@@ -392,6 +424,7 @@ fn is_worth_a_line(fact: &Fact) -> bool {
         Fact::Sample { .. }
             | Fact::RankState { .. }
             | Fact::RankPlaced { .. }
+            | Fact::RankGuarded { .. }
             | Fact::Deadline { .. }
             | Fact::Progress { .. }
             | Fact::Gpus { .. }

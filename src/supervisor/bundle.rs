@@ -193,6 +193,12 @@ fn stacks_and_flight(dir: &JobDir, ranks: &[Wanted], state: &State, now: Stamp, 
             dumps = of_then;
         }
     }
+    for path in files_in(&dir.root).iter().filter(|path| is_named(path, "stall-")) {
+        if let Ok(text) = fs::read_to_string(path) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            into.add(format!("dumps/{name}"), "processes and threads, noted when the job hung", text);
+        }
+    }
     let mut left = Vec::new();
     add_flight("flight", "left by torch itself", &files_in(&dir.flight()), &mut left, into);
     if dumps.is_empty() {

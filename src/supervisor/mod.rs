@@ -9,6 +9,7 @@ pub mod core;
 pub mod desk;
 pub mod detach;
 pub mod forensic;
+pub mod forward;
 pub mod gpus;
 pub mod hub;
 pub mod inject;

@@ -127,6 +127,8 @@ impl Story {
                 step: Some(step),
                 step_at: Some(self.at),
                 beat_at: Some(self.at),
+                groups: Vec::new(),
+                standing: None,
                 last_line: Some(format!("step {step} loss {:.4} lr 3.0e-04", 2.31 - step as f64 / 40_000.0)),
                 lines: step,
             });

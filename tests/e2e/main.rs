@@ -7,6 +7,7 @@ mod harness;
 mod adopt;
 mod causes;
 mod forensic;
+mod gpu;
 mod input;
 mod orphans;
 mod ranks;

@@ -30,7 +30,7 @@ fn socket(job: &Job) -> PathBuf {
 }
 
 /// A viewer of our own, without any of elastictop's code.
-struct Raw(UnixStream);
+pub struct Raw(UnixStream);
 
 impl Raw {
     fn connect(job: &Job) -> Raw {
@@ -39,20 +39,20 @@ impl Raw {
         Raw(stream)
     }
 
-    fn hello(job: &Job) -> Raw {
+    pub fn hello(job: &Job) -> Raw {
         let mut raw = Raw::connect(job);
         raw.say(&json!({"m": "hello", "protocol": 1, "version": "0", "viewer": "raw", "watch": true}))
             .expect("a supervisor that listens");
         raw
     }
 
-    fn say(&mut self, message: &Value) -> std::io::Result<()> {
+    pub fn say(&mut self, message: &Value) -> std::io::Result<()> {
         let text = message.to_string();
         let length = (text.len() as u32).to_be_bytes();
         self.0.write_all(&[&length[..], text.as_bytes()].concat())
     }
 
-    fn hear(&mut self) -> Option<Value> {
+    pub fn hear(&mut self) -> Option<Value> {
         let mut length = [0; 4];
         self.0.read_exact(&mut length).ok()?;
         let mut bytes = vec![0; u32::from_be_bytes(length) as usize];

@@ -112,7 +112,7 @@ fn by_devices(rank: &RankFacts, gpus: &[GpuInfo]) -> Vec<u32> {
     let Some(list) = &rank.cuda_visible_devices else { return Vec::new() };
     let devices = visible(Some(list), gpus);
     let at = rank.env_local_rank.unwrap_or(0) as usize;
-    let found = if devices.len() == 1 { devices.first() } else { devices.get(at) };
+    let found = if list.contains(',') { devices.get(at) } else { devices.first() };
     found.copied().into_iter().collect()
 }
 

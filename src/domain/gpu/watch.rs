@@ -279,7 +279,7 @@ mod tests {
             let cool = second > 280 || second > 240 && second % 10 == 0;
             story.look(second, 90, if cool { 0 } else { HOT }, true);
         }
-        assert_eq!(story.told, ["230 GPU 3 of r9 is slowed down by heat", "310 over Thermal Some(1)"]);
+        assert_eq!(story.told, ["230 GPU 3 of r9 is slowed down by heat", "309 over Thermal Some(1)"]);
     }
 
     #[test]

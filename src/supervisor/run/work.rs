@@ -17,7 +17,13 @@ use crate::{
 /// What a thread brought back.
 #[derive(Debug)]
 pub(super) enum Done {
-    Stacks { asker: Asker, command: Command, stacks: Stacks },
+    Stacks {
+        asker: Asker,
+        command: Command,
+        stacks: Stacks,
+    },
+    /// What was dumped where, or why not.
+    Dump(String),
 }
 
 impl Supervisor {
@@ -43,8 +49,23 @@ impl Supervisor {
         });
     }
 
+    /// Takes stacks and flight recorders of all living ranks into the job's folder. `before` was done already.
+    pub(super) fn take_dump(&mut self, before: String) {
+        let wanted = forensic::living(self.core.state(), Some(self.beat.path()), None);
+        let (dir, world_size, now) = (self.dir.clone(), self.core.state().world_size, self.clock.now());
+        self.work.spawn_blocking(move || {
+            Done::Dump(match forensic::dump(&dir, &wanted, world_size, now) {
+                Ok(dumped) => format!("{before}; {}", dumped.summary()),
+                Err(error) => format!("{before}; stacks cannot be written: {error}"),
+            })
+        });
+    }
+
     pub(super) fn work_done(&mut self, done: Done) {
-        let Done::Stacks { asker, command, stacks } = done;
+        let (asker, command, stacks) = match done {
+            Done::Stacks { asker, command, stacks } => (asker, command, stacks),
+            Done::Dump(text) => return self.handle(Input::Dumped(text)),
+        };
         let summary = stacks.summary();
         if let Some((viewer, id)) = asker.reply {
             self.hub.send(viewer, &ToViewer::Stacks { id, stacks });

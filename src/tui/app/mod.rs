@@ -2,6 +2,8 @@
 
 mod dialog;
 mod logs;
+mod runs;
+mod stacks;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +11,7 @@ use ratatui::crossterm::event::{KeyEvent, MouseButton, MouseEvent, MouseEventKin
 
 pub(crate) use dialog::{Dialog, SIGNALS, Verdict};
 pub(crate) use logs::Logs;
+pub(crate) use runs::{Combination, Key, Line, Runs, Tree};
 
 use super::{
     keys::{self, Action, Scope, View},
@@ -21,7 +24,6 @@ use crate::{
         alert::AlertKind,
         command::{Command, Outcome},
         rank::JobState,
-        stack::Stacks,
         state::{Rank, State},
         time::Stamp,
     },
@@ -114,13 +116,11 @@ pub struct App {
     /// Number of the selected event; `None` is the last, whichever that is.
     pub(crate) event: Option<u64>,
     pub(crate) logs: Logs,
+    pub(crate) runs: Runs,
     pub(crate) dialog: Option<Dialog>,
     /// First line of the help that is shown, while it is.
     pub(crate) help: Option<usize>,
-    /// Where the ranks were when somebody at this screen asked.
-    pub(crate) stacks: Option<Stacks>,
-    /// First line of them that is shown.
-    pub(crate) stacks_first: usize,
+    pub(crate) stacks: stacks::Taken,
     pub(crate) toast: Option<Toast>,
     pub(crate) theme: Theme,
     pub(crate) glyphs: Glyphs,
@@ -153,10 +153,10 @@ impl App {
             lane: None,
             event: None,
             logs: Logs::default(),
+            runs: Runs::default(),
             dialog: None,
             help: None,
-            stacks: None,
-            stacks_first: 0,
+            stacks: stacks::Taken::default(),
             toast: None,
             theme: options.theme.at(options.color),
             glyphs: GlyphSet::of(options.ascii),
@@ -255,11 +255,7 @@ impl App {
                     self.say(role, text);
                 }
             }
-            ToViewer::Stacks { stacks, .. } => {
-                self.stacks = Some(stacks);
-                self.stacks_first = 0;
-                self.go(View::Stacks);
-            }
+            ToViewer::Stacks { stacks, .. } => self.show_stacks(stacks),
             ToViewer::Bye { text } => self.say(Role::Info, text),
             ToViewer::Unknown => {}
         }
@@ -305,6 +301,7 @@ impl App {
         match self.view {
             View::Overview => Scope::Ranks,
             View::Logs => Scope::Logs,
+            View::Runs => Scope::Runs,
             View::Timeline | View::Events | View::Stacks => Scope::Everywhere,
         }
     }
@@ -367,7 +364,14 @@ impl App {
             Action::Last => self.step(i64::MAX),
             Action::Left => self.logs.shift_by(-8),
             Action::Right => self.logs.shift_by(8),
+            Action::Enter if self.view == View::Runs => {
+                if !self.apply_combination(cmds) {
+                    self.say(Role::Info, "m and s look at another run mode and rank scope");
+                }
+            }
             Action::Enter => self.enter(),
+            Action::NextRunMode => self.step_combination(false),
+            Action::NextRankScope => self.step_combination(true),
             Action::Back => self.back(),
             Action::View(view) => self.go(view),
             Action::NextView => self.go(self.view.step(1)),
@@ -441,6 +445,7 @@ impl App {
     fn back(&mut self) {
         if self.detail {
             self.detail = false;
+        } else if self.view == View::Runs && self.runs.preview.take().is_some() {
         } else if self.view == View::Logs && self.logs.end_search() {
         } else {
             self.view = View::Overview;
@@ -462,6 +467,7 @@ impl App {
                 }
             }
             View::Logs => self.logs.step(by),
+            View::Runs => self.step_runs(by),
             View::Timeline => {
                 let lanes = &self.state.attempts;
                 let last = lanes.len().saturating_sub(1);
@@ -470,7 +476,7 @@ impl App {
                 self.lane = lanes.get(to).filter(|_| to < last).map(|lane| lane.n);
             }
             View::Stacks => {
-                self.stacks_first = moved(self.stacks_first, by, view::stacks_length(self, self.size))
+                self.stacks.first = moved(self.stacks.first, by, view::stacks_length(self, self.size))
             }
             View::Events => {
                 let (lines, at) = self.event_lines();
@@ -493,12 +499,13 @@ impl App {
             View::Overview if self.detail => self.logs.selected().map(|line| line.text.clone()),
             View::Overview => self.rank().and_then(|rank| rank.last_line.clone()),
             View::Logs => self.logs.selected().map(|line| line.text.clone()),
+            View::Runs => self.link_to_yank(),
             View::Timeline => {
                 let lanes = &self.state.attempts;
                 let lane = self.lane.and_then(|n| lanes.iter().find(|lane| lane.n == n)).or(lanes.back());
                 lane.and_then(|lane| lane.cause.as_ref()).map(|cause| cause.text.clone())
             }
-            View::Stacks => self.stacks.as_ref().map(Stacks::summary),
+            View::Stacks => self.stacks.stacks.as_ref().map(|stacks| stacks.summary()),
             View::Events => {
                 let (lines, at) = self.event_lines();
                 lines.into_iter().nth(at).map(|line| line.text)
@@ -542,14 +549,6 @@ impl App {
             }
             _ => {}
         }
-    }
-
-    fn ask_for_stacks(&mut self, cmds: &mut Vec<Cmd>) {
-        if let Some(why) = self.cannot_change() {
-            return self.say(Role::Warn, why);
-        }
-        let rank = self.rank().filter(|_| self.detail).map(Rank::number);
-        self.send(Command::Stacks { rank, by: None }, cmds);
     }
 
     /// Sends what a dialog asked for, unless the world changed while it was open.

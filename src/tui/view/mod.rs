@@ -8,6 +8,7 @@ mod logs;
 mod pen;
 mod rank;
 mod ranks;
+mod runs;
 mod stacks;
 mod strip;
 mod timeline;
@@ -44,6 +45,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
         View::Timeline => timeline::draw(app, &mut pen, plan.body),
         View::Events => events::draw(app, &mut pen, plan.body),
         View::Stacks => stacks::draw(app, &mut pen, plan.body),
+        View::Runs => runs::draw(app, &mut pen, plan.body),
     }
     if app.is_stale() {
         pen.over(plan.body, Role::Stale);

@@ -21,7 +21,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     pen.rule(area, "stacks");
     let lines = shown(app, area.width);
     let room = usize::from(area.height - 1);
-    let first = app.stacks_first.min(lines.len().saturating_sub(room));
+    let first = app.stacks.first.min(lines.len().saturating_sub(room));
     for ((line, role), y) in lines.iter().skip(first).zip(area.y + 1..area.bottom()) {
         let plain = app.glyphs.ascii.then(|| line.replace('×', "x").replace('←', "<-"));
         pen.text(area.x + 1, y, area.width.saturating_sub(1), plain.as_ref().unwrap_or(line), *role);
@@ -34,7 +34,7 @@ pub(super) fn length(app: &App, width: u16) -> usize {
 }
 
 fn shown(app: &App, width: u16) -> Vec<Line> {
-    match &app.stacks {
+    match &app.stacks.stacks {
         Some(stacks) => lines(stacks, usize::from(width.saturating_sub(2)).max(1)),
         None => vec![("not asked for yet: press s".into(), Role::Dim)],
     }

@@ -16,7 +16,7 @@ fn large(ranks: u32) -> Core {
         stop_grace_ms: 1000,
         end_orphans: false,
         expects_beats: true,
-        gpu_wait_ms: 0,
+        ..Rules::default()
     };
     let mut core = Core::new(T0, job_info(Launcher::Torchrun, 3, ranks), rules, None, &mut out);
     core.handle(T0, Input::Spawned(Ok(proc(100))), &mut out);

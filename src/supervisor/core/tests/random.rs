@@ -83,7 +83,7 @@ impl Run {
             stop_grace_ms: 2000,
             end_orphans,
             expects_beats: true,
-            gpu_wait_ms: 0,
+            ..Rules::default()
         };
         let core = Core::new(T0, job_info(Launcher::Torchrun, 2, 2), rules, None, &mut out);
         let mut run = Run {
@@ -133,6 +133,7 @@ impl Run {
                     let sent = ranks.iter().map(|(local, _)| *local).collect();
                     self.give(Input::Signalled { asker, command, sent, error: None });
                 }
+                Effect::Dump { .. } => self.give(Input::Dumped("dumped".into())),
                 Effect::TakeStacks { asker, command, .. } => {
                     self.give(Input::StacksTaken { asker, command, summary: "stacks".into() });
                 }

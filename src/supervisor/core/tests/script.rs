@@ -1,6 +1,6 @@
 //! How stories are written.
 //!
-//! `job [restarts=3] [nproc=2] [grace=10] [end_orphans] [beats]` starts a job at time 0, `observe [agent=P]` looks at
+//! `job [restarts=3] [nproc=2] [grace=10] [end_orphans] [beats] [wandb=WRITER]` starts a job at time 0, `observe [agent=P]` looks at
 //! a foreign one. Then one input a line, with its time in seconds:
 //!
 //! * `T spawned P`, `T not-spawned TEXT`, `T agent-gone EXIT`, `T adopt`
@@ -11,6 +11,7 @@
 //! * `T agent TEXT` a log line of the agent, `T start-line PID RANK restart=N`, `T end-line PID EXIT`
 //! * `T mark PID TEXT`, `T wrote PID LINES [STEP] [TEXT]`, `T error-file PID TEXT`, `T oom N`
 //! * `T beat PID [r0] [step=N] [source=S] [groups=N]`
+//! * `T ask VIEWER set RUN_MODE|- RANK_SCOPE|-`
 //! * `T ask VIEWER stop|stop-now|restart|keep|unknown`, `T ask VIEWER signal RANK|all N`, `T ask VIEWER stacks RANK|all`, `T signal-error TEXT`
 //! * `T storage LOST [TEXT]`, `T drained`, `T tick`
 //!
@@ -25,8 +26,10 @@ use crate::{
         beat::GroupStatus,
         event::Reason,
         evidence,
+        forward::{Mode, Sources},
         gpu::join::RankGpus,
         id::JobId,
+        resolve::{Base, Facts, Given, RankScope, RunMode, Topology},
         sample::{Place, RankSample, Sighting},
     },
     probe::{finder::RankLook, proc::Look},
@@ -59,6 +62,32 @@ pub fn look(kernel: Kernel) -> Look {
     Look { kernel, cpu_ns: Some(0), rss_bytes: Some(1 << 20), threads: Some(4), ppid: 100 }
 }
 
+/// What becomes of metrics: one node, `writer` writes.
+fn wandb_settings(writer: &str, ranks: u32) -> Settings {
+    Settings {
+        mode: Mode::Offline,
+        why_not_online: None,
+        writer: writer.parse().expect("a writer"),
+        sources: Sources::default(),
+        stop_button: true,
+        facts: Facts {
+            run_mode: RunMode::Auto,
+            rank_scope: RankScope::Global,
+            topology: Topology::equal(1, ranks).expect("ranks"),
+            base: Base::Whole(Given::new("--wandb-base", "exp")),
+            parent_run: None,
+            run_id: None,
+            group: None,
+            name: None,
+            tags: Vec::new(),
+            project: None,
+            entity: None,
+            base_url: None,
+            app_url: None,
+        },
+    }
+}
+
 #[derive(Default)]
 pub struct Story {
     core: Option<Core>,
@@ -82,12 +111,14 @@ impl Story {
                     stop_grace_ms: u64::from(number(&words, "grace").unwrap_or(10)) * 1000,
                     end_orphans: has("end_orphans"),
                     expects_beats: has("beats"),
-                    gpu_wait_ms: 0,
+                    ..Rules::default()
                 };
                 let (restarts, nproc) = (number(&words, "restarts"), number(&words, "nproc"));
                 let info = job_info(Launcher::Torchrun, restarts.unwrap_or(3), nproc.unwrap_or(2));
                 self.now = T0;
-                self.core = Some(Core::new(T0, info, rules, None, &mut out));
+                let writer = words.iter().find_map(|word| word.strip_prefix("wandb="));
+                let wandb = writer.map(|writer| wandb_settings(writer, nproc.unwrap_or(2)));
+                self.core = Some(Core::new(T0, info, rules, wandb, &mut out));
                 self.take(out, &mut told);
                 return told;
             }
@@ -152,6 +183,10 @@ impl Story {
                     let sent = ranks.iter().map(|(local, _)| *local).skip(usize::from(error.is_some()));
                     let sent = sent.collect();
                     self.give(self.now, Input::Signalled { asker, command, sent, error }, told);
+                }
+                Effect::Dump { .. } => {
+                    told.push("-> dump".into());
+                    self.give(self.now, Input::Dumped("it was dumped".into()), told);
                 }
                 Effect::TakeStacks { ranks, asker, command, .. } => {
                     let pids: Vec<_> = ranks.iter().map(|(rank, proc)| format!("r{rank} p{proc}")).collect();
@@ -267,6 +302,13 @@ impl Story {
                     "restart" => Command::Restart,
                     "keep" => Command::KeepZombies,
                     "stacks" => Command::Stacks { rank: word(4).parse().ok(), by: None },
+                    "set" => {
+                        let told = |at: usize| words.get(at).copied().filter(|word| *word != "-");
+                        Command::SetWandb {
+                            run_mode: told(4).map(|word| word.parse().expect(line)),
+                            rank_scope: told(5).map(|word| word.parse().expect(line)),
+                        }
+                    }
                     "signal" => {
                         Command::Signal { rank: word(4).parse().ok(), signal: word(5).parse().expect(line) }
                     }
@@ -325,6 +367,12 @@ fn word(outcome: &Outcome) -> String {
     }
 }
 
+/// `new/worker on [2, 2]`
+fn combination(settings: &Settings) -> String {
+    let facts = &settings.facts;
+    format!("{}/{} on {:?}", facts.run_mode, facts.rank_scope, facts.topology.ranks_per_node)
+}
+
 /// One event in one line; samples and what repeats an input are left out.
 fn fact(state: &State, fact: &Fact) -> Option<String> {
     Some(match fact {
@@ -379,6 +427,9 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
             format!("command {} by {by} {}", crate::domain::telling::command(command), word(outcome))
         }
         Fact::Note { text } => format!("note {text}"),
+        Fact::RankGuarded { local_rank, guard } => {
+            format!("guarded {} by {:?}", name(state, *local_rank), guard.by)
+        }
         Fact::Gpus { gpus, trouble, .. } => format!("gpus {} {trouble:?}", gpus.len()),
         Fact::GpuRanks { ranks, foreign_pids } => {
             let of = |rank: &RankGpus| format!(" {}={:?}", name(state, rank.local_rank), rank.gpus);
@@ -387,8 +438,9 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
         Fact::GpuLeftovers { leftovers } => format!("gpu leftovers {}", leftovers.len()),
         Fact::GpuXid { seen } => format!("xid {} gpu {:?}", seen.xid, seen.gpu),
         Fact::GpuProgress { .. } | Fact::GpuSample { .. } => return None,
-        Fact::WandbPlanned { settings, .. } => {
-            format!("wandb {} {}", settings.facts.run_mode, settings.facts.rank_scope)
+        Fact::WandbPlanned { settings, pending } => {
+            let later = pending.map_or(String::new(), |(mode, scope)| format!(", then {mode}/{scope}"));
+            format!("wandb {}{later}", combination(settings))
         }
         Fact::AgentExited { exit: how } => format!("agent_exited {}", exit(*how)),
         Fact::JobEnded { state, exit_code, cause: why } => {
@@ -402,6 +454,7 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
 fn doing(effect: &Effect) -> Option<String> {
     Some(match effect {
         Effect::SpawnAgent => "-> spawn the agent".into(),
+        Effect::KeepWandb(settings) => format!("-> keep wandb {}", combination(settings)),
         Effect::Signal { target, signal } => {
             let whom = match target {
                 Target::Agent => "agent".into(),
@@ -415,13 +468,15 @@ fn doing(effect: &Effect) -> Option<String> {
         }
         Effect::SignalLeftover { proc, signal, .. } => format!("-> signal {signal} to leftover {proc}"),
         Effect::Placed { pid, rank } => format!("-> place {pid} r{rank}"),
-        Effect::KeepWandb(_) => "-> keep wandb".into(),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
+        Effect::Examine { procs, .. } => format!("-> examine {}", procs.len()),
+        Effect::Drill { rank, order, .. } => format!("-> drill {} p{rank}", order.fault),
         Effect::Watch(_)
         | Effect::KeepLogs { .. }
         | Effect::ReadLastWords(_)
         | Effect::SignalRanks { .. }
-        | Effect::TakeStacks { .. } => return None,
+        | Effect::TakeStacks { .. }
+        | Effect::Dump { .. } => return None,
     })
 }

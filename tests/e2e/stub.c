@@ -8,7 +8,7 @@
  *   clocks I SM MEM          throttle I HEX           proc I PID MIB [GI] field I ID VALUE
  *   mig I PARTS              lost I                   hang I              unsupported I NAME
  *   xid NUMBER I XID         an event, once for each NUMBER that is greater than the last
- * Every call appends "NAME I" to $STUB_NVML.calls.
+ * Every call appends "NAME I" to $STUB_NVML.calls, and one that hangs "hangs -1".
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -66,21 +66,26 @@ static u64 figure(const char *name, int index, int at, u64 otherwise) {
     return strtoull(place, NULL, 0);
 }
 
-static ret called(const char *name, device d) {
+static void note(const char *name, int gpu) {
     char path[512], text[128];
     snprintf(path, sizeof path, "%s.calls", script());
     int file = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
-    int length = snprintf(text, sizeof text, "%s %d\n", name, d ? d->gpu : -1);
-    if (file >= 0) {
-        ssize_t ignored = write(file, text, length);
-        (void)ignored;
-        close(file);
-    }
+    int length = snprintf(text, sizeof text, "%s %d\n", name, gpu);
+    if (file < 0) return;
+    ssize_t ignored = write(file, text, length);
+    (void)ignored;
+    close(file);
+}
+
+static ret called(const char *name, device d) {
+    char text[256];
+    note(name, d ? d->gpu : -1);
     if (!d) return OK;
+    if (line("hang", d->gpu, 0, NULL, 0)) note("hangs", -1);
     while (line("hang", d->gpu, 0, NULL, 0)) nap(5);
     if (line("lost", d->gpu, 0, NULL, 0)) return LOST;
     for (int n = 0; line("unsupported", d->gpu, n, text, sizeof text); n++)
-        if (!strncmp(text, name, strlen(name))) return UNSUPPORTED;
+        if (!strcmp(strtok(text, "\n"), name)) return UNSUPPORTED;
     return OK;
 }
 
