@@ -93,6 +93,7 @@
 //! | flag of torchrun | `FLAGS` in [`domain::launch`]; what elastictop adds to a job: the plan beside it |
 //! | command | a [`domain::command::Command`], its answer in the core's `ask`, a file in [`cli`], a key in the table of [`tui`] |
 //! | view | a file in `tui/view`, a line in the table of keys |
+//! | setting | a line of the table in `cli/config/registry.rs`, which makes flag, help, file key and check |
 //! | theme | a file in `themes/` and a line in `tui/theme.rs` |
 //! | story about real torchrun | `tests/e2e`, with its script in `tests/scripts` |
 //!
@@ -107,7 +108,14 @@
 //! * Links are JSON in frames: slower than a binary form, but an old viewer can skip what it does not know.
 //! * Sockets lie in `/tmp/elastictop-UID` unless the user lingers: systemd removes `$XDG_RUNTIME_DIR` at logout, and a
 //!   job must be found after that. Sockets below deep folders are reached through a descriptor of the folder.
-//! * There is one configuration so far, the command line and `ELASTICTOP_*`; a file may follow.
+//! * Settings are looked up one by one through the layers (`cli::config`), so that no layer resets what it does not
+//!   name. What else a job needs travels with its task; nothing but the command line reads files of settings.
+//! * The plan for W&B is never stored: supervisor, shim, viewer and dry run each resolve it from the same facts. A rank
+//!   takes the number of nodes from its own variables, so that a plan for four nodes holds when two came.
+
+// What is shared with tests and benches outside of the crate names it from outside.
+#[cfg(test)]
+extern crate self as elastictop;
 
 pub mod cli;
 pub mod domain;

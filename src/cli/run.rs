@@ -157,14 +157,12 @@ impl Planned {
     fn wandb(&self, request: &Request, layers: Option<&Layers>) -> Result<Option<Settings>> {
         let Some(layers) = layers else { return Ok(None) };
         let rdzv_id = request.flags.get("rdzv-id").or_else(|| request.env.get("PET_RDZV_ID"));
-        let has_key = layers.env.get("WANDB_API_KEY").is_some_and(|key| !key.is_empty());
         let about = About {
             id: &self.id.0,
             name: &self.plan.name,
             nodes: self.plan.nodes,
             local_world_size: self.plan.local_world_size,
             rdzv_id: rdzv_id.map(String::as_str),
-            has_key,
         };
         wandb::decide(layers, about)
     }

@@ -16,6 +16,10 @@ use crate::{
         sample::Place,
     },
     error::{Error, Result},
+    wandb::{
+        client::CLOUD,
+        credentials::{find_key, no_key_hint},
+    },
 };
 
 /// What says that W&B is off, and how it comes on.
@@ -34,14 +38,12 @@ pub struct About<'a> {
     pub local_world_size: Option<u32>,
     /// What all nodes agree on: `--rdzv-id`.
     pub rdzv_id: Option<&'a str>,
-    /// Whether there is an API key for the server.
-    pub has_key: bool,
 }
 
 /// The settings of a job; `None` when nobody asks for W&B, and the SDK stays the script's own affair.
 ///
 /// # Errors
-/// A value is none, or a name breaks W&B's rules: exit code 2.
+/// A value is none, a name breaks W&B's rules, or what stands where the API key should is none: exit code 2.
 pub fn decide(layers: &Layers, about: About<'_>) -> Result<Option<Settings>> {
     let key_is_exported = layers.env.get("WANDB_API_KEY").is_some_and(|key| !key.is_empty());
     if layers.asks_for_wandb().is_none() && !key_is_exported {
@@ -49,14 +51,16 @@ pub fn decide(layers: &Layers, about: About<'_>) -> Result<Option<Settings>> {
     }
     let asked = layers.parsed("wandb.mode", wandb_mode)?;
     let from = layers.get("wandb.mode").map(|found| found.given().to_string());
-    let (mode, why_not_online) = match (asked, about.has_key) {
-        (Some(Mode::Disabled | Mode::Offline), _) => (asked.unwrap_or_default(), from),
-        (Some(Mode::Online) | None, true) => (Mode::Online, None),
-        (Some(Mode::Online) | None, false) => {
-            let why = "no API key was found: set WANDB_API_KEY or use wandb login; \
-                       elastictop sync sends later what is kept now";
-            (Mode::Offline, Some(why.to_owned()))
-        }
+    let (mode, why_not_online) = match asked {
+        Some(mode @ (Mode::Disabled | Mode::Offline)) => (mode, from),
+        Some(Mode::Online) | None => match no_key(layers)? {
+            None => (Mode::Online, None),
+            Some(hint) => {
+                let why =
+                    format!("no API key was found: {hint}; elastictop sync sends later what is kept now");
+                (Mode::Offline, Some(why))
+            }
+        },
     };
     let settings = Settings {
         mode,
@@ -68,6 +72,13 @@ pub fn decide(layers: &Layers, about: About<'_>) -> Result<Option<Settings>> {
     };
     settings.plan()?;
     Ok(Some(settings))
+}
+
+/// Where a key could come from, if there is none.
+fn no_key(layers: &Layers) -> Result<Option<String>> {
+    let server = layers.get("wandb.base_url").map_or_else(|| CLOUD.to_owned(), |found| found.value);
+    let key = find_key(&|name| layers.env.get(name).cloned(), &server)?;
+    Ok(if key.is_some() { None } else { Some(no_key_hint(&server)) })
 }
 
 /// As many nodes as there may be; each rank tells later how many there are.

@@ -76,6 +76,17 @@ impl JobState {
     pub fn is_over(self) -> bool {
         matches!(self, JobState::Done | JobState::Failed | JobState::Stopped)
     }
+
+    /// Whether the running group will not make another step.
+    pub fn ends_group(self) -> bool {
+        matches!(
+            self,
+            JobState::Restarting
+                | JobState::MembershipChange
+                | JobState::TearingDown
+                | JobState::ZombieDeadlock
+        )
+    }
 }
 
 /// Numbers of ranks for a sentence: `rank 3`, `ranks 0-6, 9`, `ranks 0, 2, 4, 6, 8, 10 and 20 more`.

@@ -99,6 +99,15 @@ pub struct Attempt {
     pub cause: Option<Cause>,
     /// Highest step that any rank of this node told of.
     pub last_step: Option<u64>,
+    /// When that step was told first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_step_at: Option<Stamp>,
+    /// The first step that any rank of this node told of, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_step: Option<(u64, Stamp)>,
+    /// When the group was first seen to be ending: a failure, a membership change or somebody's wish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<Stamp>,
 }
 
 /// The newest incarnation of one rank.
@@ -206,6 +215,11 @@ impl State {
                     self.state_since = at;
                 }
                 (self.state, self.deadline) = (*state, *deadline);
+                if state.ends_group()
+                    && let Some(last) = self.attempts.back_mut()
+                {
+                    last.stopped_at.get_or_insert(at);
+                }
             }
             Fact::Deadline { deadline } => self.deadline = *deadline,
             Fact::RankStarted { proc, local_rank, attempt, place, .. } => {
@@ -319,6 +333,9 @@ impl State {
             restarts: self.restarts,
             cause: None,
             last_step: None,
+            last_step_at: None,
+            first_step: None,
+            stopped_at: None,
         });
         if self.attempts.len() > MAX_ATTEMPTS {
             self.attempts.pop_front();
@@ -336,8 +353,14 @@ impl State {
         let Some(rank) = self.rank_mut(sample.local_rank) else { return };
         rank.take_sample(at, sample);
         let (attempt, step) = (rank.attempt, rank.step);
-        if let Some(entry) = self.attempts.back_mut().filter(|entry| entry.n == attempt) {
-            entry.last_step = entry.last_step.max(step);
+        let told = step.zip(sample.step_at.or(Some(at)));
+        if let Some(entry) = self.attempts.back_mut().filter(|entry| entry.n == attempt)
+            && let Some((step, told_at)) = told
+        {
+            entry.first_step.get_or_insert((step, told_at));
+            if entry.last_step.is_none_or(|last| step > last) {
+                (entry.last_step, entry.last_step_at) = (Some(step), Some(told_at));
+            }
         }
     }
 

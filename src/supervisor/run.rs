@@ -4,6 +4,7 @@ mod closing;
 mod deaths;
 mod gpus;
 mod metrics;
+mod script;
 mod suspects;
 mod work;
 
@@ -33,6 +34,7 @@ use super::{
     clock::Clock,
     core::{Asker, Core, Effect, Input, Out},
     desk,
+    forward::Told,
     hub::{Hub, Said, ViewerId},
     journal::Journal,
     logbook::Logbook,
@@ -106,6 +108,7 @@ pub struct Supervisor {
     /// Until when what ranks left behind may end by itself.
     sweep: Option<Instant>,
     metrics: metrics::Metrics,
+    script: script::Script,
     finished: bool,
 }
 
@@ -163,9 +166,11 @@ impl Supervisor {
             leaders: VecDeque::new(),
             sweep: None,
             metrics: metrics::Metrics::default(),
+            script: script::Script::default(),
             finished: false,
         };
         supervisor.start_forward(secrets);
+        supervisor.ask_for_entity();
         if let Some(agent) = supervisor.manifest.agent {
             supervisor.follow(agent);
             supervisor.watch(agent);
@@ -272,6 +277,7 @@ impl Supervisor {
                 _ = hup.recv() => {}
                 _ = upkeep.tick() => self.look_after_files(),
                 told = self.metrics.next() => self.forward_told(told),
+                entity = self.script.entity() => self.handle(Input::Forward(Told::Entity(entity))),
                 () = self.gpus.changed(), if !self.knows_gpus || self.waiting.is_some() => {
                     self.look_at_gpus(false);
                 }
@@ -436,6 +442,7 @@ impl Supervisor {
                 pids.into_iter().filter_map(|pid| reading::unfinished_line(&self.logbook, pid)).collect();
             unfinished.into_iter().for_each(|input| self.handle(input));
             self.forward_figures(now);
+            self.look_for_runs();
             self.look_at_gpus(true);
         }
         // A rank that died within milliseconds shows nothing any more, but its shim spoke before.

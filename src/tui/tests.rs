@@ -1,6 +1,12 @@
 //! The screen from outside: keys in, pictures and messages out.
 
+#[path = "../../tests/support/fleet.rs"]
+mod fleet;
+mod fleets;
 mod looks;
 mod loops;
+mod runs;
 mod scripts;
 mod terminal;
+
+pub(super) use scripts::press;

@@ -35,6 +35,8 @@ const SOURCES: &[&str] = &[
     include_str!("storage.rs"),
     include_str!("terminal.rs"),
     include_str!("viewers.rs"),
+    include_str!("wandb.rs"),
+    include_str!("wandb_script.rs"),
     include_str!("watchdog.rs"),
 ];
 
@@ -159,6 +161,9 @@ impl Lab {
                 command.env_remove(name);
             }
         }
+        // What the user keeps in files of their own is none of the tests'.
+        command.env("ELASTICTOP_CONFIG", self.path("config.toml")).env("NETRC", self.path("netrc"));
+        command.env("WANDB_CONFIG_DIR", self.path("wandb-config"));
         command.env("ELASTICTOP_DIR", self.elastictop_dir()).stdin(Stdio::null()).current_dir(self.dir());
         command
     }

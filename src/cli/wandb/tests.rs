@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::resolve::{Base, RunMode};
 
 fn about(nodes: (u32, u32)) -> About<'static> {
-    About { id: "train-x3k9", name: "train", nodes, local_world_size: Some(2), rdzv_id: None, has_key: true }
+    About { id: "train-x3k9", name: "train", nodes, local_world_size: Some(2), rdzv_id: None }
 }
 
 fn layers(env: &[(&str, &str)], typed: &[(&'static str, &str)]) -> Layers {
@@ -18,11 +18,10 @@ fn layers(env: &[(&str, &str)], typed: &[(&'static str, &str)]) -> Layers {
 }
 
 fn decided(env: &[(&str, &str)], typed: &[(&'static str, &str)]) -> Result<Option<Settings>> {
-    let has_key = env.iter().any(|(name, _)| *name == "WANDB_API_KEY");
-    decide(&layers(env, typed), About { has_key, ..about((1, 1)) })
+    decide(&layers(env, typed), about((1, 1)))
 }
 
-const KEY: (&str, &str) = ("WANDB_API_KEY", "k");
+const KEY: (&str, &str) = ("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567");
 const PROJECT: (&str, &str) = ("wandb.project", "llm");
 
 #[test]
@@ -45,6 +44,10 @@ fn without_a_key_it_is_offline_and_says_so() {
     let asked = decided(&[KEY], &[PROJECT, ("wandb.mode", "offline")]).unwrap().unwrap();
     assert_eq!(hint(Some(&asked)).unwrap(), "W&B is offline: --wandb-mode offline");
     assert_eq!(hint(decided(&[KEY], &[PROJECT]).unwrap().as_ref()), None);
+    let error = decided(&[("WANDB_API_KEY", "tooshort")], &[PROJECT]).unwrap_err();
+    assert!(
+        error.exit_code() == 2 && error.text.contains("WANDB_API_KEY") && !error.text.contains("tooshort")
+    );
     assert_eq!(hint(None), None);
 }
 

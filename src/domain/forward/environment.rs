@@ -150,3 +150,20 @@ fn gpu_of(local_rank: u32, visible: Option<&str>) -> Option<u32> {
     };
     mine.parse().ok()
 }
+
+/// What is to be said when a rank begins a run, where the script writes: nothing, if it is the one of the plan. What a
+/// script has in its source wins over the environment.
+pub fn stray(settings: &Settings, place: &Place, found: &str) -> Option<String> {
+    let plan = settings.plan().ok()?;
+    let rank = plan.seat(place)?;
+    let number = rank.rank;
+    match &rank.run_id {
+        Some(wanted) if wanted == found => None,
+        Some(wanted) => Some(format!(
+            "rank {number} writes to the W&B run {found}, not to {wanted}: its script gives wandb.init() an id of its own"
+        )),
+        None => Some(format!(
+            "rank {number} writes to the W&B run {found}, and was to be silent: its script gives wandb.init() a mode of its own"
+        )),
+    }
+}

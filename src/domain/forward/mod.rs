@@ -25,7 +25,7 @@ mod report;
 mod rows;
 mod sources;
 
-pub use environment::{Around, RankEnv, rank_env};
+pub use environment::{Around, RankEnv, rank_env, stray};
 pub use report::{RunReport, WandbReport, describe};
 pub use rows::{Fate, RunRow, fate, other_plan};
 pub use sources::{Source, Sources};

@@ -145,3 +145,13 @@ fn a_rank_without_a_place_in_the_plan_is_told_nothing() {
         assert!(rank_env(&settings, &bad, Around::default()).is_err());
     }
 }
+
+#[test]
+fn a_run_that_is_not_the_planned_one_is_told_of() {
+    let settings = settings(&[2], None).with((RunMode::Auto, RankScope::Global));
+    assert_eq!(stray(&settings, &place(0, 0, 0, 2, 2), "exp-a0"), None);
+    let other = stray(&settings, &place(0, 0, 0, 2, 2), "mine").unwrap();
+    assert!(other.contains("rank 0") && other.contains("mine") && other.contains("exp-a0"), "{other}");
+    assert!(stray(&settings, &place(1, 1, 0, 2, 2), "x").unwrap().contains("silent"));
+    assert_eq!(stray(&settings, &Place::default(), "x"), None);
+}

@@ -11,7 +11,7 @@ use crate::{
         command::{Command, Outcome},
         event::Fact,
         forward::{Mode, RunState, Settings, Wandb, Writer},
-        resolve::{RankScope, RunMode},
+        resolve::{Given, RankScope, RunMode},
         sample::Place,
         time::Stamp,
     },
@@ -119,8 +119,23 @@ impl Core {
                 }
             }
             Told::StopAsked(run) => self.stop_button(now, &run, out),
+            Told::Entity(entity) => self.entity_known(now, entity, out),
             Told::Note(text) => self.emit(now, Fact::Note { text }, out),
             Told::Finished => self.keep_progress(now, true, out),
+        }
+    }
+
+    /// Nobody named an entity: this is the one that the key belongs to.
+    fn entity_known(&mut self, now: Stamp, entity: String, out: &mut Out) {
+        let Some(wandb) = self.state.wandb.as_ref().filter(|wandb| wandb.settings.facts.entity.is_none())
+        else {
+            return;
+        };
+        let (mut settings, pending) = (wandb.settings.clone(), wandb.pending);
+        settings.facts.entity = Some(Given::new("W&B, for this key", entity));
+        // A name that cannot be used, whoever told it, must not take the plan away.
+        if settings.plan().is_ok() {
+            self.tell_wandb(now, settings, pending, out);
         }
     }
 

@@ -21,7 +21,7 @@ impl App {
         if let Some(why) = self.cannot_change() {
             return self.say(Role::Warn, why);
         }
-        let rank = self.rank().filter(|_| self.detail).map(Rank::number);
+        let rank = self.rank().filter(|_| self.detail()).map(Rank::number);
         self.send(Command::Stacks { rank, by: None }, cmds);
     }
 

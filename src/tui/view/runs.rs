@@ -141,10 +141,35 @@ fn row(app: &App, pen: &mut Pen, tree: &Tree, line: &Line, area: Rect) {
         Key::Ranks(first) => ranks(tree, line, *first),
     };
     let width: usize = right.iter().map(|(text, _)| text::width(text)).sum();
-    let width = (width as u16).min(area.width / 2);
+    let width = (width as u16).min(area.width / 3 * 2);
     let end = area.right().saturating_sub(1);
+    let left = with_its_end(left, end.saturating_sub(x + width + 1), pen.glyphs);
     pen.pieces(x, area.y, end.saturating_sub(x + width + 1), &left);
     pen.pieces(end.saturating_sub(width), area.y, width, &right);
+}
+
+/// The pieces, of which the last loses its beginning where there is no room: ids differ in their ends.
+fn with_its_end(mut pieces: Vec<Piece>, room: u16, glyphs: Glyphs) -> Vec<Piece> {
+    let Some((last, role)) = pieces.pop() else { return pieces };
+    let taken: usize = pieces.iter().map(|(text, _)| text::width(text)).sum();
+    pieces.push((end_of(&last, usize::from(room).saturating_sub(taken), glyphs), role));
+    pieces
+}
+
+/// A text, or as much of its end as there is room for.
+fn end_of(what: &str, room: usize, glyphs: Glyphs) -> String {
+    let width = text::width(what);
+    if width <= room {
+        return what.to_owned();
+    }
+    let mut over = width + text::width(glyphs.cut) - room;
+    let end = what.trim_start_matches(|c: char| {
+        let cells = text::width(c.encode_utf8(&mut [0; 4]));
+        let goes = over > 0;
+        over = over.saturating_sub(cells);
+        goes
+    });
+    format!("{}{end}", glyphs.cut)
 }
 
 /// A rank, or several of a node.
@@ -249,7 +274,7 @@ fn details(app: &App, pen: &mut Pen, area: Rect, wandb: &Wandb, tree: &Tree) -> 
         .into_iter()
         .map(|other| {
             let outcome = other.outcome.unwrap_or_else(|error| error.text);
-            format!("{}/{} → {outcome}", other.run_mode, other.rank_scope)
+            format!("{}/{}: {outcome}", other.run_mode, other.rank_scope)
         })
         .collect();
     let what_if = wrap(&format!("instead: {}", others.join(dot)), 3);
@@ -346,10 +371,12 @@ fn column(pen: &mut Pen, area: Rect, title: &str, plan: &Plan, fate_of: impl Fn(
             Fate::Begins => ("+", Role::Ok),
         };
         let group = run.group.as_ref().map(|group| format!("  in {group}")).unwrap_or_default();
+        let ranks = span(&run.ranks);
+        let room = usize::from(area.width.saturating_sub(13)).saturating_sub(text::width(&ranks));
         let pieces = [
             (format!("{glyph} {:<6} ", fate.word()), role),
-            (format!("{}  ", run.id), Role::Text),
-            (span(&run.ranks), Role::Dim),
+            (format!("{}  ", end_of(&run.id, room, pen.glyphs)), Role::Text),
+            (ranks, Role::Dim),
             (group, Role::Dim),
         ];
         pen.pieces(area.x + 2, y, area.width.saturating_sub(2), &pieces);
