@@ -4,6 +4,7 @@ mod config;
 mod control;
 mod demo;
 mod drill;
+mod forensic;
 mod list;
 mod plain;
 mod plan;
@@ -58,6 +59,14 @@ enum Command {
     Events(read::EventsArgs),
     /// Print what the ranks wrote
     Logs(read::LogsArgs),
+    /// Show where ranks are in their Python code, the odd ones first
+    Stacks(forensic::StacksArgs),
+    /// Compare the flight recorders of all ranks: who is missing, or calls something else
+    Diagnose(forensic::DiagnoseArgs),
+    /// Ask NCCL's own health service (RAS) about a job
+    Ras(forensic::RasArgs),
+    /// Put all that is known about a job into one file, without secrets
+    Bundle(forensic::BundleArgs),
     /// End a job
     Stop(control::StopArgs),
     /// Change how a running job's metrics go to W&B
@@ -118,6 +127,10 @@ impl Cli {
             Some(Command::Status(args)) => read::status(&args),
             Some(Command::Events(args)) => read::events(&args),
             Some(Command::Logs(args)) => read::logs(&args),
+            Some(Command::Stacks(args)) => forensic::stacks(&args),
+            Some(Command::Diagnose(args)) => forensic::diagnose(&args),
+            Some(Command::Ras(args)) => forensic::ras(&args),
+            Some(Command::Bundle(args)) => forensic::bundle(&args),
             Some(Command::Stop(args)) => control::stop(&args),
             Some(Command::Set(args)) => control::set(&args),
             Some(Command::Restart(args)) => control::restart(&args),
