@@ -101,13 +101,19 @@ impl Sender {
             };
             match self.due(waiting, left) {
                 Some(due) if due <= self.start.elapsed() => {
-                    let large = Arc::clone(&self.task.large);
-                    let _turn = if left >= MUCH { large.acquire().await.ok() } else { None };
-                    let result = if is_idle { self.heartbeat().await } else { self.turn(told).await };
+                    let was_closed = told.closed;
+                    let result = match is_idle {
+                        true => self.heartbeat().await,
+                        false => {
+                            let large = Arc::clone(&self.task.large);
+                            let _turn = if left >= MUCH { large.acquire().await.ok() } else { None };
+                            self.turn(told).await
+                        }
+                    };
                     match result {
                         Ok(true) => {}
-                        // What is there is no whole record.
-                        Ok(false) if self.task.feed.told().closed => return Ok(()),
+                        // What is left is no whole record, and will not become one.
+                        Ok(false) if was_closed => return Ok(()),
                         Ok(false) => self.task.feed.news.notified().await,
                         Err(failure) => self.failed(failure)?,
                     }
