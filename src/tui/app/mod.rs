@@ -30,6 +30,9 @@ use crate::{
 /// How long a toast stays, in milliseconds.
 const TOAST_MS: u64 = 8_000;
 
+/// Between two questions for bytes over PCIe and NVLink: the supervisor counts for ten seconds after each.
+const TRAFFIC_MS: u64 = 5_000;
+
 /// What can happen to the screen.
 #[derive(Clone, Debug)]
 pub enum Msg {
@@ -130,6 +133,8 @@ pub struct App {
     local: Stamp,
     ahead: i64,
     next_id: u64,
+    /// When the last question for bytes over PCIe and NVLink went out.
+    traffic_at: Stamp,
     /// Commands that have no answer yet, in words.
     asked: BTreeMap<u64, String>,
 }
@@ -162,6 +167,7 @@ impl App {
             local: now,
             ahead: 0,
             next_id: 1,
+            traffic_at: Stamp(0),
             asked: BTreeMap::new(),
         }
     }
@@ -194,6 +200,9 @@ impl App {
                 self.link = LinkState::Gone(text);
             }
         }
+        if self.detail && self.link == LinkState::Live {
+            self.ask_for_traffic(&mut cmds);
+        }
         if self.shows_log() && self.link == LinkState::Live {
             let id = self.next_id;
             if let Some(query) = self.logs.question(id, self.local) {
@@ -202,6 +211,15 @@ impl App {
             }
         }
         cmds
+    }
+
+    /// Bytes over PCIe and NVLink are only counted while somebody looks.
+    fn ask_for_traffic(&mut self, cmds: &mut Vec<Cmd>) {
+        let has_gpus = self.state.gpus.as_ref().is_some_and(|gpus| !gpus.gpus.is_empty());
+        if has_gpus && self.local.since(self.traffic_at).as_millis() as u64 >= TRAFFIC_MS {
+            self.traffic_at = self.local;
+            cmds.push(Cmd::Send(ToSupervisor::Traffic));
+        }
     }
 
     fn heard(&mut self, message: ToViewer) {
@@ -383,7 +401,9 @@ impl App {
             Action::FirstError => self.logs.find_error(self.state.attempt()),
             Action::Wrap => self.logs.wrap = !self.logs.wrap,
             Action::Detach => cmds.push(Cmd::Leave),
-            Action::Stop | Action::Restart | Action::Signal | Action::KeepZombies => self.order(action, cmds),
+            Action::Stop | Action::Restart | Action::Signal | Action::KeepZombies | Action::Leftovers => {
+                self.order(action, cmds)
+            }
             Action::Mouse => {
                 self.mouse = !self.mouse;
                 cmds.push(Cmd::Mouse(self.mouse));
@@ -515,6 +535,10 @@ impl App {
                 Some(rank) if rank.state.is_alive() => self.dialog = Some(Dialog::signal(rank)),
                 Some(_) => self.say(Role::Info, "this rank's process is gone: nothing to signal"),
                 None => self.say(Role::Info, "no rank yet"),
+            },
+            Action::Leftovers => match self.state.gpus.as_ref().map(|gpus| gpus.leftovers.clone()) {
+                Some(list) if !list.is_empty() => self.dialog = Some(Dialog::Leftovers { list, at: 0 }),
+                _ => self.say(Role::Info, "no process holds GPU memory but the ranks"),
             },
             Action::KeepZombies => {
                 if self.state.alerts.iter().any(|alert| alert.kind == AlertKind::ZombieDeadlock) {

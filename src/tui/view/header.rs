@@ -156,6 +156,9 @@ fn hints(app: &App) -> &'static [(&'static str, &'static str, bool)] {
         Some(Dialog::Signal { .. }) => {
             return &[("j k", "select", false), ("Enter", "send", false), ("Esc", "leave", false)];
         }
+        Some(Dialog::Leftovers { .. }) => {
+            return &[("j k", "select", false), ("y", "end it", false), ("Esc", "leave", false)];
+        }
         Some(Dialog::Restart) => return &[("y", "restart", false), ("Esc", "leave it running", false)],
         Some(Dialog::Stop { .. }) => return &[("Esc", "leave it running", false)],
         None => {}

@@ -1,7 +1,9 @@
 //! What the screen shows: `draw` is a function of the app state and the size, and of nothing else.
 
+mod chart;
 mod dialog;
 mod events;
+pub(crate) mod gpu;
 mod header;
 mod help;
 mod logs;
@@ -96,7 +98,7 @@ fn row(area: Rect, y: u16, height: u16) -> Rect {
 /// Where the panes of the overview lie: ranks, timeline, events. The ranks come first; panes without room are empty.
 fn overview_panes(app: &App, body: Rect) -> [Rect; 3] {
     let none = row(body, body.height, 0);
-    let ranks_want = app.state.ranks.len().max(1) as u16 + 1;
+    let ranks_want = app.state.ranks.len().max(1) as u16 + 1 + gpu::lines(app);
     let lanes_want = app.state.attempts.len().max(1) as u16 + 1;
     // One row of air, a heading and three events, or nothing.
     let least_below = if body.height >= 10 { 5.max(body.height / 4) } else { 5 };

@@ -2,7 +2,7 @@
 
 use ratatui::layout::Rect;
 
-use super::{Pen, logs, pen::Piece, ranks::STALE_BEAT_S};
+use super::{Pen, gpu, logs, pen::Piece, ranks::STALE_BEAT_S};
 use crate::{
     domain::{event::Fact, state::Rank, time::human},
     tui::{app::App, text, theme::Role, words},
@@ -18,7 +18,9 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     let used = pen.rule(area, &format!("rank {}", tag.trim_start_matches('r')));
     let x = area.x + used + 1;
     pen.chip(x, area.y, area.right().saturating_sub(x), &format!("{} {}", look.glyph, look.word), look.role);
-    let (left, right) = (identity(app, rank), condition(app, rank));
+    let (mut left, mut right) = (identity(app, rank), condition(app, rank));
+    // In two columns the shorter one has the room.
+    if area.width >= 76 { &mut left } else { &mut right }.extend(gpu::facts(app, &app.state, rank));
     let two = area.width >= 76;
     let want = if two { left.len().max(right.len()) } else { left.len() + right.len() } as u16;
     // The log has at least a third, where there is room for anything.
@@ -34,7 +36,9 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
         column(pen, facts, &both);
     }
     let below = facts.bottom() + u16::from(area.height > 14);
-    logs::pane(app, pen, Rect { y: below, height: area.bottom().saturating_sub(below), ..area });
+    let below = Rect { y: below, height: area.bottom().saturating_sub(below), ..area };
+    let below = gpu::history(app, &app.state, rank, pen, below);
+    logs::pane(app, pen, below);
 }
 
 fn column(pen: &mut Pen, area: Rect, facts: &[(&'static str, Piece)]) {

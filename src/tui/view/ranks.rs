@@ -2,7 +2,10 @@
 
 use ratatui::layout::Rect;
 
-use super::{Pen, first_shown};
+use super::{
+    Pen, first_shown,
+    gpu::{self, Figure},
+};
 use crate::{
     domain::{rank::RankState, state::Rank, time::human},
     tui::{app::App, text, theme::Role, words},
@@ -20,11 +23,12 @@ enum Column {
     Threads,
     Step,
     Beat,
+    Gpu(Figure),
     Last,
 }
 
 /// Column, heading, cells, least width of the pane that shows it, whether its text ends at the right.
-const COLUMNS: [(Column, &str, u16, u16, bool); 11] = [
+const COLUMNS: [(Column, &str, u16, u16, bool); 16] = [
     (Column::Rank, "RANK", 4, 0, true),
     (Column::Local, "L", 3, 60, true),
     (Column::Node, "NODE", 14, 110, false),
@@ -35,8 +39,16 @@ const COLUMNS: [(Column, &str, u16, u16, bool); 11] = [
     (Column::Threads, "THR", 4, 72, true),
     (Column::Step, "STEP", 8, 0, true),
     (Column::Beat, "BEAT", 6, 0, true),
+    (Column::Gpu(Figure::Util), "GPU%", 4, 48, true),
+    (Column::Gpu(Figure::History), "2 MIN", 12, 140, false),
+    (Column::Gpu(Figure::Memory), "GPU MEM", 9, 68, true),
+    (Column::Gpu(Figure::Temperature), "°C", 3, 60, true),
+    (Column::Gpu(Figure::Power), "W", 4, 100, true),
     (Column::Last, "LAST LINE", 12, 76, false),
 ];
+
+/// What is left out where GPUs want its room, up to this width of the pane.
+const FOR_GPUS: [(Column, u16); 3] = [(Column::Local, 110), (Column::Pid, 110), (Column::Threads, 120)];
 
 /// Heartbeats come once a second; one that is older than this is shown as stale.
 pub(super) const STALE_BEAT_S: u64 = 5;
@@ -45,7 +57,9 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     if area.is_empty() {
         return;
     }
-    let columns = columns(area);
+    let (area, below) = gpu::split(app, area);
+    gpu::draw_line(app, pen, below);
+    let columns = columns(area, gpu::has_columns(&app.state));
     let room = usize::from(area.height - 1);
     let (first, count) = (first(app, room), app.state.ranks.len());
     let shown = if count > room && room > 0 {
@@ -76,7 +90,11 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
 
 /// The rank in a row of the screen.
 pub(super) fn at(app: &App, area: Rect, y: u16) -> Option<u32> {
+    let (area, below) = gpu::split(app, area);
     let first = first(app, usize::from(area.height - 1));
+    if y >= below.y {
+        return None;
+    }
     app.state.ranks.get(first + usize::from(y - area.y - 1)).map(|rank| rank.local_rank)
 }
 
@@ -86,9 +104,13 @@ fn first(app: &App, room: usize) -> usize {
 }
 
 /// The columns that are shown, each with its place. The last one takes what is left.
-fn columns(area: Rect) -> Vec<(Column, u16, u16, bool)> {
+fn columns(area: Rect, with_gpus: bool) -> Vec<(Column, u16, u16, bool)> {
     let mut x = area.x + 1;
-    let shown = COLUMNS.iter().filter(|(_, _, _, least, _)| area.width >= *least);
+    let gives_way = |column: Column| FOR_GPUS.iter().any(|(one, to)| *one == column && area.width < *to);
+    let shown = COLUMNS.iter().filter(|(column, _, _, least, _)| match column {
+        Column::Gpu(_) => with_gpus && area.width >= *least,
+        column => area.width >= *least && !(with_gpus && gives_way(*column)),
+    });
     shown
         .map(|(column, _, cells, _, right)| {
             let left = area.right().saturating_sub(x);
@@ -158,6 +180,11 @@ fn cell(app: &App, rank: &Rank, column: Column, narrow: bool) -> (String, Role) 
                 let stale = age.as_secs() >= STALE_BEAT_S;
                 (short_age(age), if stale { Role::Stale } else { Role::Dim })
             }
+        },
+        Column::Gpu(figure) => match gpu::cell(app, &app.state, rank, figure) {
+            (Some(text), _) if gone => (text, Role::Dim),
+            (Some(text), role) => (text, role),
+            (None, role) => ("-".into(), role),
         },
         Column::Last => last(app, rank),
     }
