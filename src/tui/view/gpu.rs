@@ -172,25 +172,28 @@ pub(crate) fn facts(app: &App, state: &State, rank: &Rank) -> Vec<(&'static str,
     let (info, sample) = (&gpu.info, &gpu.sample);
     let name = info.name.clone().unwrap_or_default();
     let more = if count > 1 { format!(", first of {count}") } else { String::new() };
-    let mut facts = vec![("GPU", (format!("{} {name}, {}{more}", info.index, source.words()), Role::Text))];
+    let mut facts = vec![("GPU", (format!("{} {name}{more}", info.index), Role::Text))];
+    let known_by = ("known by", (source.words().to_owned(), Role::Dim));
     if sample.lost {
-        facts.push(("", ("lost: the driver cannot reach it; reset it or reboot".into(), Role::Crit)));
+        facts.push(("", ("lost: reset it, or reboot".into(), Role::Crit)));
+        facts.push(known_by);
         return facts;
     }
     let n_a = |text: Option<String>| text.unwrap_or_else(|| "n/a".into());
-    let stale = is_stale(app, gpus);
-    let role = if stale { Role::Stale } else { Role::Text };
-    let clock = |mhz: Option<u32>, what: &str| n_a(mhz.map(|mhz| format!("{what} {mhz} MHz")));
-    let util = n_a(sample.util_pct.map(|pct| format!("{pct} %")));
-    let clocks = format!("{}, {}", clock(sample.sm_clock_mhz, "SM"), clock(sample.mem_clock_mhz, "memory"));
-    facts.push(("use", (format!("{util}, {clocks}"), role)));
-    let own = gpu.held_by(rank.proc.pid).map(|bytes| format!(", {} by this rank", text::bytes(bytes)));
+    let role = if is_stale(app, gpus) { Role::Stale } else { Role::Text };
+    facts.push(("use", (n_a(sample.util_pct.map(|pct| format!("{pct} %"))), role)));
+    let own = gpu.held_by(rank.proc.pid).map(|bytes| format!(", own {}", text::bytes(bytes)));
     let used = sample.mem_used_bytes.zip(sample.mem_total_bytes);
     let used = n_a(used.map(|(used, total)| format!("{} of {}", text::bytes(used), text::bytes(total))));
     facts.push(("GPU memory", (format!("{used}{}", own.unwrap_or_default()), role)));
     facts.push(("heat", heat(gpu, role)));
+    let clock = |mhz: Option<u32>| n_a(mhz.map(|mhz| mhz.to_string()));
+    let clocks = format!("SM {}, memory {} MHz", clock(sample.sm_clock_mhz), clock(sample.mem_clock_mhz));
+    facts.push(("clocks", (clocks, role)));
+    facts.push(("held by", held_down(gpu)));
     facts.push(("health", health(gpu)));
     facts.push(("links", (links(gpu.rates), Role::Dim)));
+    facts.push(known_by);
     for part in info.mig.iter() {
         let look = sample.mig.iter().find(|look| look.index == part.index);
         let used = look.and_then(|look| look.mem_used_bytes.zip(look.mem_total_bytes));
@@ -208,13 +211,16 @@ fn heat(gpu: &Gpu, role: Role) -> Piece {
         Some(limit) => format!("{} of {} W", milliwatts / 1000, limit / 1000),
         None => format!("{} W", milliwatts / 1000),
     }));
-    let bits = sample.throttle.unwrap_or(0);
-    let reasons = words::throttle(bits);
-    if !reasons.is_empty() {
-        parts.push(format!("clocks: {}", reasons.join(", ")));
-    }
-    let role = if bits & words::TROUBLE == 0 { role } else { Role::Warn };
+    let role = if sample.throttle.unwrap_or(0) & words::TROUBLE == 0 { role } else { Role::Warn };
     if parts.is_empty() { ("n/a".into(), Role::Dim) } else { (parts.join(", "), role) }
+}
+
+/// Why the clocks are not higher.
+fn held_down(gpu: &Gpu) -> Piece {
+    let Some(bits) = gpu.sample.throttle else { return ("n/a".into(), Role::Dim) };
+    let role = if bits & words::TROUBLE == 0 { Role::Dim } else { Role::Warn };
+    let reasons = words::throttle(bits);
+    (if reasons.is_empty() { "nothing".into() } else { reasons.join(", ") }, role)
 }
 
 fn health(gpu: &Gpu) -> Piece {
@@ -232,7 +238,7 @@ fn health(gpu: &Gpu) -> Piece {
             (_, true) => ", remapping waits for a reset",
             _ => "",
         };
-        parts.push(format!("{} rows remapped{note}", rows.correctable + rows.uncorrectable));
+        parts.push(format!("remapped rows {}{note}", rows.correctable + rows.uncorrectable));
         is_bad |= rows.failed || rows.pending;
     }
     if let Some(action) = sample.recovery.filter(|action| *action != 0) {
@@ -304,7 +310,8 @@ fn sparks(app: &App, gpu: &Gpu, pen: &mut Pen, area: Rect) {
 fn charts(app: &App, state: &State, gpu: &Gpu, pen: &mut Pen, area: Rect) {
     let end = state.ended_at.unwrap_or(app.now);
     let span = state.started_at.map_or(0, |began| end.since(began).as_millis() as u64);
-    let resolution = Resolution::for_span(span);
+    // Rather the last two thirds well than all of it in a corner.
+    let resolution = Resolution::for_span(span * 2 / 3);
     // Two values for each cell, and no cells that no value can reach.
     let width = area.width.min(resolution.cells() as u16 / 2);
     let count = usize::from(width) * 2;
