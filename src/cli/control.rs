@@ -29,6 +29,14 @@ pub struct RestartArgs {
     job: Option<String>,
 }
 
+/// Arguments of `set`.
+#[derive(Debug, Args)]
+pub struct SetArgs {
+    /// Id, name or start of the id (the newest running job if left out), then run_mode=MODE, rank_scope=SCOPE or both
+    #[arg(required = true, value_names = ["[JOB] KEY=VALUE"])]
+    words: Vec<String>,
+}
+
 /// Arguments of `signal`.
 #[derive(Debug, Args)]
 pub struct SignalArgs {
@@ -60,6 +68,38 @@ pub fn stop(args: &StopArgs) -> Result<u8> {
 /// `elastictop restart`.
 pub fn restart(args: &RestartArgs) -> Result<u8> {
     command(args.job.as_deref(), Command::Restart)
+}
+
+/// `elastictop set`.
+pub fn set(args: &SetArgs) -> Result<u8> {
+    let (job, command) = parse_set(&args.words)?;
+    self::command(job, command)
+}
+
+/// The job and the command in the words of `set`.
+fn parse_set(words: &[String]) -> Result<(Option<&str>, Command)> {
+    let (mut job, mut run_mode, mut rank_scope) = (None, None, None);
+    for (at, word) in words.iter().enumerate() {
+        let wrong = |why: String| Error::usage(format!("{word}: {why}"));
+        match word.split_once('=') {
+            Some(("run_mode" | "run-mode", value)) => run_mode = Some(value.parse().map_err(wrong)?),
+            Some(("rank_scope" | "rank-scope", value)) => rank_scope = Some(value.parse().map_err(wrong)?),
+            Some((key, _)) => {
+                return Err(Error::usage(format!("{key:?} cannot be set while a job runs"))
+                    .hint("what can be set: run_mode=auto|shared|new and rank_scope=global|worker"));
+            }
+            None if at == 0 => job = Some(word.as_str()),
+            None => {
+                return Err(wrong("is no KEY=VALUE".into())
+                    .hint("what can be set: run_mode=auto|shared|new and rank_scope=global|worker"));
+            }
+        }
+    }
+    if run_mode.is_none() && rank_scope.is_none() {
+        return Err(Error::usage("nothing is to be set")
+            .hint("elastictop set JOB run_mode=auto|shared|new rank_scope=global|worker"));
+    }
+    Ok((job, Command::SetWandb { run_mode, rank_scope }))
 }
 
 /// `elastictop signal`.
@@ -102,4 +142,38 @@ pub fn rm(args: &RmArgs) -> Result<u8> {
 
 fn is_alive(process: crate::domain::id::ProcId) -> bool {
     crate::probe::proc::identify(std::path::Path::new(crate::probe::proc::ROOT), process.pid) == Some(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::resolve::{RankScope, RunMode};
+
+    #[test]
+    fn what_to_set_is_read_or_refused_with_what_can_be() {
+        let read = |line: &str| {
+            let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            match parse_set(&words) {
+                Ok((job, Command::SetWandb { run_mode, rank_scope })) => {
+                    Ok((job.map(str::to_owned), run_mode, rank_scope))
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err((error.exit_code(), error.to_string())),
+            }
+        };
+        let (shared, worker) = (Some(RunMode::Shared), Some(RankScope::Worker));
+        assert_eq!(read("j run_mode=shared rank_scope=worker"), Ok((Some("j".into()), shared, worker)));
+        assert_eq!(read("rank-scope=worker"), Ok((None, None, worker)));
+        let wrong = [
+            ("j run_mode=share", "none of auto, shared and new"),
+            ("j rank_scope=node", "neither global nor worker"),
+            ("j project=x", "run_mode=auto|shared|new and rank_scope=global|worker"),
+            ("j", "run_mode=auto|shared|new"),
+            ("run_mode=new j", "is no KEY=VALUE"),
+        ];
+        for (line, why) in wrong {
+            let (code, text) = read(line).unwrap_err();
+            assert!(code == 2 && text.contains(why), "{line}: {text}");
+        }
+    }
 }

@@ -68,5 +68,5 @@ pub fn demo(args: &DemoArgs, screen: &ScreenArgs) -> Result<u8> {
     } else {
         Watch::Screen
     };
-    start(&request, None, Some("demo"), watch, screen)
+    start(&request, None, Some("demo"), watch, screen, None)
 }

@@ -1,5 +1,6 @@
 //! The command line: one file for each family of commands.
 
+mod config;
 mod control;
 mod demo;
 mod list;
@@ -10,6 +11,7 @@ mod read;
 mod run;
 pub mod run_args;
 mod screen;
+mod wandb;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -44,6 +46,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// List jobs: those started by elastictop, and torchrun jobs of this machine
     Ps(list::PsArgs),
+    /// Print, check and begin configuration files
+    Config(config::ConfigArgs),
     /// Show which rank would write to which W&B run, and why
     Plan(Box<plan::PlanArgs>),
     /// Print the state of a job
@@ -54,6 +58,8 @@ enum Command {
     Logs(read::LogsArgs),
     /// End a job
     Stop(control::StopArgs),
+    /// Change how a running job's metrics go to W&B
+    Set(control::SetArgs),
     /// End the group of ranks and start it anew, without spending a restart
     Restart(control::RestartArgs),
     /// Send a signal to a rank
@@ -75,6 +81,7 @@ pub fn main() -> ExitCode {
     let program = args.next();
     match args.next().as_deref().and_then(|arg| arg.to_str()) {
         Some("__rank") => return shim::main(args),
+        Some("__wandb") => return shim::print_wandb_changes(args),
         Some("__agent") => return agent::main(args),
         Some("__trainer") => return trainer::main(args),
         Some("__supervise") => return detach::main(),
@@ -100,11 +107,13 @@ impl Cli {
             Some(Command::Attach(args)) => list::attach(&args, &screen),
             Some(Command::Demo(args)) => demo::demo(&args, &screen),
             Some(Command::Ps(args)) => list::ps(&args),
+            Some(Command::Config(args)) => config::config(&args),
             Some(Command::Plan(args)) => plan::plan(&args),
             Some(Command::Status(args)) => read::status(&args),
             Some(Command::Events(args)) => read::events(&args),
             Some(Command::Logs(args)) => read::logs(&args),
             Some(Command::Stop(args)) => control::stop(&args),
+            Some(Command::Set(args)) => control::set(&args),
             Some(Command::Restart(args)) => control::restart(&args),
             Some(Command::Signal(args)) => control::signal(&args),
             Some(Command::Rm(args)) => control::rm(&args),

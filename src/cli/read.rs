@@ -11,9 +11,12 @@ use clap::Args;
 use super::{
     block_on,
     reach::{Target, greet},
+    wandb,
 };
 use crate::{
     domain::{
+        event::Launcher,
+        forward,
         log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, MAX_PAGE, Stream},
         report::Status,
         state::State,
@@ -141,6 +144,13 @@ fn describe(state: &State, now: Stamp) -> String {
             or(rank.step.map(|step| step.to_string())),
             or(rank.beat_at.map(|at| human(now.since(at)))),
         );
+    }
+    match &state.wandb {
+        Some(wandb) => text += &forward::describe(wandb, now),
+        None if job.is_some_and(|job| job.launcher != Launcher::Foreign) => {
+            text += &format!("{}\n", wandb::OFF)
+        }
+        None => {}
     }
     text.trim_end().to_owned()
 }

@@ -1,14 +1,20 @@
 //! `elastictop run`: plan, start a supervisor, watch.
 
+use std::time::Duration;
+
 use super::{
-    block_on, plain,
+    block_on,
+    config::{Layers, boolean},
+    plain,
     reach::Target,
     run_args::RunArgs,
     screen::{self, ScreenArgs},
+    wandb::{self, About},
 };
 use crate::{
     domain::{
         event::JobInfo,
+        forward::Settings,
         id::JobId,
         launch::{self, LaunchPlan, Orphans, Request},
     },
@@ -39,7 +45,8 @@ pub enum Watch {
 
 /// `elastictop run`.
 pub fn run(args: &RunArgs, screen: &ScreenArgs) -> Result<u8> {
-    let request = args.request(std::env::vars_os());
+    let layers = Layers::find(args.wandb.0.clone())?;
+    let request = filled_up(args.request(std::env::vars_os()), &layers)?;
     let watch = if args.detach {
         Watch::Detach
     } else if args.plain {
@@ -51,38 +58,83 @@ pub fn run(args: &RunArgs, screen: &ScreenArgs) -> Result<u8> {
     } else {
         Watch::Plain
     };
-    let python = args.python.as_deref();
+    let python = args.python.clone().or_else(|| layers.get("run.python").map(|found| found.value));
     if args.dry_run {
-        let Planned { plan, .. } = plan(&request, python, None)?;
-        let text = if args.json {
-            serde_json::to_string_pretty(&launch::render_json(&plan)).unwrap_or_default()
-        } else {
-            launch::render_text(&plan)
-        };
-        println!("{}", text.trim_end());
+        let planned = plan(&request, python.as_deref(), None)?;
+        println!(
+            "{}",
+            show(&planned, planned.wandb(&request, Some(&layers))?.as_ref(), args.json)?.trim_end()
+        );
         return Ok(0);
     }
-    start(&request, python, None, watch, screen)
+    start(&request, python.as_deref(), None, watch, screen, Some(&layers))
 }
 
-/// Starts what was asked for and watches it. `call_it` names a job that has no name of its own.
+/// What nobody typed may stand in variables and files.
+fn filled_up(request: Request, layers: &Layers) -> Result<Request> {
+    let span = |typed: Option<Duration>, key| match typed {
+        Some(_) => Ok(typed),
+        None => layers.parsed(key, launch::parse_span),
+    };
+    let yes = |typed: Option<bool>, key| match typed {
+        Some(_) => Ok(typed),
+        None => layers.parsed(key, boolean),
+    };
+    let orphans = |word: &str| match word {
+        "keep" => Ok(Orphans::Keep),
+        "end" => Ok(Orphans::End),
+        _ => Err("is neither keep nor end"),
+    };
+    Ok(Request {
+        heartbeat_timeout: span(request.heartbeat_timeout, "run.nccl_heartbeat_timeout")?,
+        collective_timeout: span(request.collective_timeout, "run.nccl_collective_timeout")?,
+        async_error_handling: yes(request.async_error_handling, "run.nccl_async_error_handling")?,
+        enable_monitoring: yes(request.enable_monitoring, "run.nccl_enable_monitoring")?,
+        stop_grace: span(request.stop_grace, "run.stop_grace")?,
+        orphans: match request.orphans {
+            Some(orphans) => Some(orphans),
+            None => layers.parsed("run.orphans", orphans)?,
+        },
+        ..request
+    })
+}
+
+/// `--dry-run`.
+fn show(planned: &Planned, settings: Option<&Settings>, json: bool) -> Result<String> {
+    if !json {
+        return Ok(launch::render_text(&planned.plan) + &wandb::text(settings)?);
+    }
+    let mut document = launch::render_json(&planned.plan);
+    document["wandb"] = wandb::json(settings)?;
+    Ok(serde_json::to_string_pretty(&document).unwrap_or_default())
+}
+
+/// Starts what was asked for and watches it. `call_it` names a job that has no name of its own. Without layers W&B is
+/// off, whatever the environment says.
 pub fn start(
     request: &Request,
     python: Option<&str>,
     call_it: Option<&str>,
     watch: Watch,
     screen: &ScreenArgs,
+    layers: Option<&Layers>,
 ) -> Result<u8> {
     // A theme that does not exist must not leave a job behind.
     let options = screen.options()?;
-    let Planned { roots, id, plan } = plan(request, python, call_it)?;
-    detach::start(describe(&id, &plan), rules(request, &plan), spec(&plan), None)?;
+    let planned = plan(request, python, call_it)?;
+    let settings = planned.wandb(request, layers)?;
+    let hint = wandb::hint(settings.as_ref());
+    let Planned { roots, id, plan } = planned;
+    detach::start(describe(&id, &plan), rules(request, &plan), spec(&plan), settings)?;
     let manifest = roots.job(&id).manifest();
     let manifest =
         manifest.map_err(|error| Error::io("cannot read", &roots.job(&id).manifest_path(), &error))?;
     let target = Target::Own { roots, manifest: Box::new(manifest) };
     if let Some(warning) = session::warning() {
         eprintln!("warning: {warning}");
+    }
+    if let Some(hint) = hint {
+        eprintln!("{hint}");
     }
     match watch {
         Watch::Detach => {
@@ -98,6 +150,24 @@ struct Planned {
     roots: Roots,
     id: JobId,
     plan: LaunchPlan,
+}
+
+impl Planned {
+    /// What becomes of metrics.
+    fn wandb(&self, request: &Request, layers: Option<&Layers>) -> Result<Option<Settings>> {
+        let Some(layers) = layers else { return Ok(None) };
+        let rdzv_id = request.flags.get("rdzv-id").or_else(|| request.env.get("PET_RDZV_ID"));
+        let has_key = layers.env.get("WANDB_API_KEY").is_some_and(|key| !key.is_empty());
+        let about = About {
+            id: &self.id.0,
+            name: &self.plan.name,
+            nodes: self.plan.nodes,
+            local_world_size: self.plan.local_world_size,
+            rdzv_id: rdzv_id.map(String::as_str),
+            has_key,
+        };
+        wandb::decide(layers, about)
+    }
 }
 
 fn plan(request: &Request, python: Option<&str>, call_it: Option<&str>) -> Result<Planned> {

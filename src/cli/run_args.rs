@@ -6,6 +6,7 @@ use clap::{
     Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum, builder::BoolishValueParser,
 };
 
+use super::config::RunFlags;
 use crate::domain::launch::{self, FLAGS, Flag, Orphans, Request};
 
 /// Start an elastic job and watch it; takes the place of torchrun
@@ -75,6 +76,10 @@ pub struct RunArgs {
     /// With --dry-run: one JSON object
     #[arg(long, requires = "dry_run", help_heading = OWN)]
     pub json: bool,
+
+    /// Where metrics go
+    #[command(flatten)]
+    pub wandb: RunFlags,
 
     /// Flags of torchrun
     #[command(flatten)]

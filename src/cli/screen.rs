@@ -1,6 +1,7 @@
 //! Opening the screen on a job.
 
 use std::{
+    collections::BTreeMap,
     env,
     io::{IsTerminal, stdin, stdout},
 };
@@ -8,6 +9,7 @@ use std::{
 use clap::Args;
 
 use super::{
+    config::Layers,
     plain,
     reach::{Target, viewer_name},
 };
@@ -52,12 +54,22 @@ impl ScreenArgs {
             _ => "default-dark",
         };
         Ok(Options {
-            theme: Theme::load(self.theme.as_deref().unwrap_or(fallback))?,
+            theme: Theme::load(&self.theme()?.unwrap_or_else(|| fallback.to_owned()))?,
             ascii: self.ascii || wants_ascii(&get),
             color,
             viewer: viewer_name(),
             mouse: !self.no_mouse,
         })
+    }
+}
+
+impl ScreenArgs {
+    /// The theme that somebody wants: typed, exported, or in a file.
+    fn theme(&self) -> Result<Option<String>> {
+        if self.theme.is_some() {
+            return Ok(self.theme.clone());
+        }
+        Ok(Layers::find(BTreeMap::new())?.get("ui.theme").map(|found| found.value))
     }
 }
 

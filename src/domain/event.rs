@@ -9,7 +9,7 @@ use super::{
     cause::Cause,
     command::{Command, Outcome},
     exit::Exit,
-    forward::{RunProgress, Settings},
+    forward::{RankRows, RunProgress, Settings},
     gpu::{GpuInfo, GpuSample, GpuSource, XidSeen, join::RankGpus, leftover::Leftover},
     id::{JobId, ProcId},
     rank::{JobState, RankState},
@@ -249,6 +249,9 @@ pub enum Fact {
     WandbSample {
         /// By run id; those that are not told of stay as they are.
         runs: BTreeMap<String, RunProgress>,
+        /// What ranks logged, by global rank; those that are not told of stay as they are.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        ranks: BTreeMap<u32, RankRows>,
     },
     /// What GPUs there are, or why nothing is known of them. Told anew when it changes.
     Gpus {

@@ -69,6 +69,11 @@ impl Secrets {
         Secrets(values)
     }
 
+    /// Whether any of them is in a text.
+    pub fn are_in(&self, text: &str) -> bool {
+        self.0.iter().any(|value| !value.is_empty() && text.contains(value.as_str()))
+    }
+
     /// The text without the secrets.
     pub fn hide(&self, mut text: String) -> String {
         for value in self.0.iter().filter(|value| !value.is_empty()) {

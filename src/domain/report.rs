@@ -6,6 +6,7 @@ use super::{
     alert::AlertKind,
     cause::Cause,
     event::Launcher,
+    forward::WandbReport,
     gpu::report::{GpusReport, RankGpuReport},
     rank::{JobState, RankState},
     state::{Rank, State},
@@ -28,6 +29,8 @@ pub struct Status {
     pub ranks: Vec<RankReport>,
     /// The GPUs of this node; null while nobody has asked for them.
     pub gpus: Option<GpusReport>,
+    /// What becomes of metrics; null while W&B is off.
+    pub wandb: Option<WandbReport>,
     /// What is wrong now.
     pub alerts: Vec<AlertReport>,
 }
@@ -139,6 +142,7 @@ impl Status {
             },
             ranks: state.ranks.iter().map(|rank| RankReport::new(state, rank, now)).collect(),
             gpus: state.gpus.as_ref().map(|gpus| GpusReport::new(gpus, now)),
+            wandb: state.wandb.as_ref().map(|wandb| WandbReport::new(wandb, now)),
             alerts: state.alerts.iter().map(|alert| AlertReport::new(state, alert)).collect(),
         }
     }

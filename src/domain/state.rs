@@ -1,6 +1,6 @@
 //! The state of a job: a fold of its events, the same in the supervisor, the viewer, a replay and the tests.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::{
     cause::Cause,
     event::{Event, Fact, JobInfo, Reason},
     exit::Exit,
-    forward::Wandb,
+    forward::{RunProgress, Wandb},
     gpu::fold::Gpus,
     id::ProcId,
     rank::{JobState, RankState},
@@ -250,12 +250,15 @@ impl State {
                 }
             }
             Fact::WandbPlanned { settings, pending } => {
-                let runs = self.wandb.take().map(|wandb| wandb.runs).unwrap_or_default();
-                self.wandb = Some(Wandb { settings: (**settings).clone(), pending: *pending, runs });
+                let (runs, ranks) =
+                    self.wandb.take().map(|wandb| (wandb.runs, wandb.ranks)).unwrap_or_default();
+                self.wandb = Some(Wandb { settings: (**settings).clone(), pending: *pending, runs, ranks });
             }
-            Fact::WandbProgress { runs } | Fact::WandbSample { runs } => {
+            Fact::WandbProgress { runs } => self.take_progress(runs),
+            Fact::WandbSample { runs, ranks } => {
+                self.take_progress(runs);
                 if let Some(wandb) = &mut self.wandb {
-                    wandb.runs.extend(runs.iter().map(|(id, progress)| (id.clone(), progress.clone())));
+                    wandb.ranks.extend(ranks.iter().map(|(rank, rows)| (*rank, rows.clone())));
                 }
             }
             Fact::Gpus { source, driver, trouble, gpus } => {
@@ -277,6 +280,12 @@ impl State {
             | Fact::GpuXid { .. }
             | Fact::Note { .. }
             | Fact::Unknown => {}
+        }
+    }
+
+    fn take_progress(&mut self, runs: &BTreeMap<String, RunProgress>) {
+        if let Some(wandb) = &mut self.wandb {
+            wandb.runs.extend(runs.iter().map(|(id, progress)| (id.clone(), progress.clone())));
         }
     }
 

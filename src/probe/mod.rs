@@ -6,6 +6,7 @@ pub mod cgroup;
 mod fake;
 pub mod finder;
 pub mod gpu;
+pub mod host;
 pub mod proc;
 pub mod scan;
 pub mod signal;

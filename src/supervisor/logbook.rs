@@ -474,7 +474,7 @@ fn split(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// A line as it may be shown: what a carriage return overwrote is left out, escapes and control characters too.
-fn clean(line: &[u8]) -> String {
+pub(super) fn clean(line: &[u8]) -> String {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let visible = line.rsplit(|byte| *byte == b'\r').find(|part| !part.is_empty()).unwrap_or_default();
     let text = String::from_utf8_lossy(&visible[..visible.len().min(MAX_LINE)]);

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod core;
 pub mod desk;
 pub mod detach;
+pub mod forward;
 pub mod gpus;
 pub mod hub;
 pub mod inject;

@@ -3,6 +3,7 @@
 mod closing;
 mod deaths;
 mod gpus;
+mod metrics;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -99,6 +100,7 @@ pub struct Supervisor {
     leaders: VecDeque<ProcId>,
     /// Until when what ranks left behind may end by itself.
     sweep: Option<Instant>,
+    metrics: metrics::Metrics,
     finished: bool,
 }
 
@@ -117,7 +119,8 @@ impl Supervisor {
         let at = |path: PathBuf| move |error: std::io::Error| Error::io("cannot open", &path, &error);
         let journal = Journal::open(&dir.journal()).map_err(at(dir.journal()))?;
         let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
-        logbook.hide(spec.as_ref().map(Spec::secrets).unwrap_or_default());
+        let secrets = spec.as_ref().map(Spec::secrets).unwrap_or_default();
+        logbook.hide(secrets.clone());
         reading::add_agent(&mut logbook, &dir);
         let listener = listen(&manifest.socket)?;
         let beat_path = roots.beat(&manifest.id);
@@ -153,8 +156,10 @@ impl Supervisor {
             waiting: None,
             leaders: VecDeque::new(),
             sweep: None,
+            metrics: metrics::Metrics::default(),
             finished: false,
         };
+        supervisor.start_forward(secrets);
         if let Some(agent) = supervisor.manifest.agent {
             supervisor.follow(agent);
             supervisor.watch(agent);
@@ -255,6 +260,7 @@ impl Supervisor {
                 _ = int.recv() => self.stop_by_signal("SIGINT"),
                 _ = hup.recv() => {}
                 _ = upkeep.tick() => self.look_after_files(),
+                told = self.metrics.next() => self.forward_told(told),
                 () = self.gpus.changed(), if !self.knows_gpus || self.waiting.is_some() => {
                     self.look_at_gpus(false);
                 }
@@ -269,6 +275,9 @@ impl Supervisor {
             }
             self.go_on_waiting();
             self.sweep();
+            if self.metrics.has_lingered() && !self.finished {
+                self.stop_lingering();
+            }
             if self.core.is_in_transition() || self.sweep.is_some() {
                 next_look = next_look.min(Instant::now() + CLOSE);
             }
@@ -313,6 +322,8 @@ impl Supervisor {
         for effect in out.effects {
             self.carry_out_one(effect);
         }
+        // After the effects: those tell the forwarder of the ranks that the events are about.
+        self.forward_events(&out.events);
     }
 
     fn carry_out_one(&mut self, effect: Effect) {
@@ -322,6 +333,7 @@ impl Supervisor {
                 if let Err(error) = self.dir.write_wandb_settings(&settings) {
                     tracing::warn!(%error, "cannot keep the settings for W&B");
                 }
+                self.forward_plan(settings);
             }
             Effect::Signal { target, signal } => {
                 let sent = match target {
@@ -363,6 +375,7 @@ impl Supervisor {
             }
             Effect::KeepLogs { sighting, local_rank, attempt } => {
                 let paths = reading::keep_logs(&self.dir, &sighting);
+                self.forward_rank(&sighting, local_rank, &paths);
                 reading::add_rank(&mut self.logbook, paths, &sighting, local_rank, attempt);
             }
             Effect::Placed { pid, rank } => self.logbook.place(pid, rank),
@@ -372,7 +385,7 @@ impl Supervisor {
                     self.drain();
                 }
             }
-            Effect::Finish => self.finish(),
+            Effect::Finish => self.linger(),
         }
     }
 
@@ -407,6 +420,7 @@ impl Supervisor {
             let unfinished: Vec<_> =
                 pids.into_iter().filter_map(|pid| reading::unfinished_line(&self.logbook, pid)).collect();
             unfinished.into_iter().for_each(|input| self.handle(input));
+            self.forward_figures(now);
             self.look_at_gpus(true);
         }
         // A rank that died within milliseconds shows nothing any more, but its shim spoke before.
@@ -503,6 +517,9 @@ impl Supervisor {
     }
 
     fn stop_by_signal(&mut self, name: &str) {
+        if self.metrics.is_lingering() {
+            return self.stop_lingering();
+        }
         let asker = Asker { reply: None, by: format!("{name} to the supervisor") };
         self.handle(Input::Asked(asker, Command::Stop { now: false }));
     }

@@ -27,6 +27,7 @@ use std::{
 
 use crate::domain::{
     beat::{Message, Shim},
+    forward::{Around, RankEnv, Settings, rank_env},
     sample::Place,
 };
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -56,12 +57,49 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     command.env("ELASTICTOP_RANK_PID", pid.to_string());
     // A Python agent takes its mark off by itself; the embedded launcher hands it on.
     command.env_remove("ELASTICTOP_AGENT");
-    if let Some(folder) = introduce(pid as i32) {
+    let folder = introduce(pid as i32);
+    if let Some(folder) = &folder {
         command.env("ELASTICTOP_RANK_DIR", folder);
     }
+    let changes = wandb_changes(folder.as_deref());
+    changes.unset.iter().for_each(|name| {
+        command.env_remove(name);
+    });
+    command.envs(changes.set);
     let error = command.exec();
     complain(&format!("cannot run {}: {error}", program.display()));
     ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+}
+
+/// `elastictop __wandb FOLDER`: prints as JSON what [`main`] does to the environment of a rank, for ranks that run
+/// inside the launcher's own Python processes and so have no shim.
+pub fn print_wandb_changes(mut args: impl Iterator<Item = OsString>) -> ExitCode {
+    let folder = args.next().map(PathBuf::from);
+    let changes = serde_json::to_string(&wandb_changes(folder.as_deref())).unwrap_or_default();
+    println!("{changes}");
+    ExitCode::SUCCESS
+}
+
+/// What the rank's `wandb` SDK is told. A job whose settings cannot be read starts all the same.
+fn wandb_changes(folder: Option<&Path>) -> RankEnv {
+    let get = |name: &str| std::env::var(name).ok();
+    let Some(job) = get("ELASTICTOP_JOB_DIR").filter(|dir| !dir.is_empty()) else {
+        return RankEnv::default();
+    };
+    let path = absolute(Path::new(&job)).join("wandb/settings.json");
+    let told = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return RankEnv::default(),
+        Err(error) => Err(error.to_string()),
+        Ok(bytes) => serde_json::from_slice::<Settings>(&bytes).map_err(|error| error.to_string()),
+    };
+    let place = place(get);
+    let (folder, visible) = (folder.and_then(Path::to_str), get("CUDA_VISIBLE_DEVICES"));
+    let nodes = get("GROUP_WORLD_SIZE").and_then(|nodes| nodes.parse().ok());
+    let around = Around { nodes, folder, visible_gpus: visible.as_deref() };
+    told.and_then(|settings| rank_env(&settings, &place, around)).unwrap_or_else(|why| {
+        complain(&format!("W&B is left to the script: {}: {why}", path.display()));
+        RankEnv::default()
+    })
 }
 
 /// Leaves the rank's folder and tells the supervisor; the folder, if there is one now.

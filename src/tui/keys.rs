@@ -71,6 +71,10 @@ pub(crate) enum Action {
     Redraw,
     /// Copy the selected line to the clipboard of the terminal.
     Yank,
+    /// Look at the next run mode.
+    NextRunMode,
+    /// Look at the next rank scope.
+    NextRankScope,
     /// Help.
     Help,
     /// What people press who expect the terminal's own meaning.
@@ -89,11 +93,13 @@ pub(crate) enum View {
     Timeline,
     /// What happened.
     Events,
+    /// Runs in W&B.
+    Runs,
 }
 
 impl View {
     /// All, in the order of their keys.
-    pub(crate) const ALL: [View; 4] = [View::Overview, View::Logs, View::Timeline, View::Events];
+    pub(crate) const ALL: [View; 5] = [View::Overview, View::Logs, View::Timeline, View::Events, View::Runs];
 
     /// Its name on screen.
     pub(crate) fn name(self) -> &'static str {
@@ -102,6 +108,7 @@ impl View {
             View::Logs => "logs",
             View::Timeline => "timeline",
             View::Events => "events",
+            View::Runs => "W&B",
         }
     }
 
@@ -121,6 +128,8 @@ pub(crate) enum Scope {
     Ranks,
     /// In the log view.
     Logs,
+    /// In the W&B view.
+    Runs,
 }
 
 impl Scope {
@@ -130,6 +139,7 @@ impl Scope {
             Scope::Everywhere => "everywhere",
             Scope::Ranks => "on a rank",
             Scope::Logs => "in logs",
+            Scope::Runs => "in W&B",
         }
     }
 }
@@ -157,7 +167,7 @@ const fn change(scope: Scope, keys: &'static [&'static str], action: Action, hel
     Binding { scope, keys, action, help, changes: true }
 }
 
-use Scope::{Everywhere, Logs, Ranks};
+use Scope::{Everywhere, Logs, Ranks, Runs};
 
 /// All keys. Scopes other than [`Scope::Everywhere`] come first when a key is looked up.
 pub(crate) const TABLE: &[Binding] = &[
@@ -167,6 +177,7 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Everywhere, &["2"], Action::View(View::Logs), "logs"),
     key(Everywhere, &["3"], Action::View(View::Timeline), "restart timeline"),
     key(Everywhere, &["4"], Action::View(View::Events), "events"),
+    key(Everywhere, &["5", "W"], Action::View(View::Runs), "W&B: runs and how far they are"),
     key(Everywhere, &["Tab"], Action::NextView, "next view"),
     key(Everywhere, &["Shift-Tab"], Action::PreviousView, "view before"),
     key(Everywhere, &["j", "Down"], Action::Down, "down"),
@@ -199,6 +210,8 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Logs, &["N"], Action::PreviousMatch, "match before"),
     key(Logs, &["e"], Action::FirstError, "first error of the attempt"),
     key(Logs, &["w"], Action::Wrap, "wrap long lines, or cut them"),
+    key(Runs, &["m"], Action::NextRunMode, "look at the next run mode; Enter applies it"),
+    key(Runs, &["s"], Action::NextRankScope, "look at the next rank scope; Enter applies it"),
 ];
 
 /// The name of a key as the table spells it.
@@ -281,7 +294,7 @@ mod tests {
 
     #[test]
     fn no_key_has_two_meanings_in_one_place_and_all_can_be_typed() {
-        for scope in [Scope::Everywhere, Scope::Ranks, Scope::Logs] {
+        for scope in [Scope::Everywhere, Scope::Ranks, Scope::Logs, Scope::Runs] {
             let mut seen = std::collections::BTreeSet::new();
             for binding in TABLE.iter().filter(|binding| binding.scope == scope) {
                 for key in binding.keys {

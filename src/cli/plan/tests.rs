@@ -5,6 +5,7 @@ use insta::assert_snapshot;
 use serde_json::Value;
 
 use super::*;
+use crate::domain::resolve::{Base, Group, RankScope, RunMode};
 
 #[derive(Parser)]
 #[command(name = "plan")]
@@ -17,9 +18,14 @@ fn parse(line: &str) -> Result<PlanArgs, clap::Error> {
     Cli::try_parse_from(std::iter::once("plan").chain(line.split_whitespace())).map(|cli| cli.plan)
 }
 
-fn shown(line: &str, env: &[(&str, &str)]) -> Result<String, PlanError> {
-    let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
-    parse(line).unwrap_or_else(|error| panic!("{line}: {error}")).show(&env.collect())
+fn layers(args: &PlanArgs, env: &[(&str, &str)]) -> Layers {
+    let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+    Layers { typed: args.wandb.0.clone(), env, ..Layers::default() }
+}
+
+fn shown(line: &str, env: &[(&str, &str)]) -> Result<String> {
+    let args = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    args.show(&layers(&args, env))
 }
 
 fn text(line: &str, env: &[(&str, &str)]) -> String {
@@ -35,7 +41,7 @@ fn refused(line: &str, env: &[(&str, &str)]) -> String {
         assert_eq!(error.exit_code(), 2, "{line}");
         return error.to_string();
     }
-    let error = Error::from(shown(line, env).expect_err(line));
+    let error = shown(line, env).expect_err(line);
     assert_eq!(error.exit_code(), 2, "{line}");
     error.to_string()
 }
@@ -81,8 +87,8 @@ fn the_json_is_whole_and_null_where_nothing_applies() {
 #[test]
 fn every_value_comes_from_the_first_place_that_has_one() {
     let get = |line: &str, env: &[(&str, &str)]| {
-        let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        parse(line).unwrap().facts(&env).unwrap()
+        let args = parse(line).unwrap();
+        args.facts(&layers(&args, env)).unwrap()
     };
     let all = [
         ("ELASTICTOP_RUN_MODE", "shared"),

@@ -23,7 +23,13 @@ pub struct Machine {
 pub type Figure = (String, f64);
 
 /// The figures of one rank; those that are not known are left out.
-pub fn of_rank(state: &State, rank: &Rank, machine: Machine, now: Stamp, has: impl Fn(Source) -> bool) -> Vec<Figure> {
+pub fn of_rank(
+    state: &State,
+    rank: &Rank,
+    machine: Machine,
+    now: Stamp,
+    has: impl Fn(Source) -> bool,
+) -> Vec<Figure> {
     let mut figures = Vec::new();
     let mut tell = |name: &str, value: Option<f64>| {
         figures.extend(value.filter(|value| value.is_finite()).map(|value| (name.to_owned(), value)));
@@ -44,8 +50,10 @@ pub fn of_rank(state: &State, rank: &Rank, machine: Machine, now: Stamp, has: im
         let alive = rank.state.is_alive();
         let age = rank.beat_at.filter(|_| alive).map(|at| now.since(at).as_secs_f64());
         tell("elastictop/heartbeat_age_s", age);
-        let furthest = state.ranks.iter().filter(|other| other.attempt == rank.attempt).filter_map(|r| r.step).max();
-        let lag = furthest.zip(rank.step).filter(|_| alive).map(|(most, own)| most.saturating_sub(own) as f64);
+        let furthest =
+            state.ranks.iter().filter(|other| other.attempt == rank.attempt).filter_map(|r| r.step).max();
+        let lag =
+            furthest.zip(rank.step).filter(|_| alive).map(|(most, own)| most.saturating_sub(own) as f64);
         tell("elastictop/step_lag", lag);
     }
     figures
@@ -67,7 +75,10 @@ mod tests {
         let mut tell = |at: u64, fact: Fact| state.apply(&Event { seq: 0, at: Stamp(at), fact });
         for local_rank in 0..2 {
             let proc = ProcId { pid: 10 + local_rank as i32, start: 1 };
-            tell(0, Fact::RankStarted { proc, agent_pid: 1, local_rank, attempt: 0, place: Place::default() });
+            tell(
+                0,
+                Fact::RankStarted { proc, agent_pid: 1, local_rank, attempt: 0, place: Place::default() },
+            );
         }
         for (at, cpu_ns) in [(1000, 0), (2000, 2_000_000_000)] {
             let sample = |local_rank: u32, step| RankSample {

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+pub mod figures;
+pub mod retry;
 pub mod router;
 pub mod row;
 pub mod summary;
@@ -18,8 +20,14 @@ use super::{
     time::Stamp,
 };
 
+mod environment;
+mod report;
+mod rows;
 mod sources;
 
+pub use environment::{Around, RankEnv, rank_env};
+pub use report::{RunReport, WandbReport, describe};
+pub use rows::{Fate, RunRow, fate, other_plan};
 pub use sources::{Source, Sources};
 
 /// Whether rows are sent.
@@ -151,6 +159,20 @@ pub struct Wandb {
     pub pending: Option<(RunMode, RankScope)>,
     /// How far the runs of this node have come, by run id; runs that left the plan too.
     pub runs: BTreeMap<String, RunProgress>,
+    /// What the ranks of this node logged, by global rank.
+    #[serde(default)]
+    pub ranks: BTreeMap<u32, RankRows>,
+}
+
+/// What a rank of this node has logged in its newest life, sent or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankRows {
+    /// Rows.
+    pub rows: u64,
+    /// The last of them as the rank wrote it, cut short.
+    pub last: String,
+    /// Whether the plan lets it log; if not, its rows are shown and not sent.
+    pub is_sent: bool,
 }
 
 /// What a run on this node is doing.

@@ -42,7 +42,7 @@ pub struct Book {
 }
 
 /// Where a rank's rows go.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seat {
     /// What its environment says.
     pub place: Place,
@@ -60,11 +60,11 @@ pub struct Seat {
     pub exit: Option<Exit>,
     /// Whether its process is gone.
     pub is_gone: bool,
-    /// Rows it has logged.
+    /// Rows it has logged in the time of this supervisor.
+    #[serde(skip)]
     pub rows: u64,
-    /// Rows too long to be kept.
-    pub lost: u64,
     /// The last of them, cut short.
+    #[serde(skip)]
     pub last: String,
 }
 
@@ -123,19 +123,7 @@ impl Router {
 
     /// A rank started, or told more of its place.
     pub fn seat(&mut self, proc: ProcId, local_rank: u32, place: &Place) {
-        let seat = self.seats.entry(proc).or_insert_with(|| Seat {
-            place: Place::default(),
-            local_rank,
-            run: None,
-            is_placed: false,
-            shared: false,
-            label: None,
-            exit: None,
-            is_gone: false,
-            rows: 0,
-            lost: 0,
-            last: String::new(),
-        });
+        let seat = self.seats.entry(proc).or_insert_with(|| Seat { local_rank, ..Seat::default() });
         seat.place.learn(place);
         if !seat.is_placed
             && let Some(plan) = &self.plan
@@ -153,12 +141,19 @@ impl Router {
         }
     }
 
-    /// All that a rank logged was read: it is forgotten, unless it is the newest at its position.
-    pub fn forget(&mut self, proc: ProcId) {
-        let Some(seat) = self.seats.get(&proc) else { return };
-        let position = seat.local_rank;
-        if self.seats.iter().any(|(other, seat)| seat.local_rank == position && other.start > proc.start) {
-            self.seats.remove(&proc);
+    /// A rank that another supervisor knew.
+    pub fn restore(&mut self, proc: ProcId, mut seat: Seat) {
+        if let Some(plan) = &self.plan {
+            seat.sit(plan);
+        }
+        self.node = seat.place.group_rank.or(self.node);
+        self.seats.insert(proc, seat);
+    }
+
+    /// Gives a rank that has no seat the one of another plan: that of a group of another size, which it was in.
+    pub fn seat_late(&mut self, proc: ProcId, plan: &Plan) {
+        if let Some(seat) = self.seats.get_mut(&proc).filter(|seat| !seat.is_placed) {
+            seat.sit(plan);
         }
     }
 
@@ -189,8 +184,7 @@ impl Router {
 
     /// A row could not be kept.
     pub fn lose(&mut self, proc: ProcId, rows: u64) {
-        let Some(seat) = self.seats.get_mut(&proc) else { return };
-        seat.lost += rows;
+        let Some(seat) = self.seats.get(&proc) else { return };
         if let Some(book) = seat.run.as_ref().and_then(|run| self.books.get_mut(run)) {
             book.lost += rows;
         }
@@ -211,16 +205,14 @@ impl Router {
         is_written || is_planned
     }
 
-    /// Whether this node completes a run: its only writer is here, or the primary of its writers.
-    pub fn completes(&self, run: &str) -> bool {
+    /// Whether the primary writer of a shared run is on this node: its client sends the config and completes the run.
+    /// Where the parent job's is the primary, nobody here does.
+    pub fn has_primary(&self, run: &str) -> bool {
         let Some(plan) = &self.plan else { return true };
-        let Some(planned) = plan.runs.iter().find(|planned| planned.id == run) else {
-            // It left the plan: whoever wrote it here is done.
+        // A run that left the plan is done here.
+        let Some(planned) = plan.runs.iter().find(|planned| planned.id == run && planned.shared) else {
             return true;
         };
-        if !planned.shared {
-            return true;
-        }
         let node_of = |rank: u32| plan.ranks.get(rank as usize).map(|rank| rank.worker_index);
         planned
             .primary_rank

@@ -80,3 +80,68 @@ fn sources_are_words() {
     assert!(error.contains("\"files\"") && error.contains("lines, log, sdk, system and job"), "{error}");
     assert!(",".parse::<Sources>().is_err());
 }
+
+/// The variables of a rank, one a line.
+fn told(settings: &Settings, place: &Place, around: Around<'_>) -> String {
+    let env = rank_env(settings, place, around).unwrap();
+    let set = env.set.iter().map(|(name, value)| format!("{name}={value}"));
+    set.chain(env.unset.iter().map(|name| format!("-{name}"))).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_script_that_writes_is_told_its_run() {
+    let mut text = String::new();
+    for mode in RunMode::ALL {
+        for scope in RankScope::ALL {
+            let settings = Settings { writer: Writer::Script, ..settings(&[2, 2], None) }.with((mode, scope));
+            for rank in [0, 3] {
+                let around = Around { nodes: Some(2), folder: Some("/job/ranks/7-8"), visible_gpus: None };
+                let place = place(rank, rank % 2, rank / 2, 4, 2);
+                text += &format!("# {mode}/{scope} rank {rank}\n{}\n\n", told(&settings, &place, around));
+            }
+        }
+    }
+    insta::assert_snapshot!("script_environment", text);
+}
+
+#[test]
+fn what_elastictop_reads_is_kept_and_not_sent() {
+    let mut settings = settings(&[2], None).with((RunMode::Auto, RankScope::Global));
+    settings.facts.project = Some(Given::new("--wandb-project", "llm"));
+    let around = Around { folder: Some("/job/ranks/7-8"), ..Around::default() };
+    for rank in [0, 1] {
+        let told = told(&settings, &place(rank, rank, 0, 2, 2), around);
+        let has = |text: &str| told.lines().any(|line| line == text);
+        assert!(has("WANDB_MODE=offline") && has("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL=1"), "{told}");
+        assert!(has("WANDB_DIR=/job/ranks/7-8") && has("-WANDB_SERVICE"), "{told}");
+        assert_eq!(has("WANDB_RUN_ID=exp-a0"), rank == 0, "{told}");
+    }
+    settings.sources = "lines".parse().unwrap();
+    assert_eq!(told(&settings, &place(0, 0, 0, 2, 2), around), "", "the SDK is the script's own affair");
+    settings.mode = Mode::Disabled;
+    let off = told(&settings, &place(0, 0, 0, 2, 2), around);
+    assert_eq!(off, "WANDB_MODE=disabled\nELASTICTOP_RANK_WRITER=disabled");
+}
+
+#[test]
+fn a_rank_has_the_number_of_its_own_gpu() {
+    let settings = Settings { writer: Writer::Script, ..settings(&[4], None) };
+    let ids = |local, visible_gpus| {
+        let place = place(local, local, 0, 4, 4);
+        let env = rank_env(&settings, &place, Around { visible_gpus, ..Around::default() }).unwrap();
+        env.set.into_iter().find(|(name, _)| name == "WANDB_X_STATS_GPU_DEVICE_IDS").map(|(_, value)| value)
+    };
+    assert_eq!(ids(2, None).as_deref(), Some("[2]"));
+    assert_eq!(ids(2, Some("4, 5,6,7")).as_deref(), Some("[6]"));
+    assert_eq!(ids(2, Some("6")).as_deref(), Some("[6]"), "one device for each rank");
+    assert_eq!(ids(2, Some("GPU-a,GPU-b,GPU-c")), None);
+    assert_eq!(ids(2, Some("")), None);
+}
+
+#[test]
+fn a_rank_without_a_place_in_the_plan_is_told_nothing() {
+    let settings = settings(&[2, 2], None);
+    for bad in [Place::default(), Place { rank: Some(9), ..place(0, 0, 0, 4, 2) }] {
+        assert!(rank_env(&settings, &bad, Around::default()).is_err());
+    }
+}

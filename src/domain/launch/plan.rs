@@ -10,10 +10,12 @@ use super::{
 use crate::domain::redact;
 
 /// Variables of a rank that must not reach an agent, which would look like a rank itself.
-const RANK_VARIABLES: [&str; 9] = [
+const RANK_VARIABLES: [&str; 11] = [
     "ELASTICTOP_AGENT_PID",
     "ELASTICTOP_RANK_DIR",
     "ELASTICTOP_RANK_PID",
+    "ELASTICTOP_RANK_RUN",
+    "ELASTICTOP_RANK_WRITER",
     "LOCAL_RANK",
     "TORCHELASTIC_ERROR_FILE",
     "TORCHELASTIC_MAX_RESTARTS",

@@ -53,6 +53,13 @@ impl Links {
     }
 }
 
+/// The page of a run on the server at `base_url`; `None` when there is none that can be named.
+pub fn run_link(base_url: &Given, entity: &Given, project: &Given, id: &str) -> Option<String> {
+    let pages = Address::read(base_url).ok()?.pages();
+    let (entity, project) = (segment(&entity.value)?, segment(&project.value)?);
+    Some(format!("{pages}/{entity}/{project}/runs/{}", segment(id)?))
+}
+
 /// A name as a part of a path. `.` and `..` cannot be one: browsers resolve them, escaped or not.
 fn segment(name: &str) -> Option<String> {
     if matches!(name, "" | "." | "..") {

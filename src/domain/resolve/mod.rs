@@ -16,6 +16,7 @@ mod link;
 mod render;
 
 pub use decide::{Alternative, alternatives, resolve};
+pub use link::run_link;
 pub use render::{render_json, render_text};
 
 /// Most ranks that a plan is made for.

@@ -20,7 +20,7 @@ use crate::{
         time::Stamp,
     },
     probe::finder::TreeLook,
-    supervisor::hub::ViewerId,
+    supervisor::{forward::Told, hub::ViewerId},
 };
 
 /// How a job is to be treated. Kept in the manifest for a supervisor that takes over.
@@ -146,6 +146,8 @@ pub enum Input {
         /// Records lost so far.
         lost: u64,
     },
+    /// The forwarder said something.
+    Forward(Told),
     /// All that the job left behind has been read.
     Drained,
     /// Time passed.

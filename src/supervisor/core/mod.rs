@@ -84,6 +84,7 @@ pub struct Core {
     gpus: GpuDesk,
     lost_told: u64,
     kept_at: Stamp,
+    forwarding: wandb::Forwarding,
     /// [`Core::deadline`], which is asked for after every input.
     deadline: Option<Stamp>,
 }
@@ -185,6 +186,7 @@ impl Core {
             gpus: GpuDesk::default(),
             lost_told: 0,
             kept_at: Stamp(0),
+            forwarding: wandb::Forwarding::default(),
             deadline: None,
         }
     }
@@ -203,8 +205,7 @@ impl Core {
 
     /// Whether there is a reason to say nothing but no.
     pub fn read_only(&self) -> Option<String> {
-        let launcher = self.state.job.as_ref().map(|job| job.launcher);
-        (launcher == Some(Launcher::Foreign))
+        (self.state.job.as_ref()?.launcher == Launcher::Foreign)
             .then(|| "this job was not started by elastictop: it can only be watched".into())
     }
 
@@ -222,9 +223,6 @@ impl Core {
         if self.state.state.is_over() {
             return None;
         }
-        if self.state.state.is_over() {
-            return None;
-        }
         let health =
             self.crew.values().filter(|member| member.is_alive()).filter_map(|m| m.health.deadline());
         let ending = self.ending.deadline().filter(|_| self.ending.phase() != ending::Phase::Done);
@@ -238,8 +236,11 @@ impl Core {
     /// Takes one input in.
     pub fn handle(&mut self, now: Stamp, input: Input, out: &mut Out) {
         if self.state.state.is_over() {
-            Core::answer_late(input, out);
-            return;
+            return match input {
+                // Rows are still sent.
+                Input::Forward(told) => self.forward_told(now, told, out),
+                other => Core::answer_late(other, out),
+            };
         }
         match input {
             Input::Spawned(_) if !self.awaits_agent => {}
@@ -282,6 +283,7 @@ impl Core {
             }
             Input::Noted(text) => self.emit(now, Fact::Note { text }, out),
             Input::Storage { error, lost } => self.storage(now, error, lost, out),
+            Input::Forward(told) => self.forward_told(now, told, out),
             Input::Drained => self.drained(now, out),
             Input::Tick => {}
         }

@@ -3,15 +3,32 @@
 //! The state's settings are those of the running group. What ranks that start next shall use is kept on disk by
 //! [`Effect::KeepWandb`]: where the script writes, a change waits there for the next restart.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use super::{Asker, Core, Effect, Out};
-use crate::domain::{
-    command::{Command, Outcome},
-    event::Fact,
-    forward::{Mode, Settings, Writer},
-    resolve::{RankScope, RunMode},
-    sample::Place,
-    time::Stamp,
+use crate::{
+    domain::{
+        command::{Command, Outcome},
+        event::Fact,
+        forward::{Mode, RunState, Settings, Wandb, Writer},
+        resolve::{RankScope, RunMode},
+        sample::Place,
+        time::Stamp,
+    },
+    supervisor::forward::Told,
 };
+
+/// How often the journal is told how far runs have come.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// What the forwarder and those who wait for it have to do with each other.
+#[derive(Debug, Default)]
+pub(super) struct Forwarding {
+    /// Those who wanted another plan, what they wanted, and what they are told once it holds.
+    waiting: Vec<(Asker, Command, Combination, String)>,
+    /// When the journal was told last, and what the runs were doing then.
+    kept: (Stamp, BTreeMap<String, RunState>),
+}
 
 /// Run mode and rank scope.
 type Combination = (RunMode, RankScope);
@@ -65,13 +82,70 @@ impl Core {
         let command = Command::SetWandb { run_mode: wanted.0, rank_scope: wanted.1 };
         match self.wandb_after(wanted) {
             Ok((settings, pending, text)) => {
-                if self.state.wandb.as_ref().is_some_and(|w| w.settings != settings || w.pending != pending) {
+                let combination = (settings.facts.run_mode, settings.facts.rank_scope);
+                let is_news = |w: &Wandb| w.settings != settings || w.pending != pending;
+                let is_routed = self.state.wandb.as_ref().is_some_and(|w| w.settings != settings);
+                if self.state.wandb.as_ref().is_some_and(is_news) {
                     self.tell_wandb(now, settings, pending, out);
                 }
-                self.answer(now, asker, command, Outcome::Done(text), out);
+                // Who asks for what is on its way already waits with those who asked before.
+                let on_its_way =
+                    self.forwarding.waiting.iter().any(|(_, _, wanted, _)| *wanted == combination);
+                if is_routed || on_its_way {
+                    self.forwarding.waiting.push((asker, command, combination, text));
+                } else {
+                    self.answer(now, asker, command, Outcome::Done(text), out);
+                }
             }
             Err(text) => self.refuse(now, asker, command, text, out),
         }
+    }
+
+    /// The forwarder said something.
+    pub(super) fn forward_told(&mut self, now: Stamp, told: Told, out: &mut Out) {
+        match told {
+            Told::Progress { runs, ranks } => {
+                self.emit(now, Fact::WandbSample { runs, ranks }, out);
+                self.keep_progress(now, false, out);
+            }
+            Told::Planned(settings) => {
+                let holds = (settings.facts.run_mode, settings.facts.rank_scope);
+                // Plans are carried out in the order in which they were wanted.
+                let waiting = &mut self.forwarding.waiting;
+                let done =
+                    waiting.iter().rposition(|(_, _, wanted, _)| *wanted == holds).map_or(0, |at| at + 1);
+                for (asker, command, _, text) in waiting.drain(..done).collect::<Vec<_>>() {
+                    self.answer(now, asker, command, Outcome::Done(text), out);
+                }
+            }
+            Told::StopAsked(run) => self.stop_button(now, &run, out),
+            Told::Note(text) => self.emit(now, Fact::Note { text }, out),
+            Told::Finished => self.keep_progress(now, true, out),
+        }
+    }
+
+    /// The journal gets a state of a run at once, and how far it is now and then.
+    fn keep_progress(&mut self, now: Stamp, is_last: bool, out: &mut Out) {
+        let Some(wandb) = &self.state.wandb else { return };
+        let states: BTreeMap<_, _> = wandb.runs.iter().map(|(id, run)| (id.clone(), run.state)).collect();
+        let (kept_at, known) = &self.forwarding.kept;
+        if is_last || now.since(*kept_at) >= KEEP_EVERY || *known != states {
+            let runs = wandb.runs.clone();
+            self.forwarding.kept = (now, states);
+            self.emit(now, Fact::WandbProgress { runs }, out);
+        }
+    }
+
+    fn stop_button(&mut self, now: Stamp, run: &str, out: &mut Out) {
+        let is_heeded = self.state.wandb.as_ref().is_some_and(|wandb| wandb.settings.stop_button);
+        if !is_heeded || self.goal.is_ending() || self.state.state.is_over() {
+            return;
+        }
+        let text =
+            format!("somebody pressed the stop button on W&B's page of run {run}: the job is being stopped");
+        self.emit(now, Fact::Note { text }, out);
+        let asker = Asker { reply: None, by: format!("the stop button of W&B run {run}") };
+        self.asked(now, asker, Command::Stop { now: false }, out);
     }
 
     /// Settings and what waits for the next restart, after somebody wanted another combination; what to tell them.

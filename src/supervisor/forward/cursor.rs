@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use super::tail::Position;
 use crate::{
-    domain::{exit::Exit, forward::router::Book, id::ProcId, sample::Place},
+    domain::{
+        forward::router::{Book, Seat},
+        id::ProcId,
+    },
     supervisor::storage,
 };
 
@@ -48,21 +51,17 @@ pub struct RankMark {
     /// Its process.
     #[serde(flatten)]
     pub proc: ProcId,
-    /// Position on this node.
-    pub local_rank: u32,
-    /// What its environment says.
-    pub place: Place,
     /// Where its output goes, and its errors.
     pub outputs: [Option<PathBuf>; 2],
-    /// How it ended.
-    pub exit: Option<Exit>,
-    /// Whether it is gone.
-    pub is_gone: bool,
+    /// Where its rows go.
+    pub seat: Seat,
 }
 
 /// A `.wandb` file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FileMark {
+    /// Counts the files of a job.
+    pub n: u64,
     /// Its run.
     pub run: String,
     /// Bytes that are committed.
@@ -171,7 +170,7 @@ mod tests {
 
     fn record(run: &str, rows: u64, len: u64) -> Cursor {
         let book = Book { rows, ..Book::default() };
-        let file = FileMark { run: run.into(), len, is_open: true, shared: false };
+        let file = FileMark { n: 0, run: run.into(), len, is_open: true, shared: false };
         Cursor {
             runs: BTreeMap::from([(run.to_owned(), book)]),
             files: BTreeMap::from([("wandb/f".to_owned(), file)]),

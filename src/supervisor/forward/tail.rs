@@ -102,7 +102,13 @@ impl Tail {
     }
 
     /// Bytes without an end of line: the last line of a file, or a part of one that is too long.
-    fn unended(&mut self, bytes: &[u8], is_end: bool, found: &mut Found, mut each: impl FnMut(&[u8]) -> Next) {
+    fn unended(
+        &mut self,
+        bytes: &[u8],
+        is_end: bool,
+        found: &mut Found,
+        mut each: impl FnMut(&[u8]) -> Next,
+    ) {
         let is_long = self.position.in_long_line || bytes.len() > LONGEST;
         if is_long {
             found.too_long += u64::from(!self.position.in_long_line && is_rowlike(bytes));
@@ -178,7 +184,12 @@ mod tests {
         tail.rest();
         assert_eq!(read(&mut tail).0, ["three"]);
         assert_eq!(read(&mut tail), (Vec::new(), 0));
-        assert_eq!(Tail::new("/nonexistent".into(), Position::default()).read(&mut Vec::new(), |_| Next::On).unwrap(), Found::default());
+        assert_eq!(
+            Tail::new("/nonexistent".into(), Position::default())
+                .read(&mut Vec::new(), |_| Next::On)
+                .unwrap(),
+            Found::default()
+        );
     }
 
     #[test]
@@ -204,7 +215,10 @@ mod tests {
         file.write_all(long('y', 3 * READ).as_bytes()).unwrap();
         assert_eq!(read(&mut tail), (Vec::new(), 1));
         assert!(tail.position.in_long_line);
-        file.write_all(format!("end\nnext\n{}\n{}\nlast\n", long('t', LONGEST + 9), long('{', LONGEST)).as_bytes()).unwrap();
+        file.write_all(
+            format!("end\nnext\n{}\n{}\nlast\n", long('t', LONGEST + 9), long('{', LONGEST)).as_bytes(),
+        )
+        .unwrap();
         let mut second = Tail::new(tail.path.clone(), tail.position);
         let (lines, too_long) = read(&mut second);
         assert_eq!((lines.len(), too_long), (3, 0), "text that is too long is no lost row");

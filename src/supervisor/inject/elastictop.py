@@ -2,16 +2,21 @@
 
     import elastictop
     elastictop.log({"loss": loss}, step=step)
+
+    run = elastictop.get_run()  # None on ranks that are silent under the run mode
+    if run:
+        run.log({"loss": loss})
 """
 
 import dataclasses
 import json
 import operator
 import os
+import sys
 import time
 import typing
 
-__all__ = ["DistributedInfo", "get_distributed_info", "log"]
+__all__ = ["DistributedInfo", "Run", "get_distributed_info", "get_run", "log"]
 
 _last_step = None  # (step, when): what the beats of this rank tell
 _write_error = None
@@ -79,6 +84,64 @@ def _append(path, line):
         os.close(fd)
     if written != len(line):
         raise OSError(f"{path}: wrote {written} of {len(line)} bytes")
+
+
+class Run:
+    """This rank's run where elastictop writes it: rows go to `elastictop.log`."""
+
+    def __init__(self, run_id):
+        self.id = run_id
+
+    def __repr__(self):
+        return f"<elastictop.Run {self.id}>"
+
+    def log(self, metrics: dict, step: typing.Optional[int] = None) -> None:
+        """Appends one row, as `elastictop.log` does."""
+        log(metrics, step)
+
+
+def get_run():
+    """The run that this rank's rows go to, to be called after `wandb.init()` if there is one; None on silent ranks.
+
+    It is the script's own `wandb.run` once there is one that is not disabled. Else it is a `Run` where elastictop
+    writes, and None where the script is to write. It is what was planned when the rank started: when somebody changes
+    the run mode while the job runs, rows find their way by themselves. `elastictop.log` can be called on every rank."""
+    try:
+        _tell_wandb()
+    except Exception as error:
+        sys.stderr.write(f"elastictop: W&B is left to the script: {error}\n")
+    writer = os.environ.get("ELASTICTOP_RANK_WRITER")
+    run_id = os.environ.get("ELASTICTOP_RANK_RUN")
+    if writer and not run_id:
+        return None
+    active = getattr(sys.modules.get("wandb"), "run", None)
+    if active is not None and not getattr(active, "disabled", False):
+        return active
+    return Run(run_id) if writer == "elastictop" else None
+
+
+_told_wandb = False
+
+
+def _tell_wandb():
+    """Does once what the rank shim does where there is one: sets what W&B's SDK reads in `wandb.init()`. What follows
+    from this rank's number only elastictop itself knows."""
+    global _told_wandb
+    job = os.environ.get("ELASTICTOP_JOB_DIR")
+    spawned = os.environ.get("ELASTICTOP_AGENT_PID") == str(os.getppid())
+    if _told_wandb or not spawned or not job or "RANK" not in os.environ:
+        return
+    if "ELASTICTOP_RANK_DIR" in os.environ or not os.path.exists(os.path.join(job, "wandb", "settings.json")):
+        return
+    _told_wandb = True
+    import subprocess
+
+    told = subprocess.run([os.path.join(job, "bin", "elastictop"), "__wandb", _rank_dir()],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=10, check=True)
+    changes = json.loads(told.stdout)
+    for name in changes["unset"]:
+        os.environ.pop(name, None)
+    os.environ.update(dict(changes["set"]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -317,12 +317,32 @@ def set_default_timeouts(c10d, text):
                 setattr(module, name, timeout)
 
 
+def tell_before_init(wandb):
+    """A rank that multiprocessing spawned learns its number late, perhaps after `import wandb`: so W&B's SDK is told
+    its run just before it begins one."""
+    init = wandb.init
+
+    @wraps(init)
+    def told_init(*args, **kwargs):
+        try:
+            import elastictop
+
+            elastictop._tell_wandb()
+        except Exception as error:
+            sys.stderr.write(f"elastictop: W&B is left to the script: {error}\n")
+        return init(*args, **kwargs)
+
+    wandb.init = told_init
+
+
 def act_as_rank(address):
     rank = Rank(address)
     actions = {"torch.optim.optimizer": lambda module: module.register_optimizer_step_post_hook(rank.count_step)}
     timeout = os.environ.get("ELASTICTOP_COLLECTIVE_TIMEOUT_SEC")
     if timeout:
         actions["torch.distributed.distributed_c10d"] = lambda module: set_default_timeouts(module, timeout)
+    if os.environ.get("ELASTICTOP_RANK_PID") != str(os.getpid()):
+        actions["wandb"] = tell_before_init  # else the shim has told it
     sys.meta_path.insert(0, ImportHook(rank, actions))
     rank.start()
 
@@ -349,6 +369,7 @@ try:
         import json
         import signal
         from datetime import timedelta
+        from functools import wraps
         from socket import AF_UNIX, SOCK_DGRAM, SOCK_NONBLOCK, socket
         from time import monotonic, time
 

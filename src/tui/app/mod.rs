@@ -2,6 +2,7 @@
 
 mod dialog;
 mod logs;
+mod runs;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +10,7 @@ use ratatui::crossterm::event::{KeyEvent, MouseButton, MouseEvent, MouseEventKin
 
 pub(crate) use dialog::{Dialog, SIGNALS, Verdict};
 pub(crate) use logs::Logs;
+pub(crate) use runs::{Combination, Key, Line, Runs, Tree};
 
 use super::{
     keys::{self, Action, Scope, View},
@@ -116,6 +118,7 @@ pub struct App {
     /// Number of the selected event; `None` is the last, whichever that is.
     pub(crate) event: Option<u64>,
     pub(crate) logs: Logs,
+    pub(crate) runs: Runs,
     pub(crate) dialog: Option<Dialog>,
     /// First line of the help that is shown, while it is.
     pub(crate) help: Option<usize>,
@@ -153,6 +156,7 @@ impl App {
             lane: None,
             event: None,
             logs: Logs::default(),
+            runs: Runs::default(),
             dialog: None,
             help: None,
             toast: None,
@@ -311,6 +315,7 @@ impl App {
         match self.view {
             View::Overview => Scope::Ranks,
             View::Logs => Scope::Logs,
+            View::Runs => Scope::Runs,
             View::Timeline | View::Events => Scope::Everywhere,
         }
     }
@@ -373,7 +378,14 @@ impl App {
             Action::Last => self.step(i64::MAX),
             Action::Left => self.logs.shift_by(-8),
             Action::Right => self.logs.shift_by(8),
+            Action::Enter if self.view == View::Runs => {
+                if !self.apply_combination(cmds) {
+                    self.say(Role::Info, "m and s look at another run mode and rank scope");
+                }
+            }
             Action::Enter => self.enter(),
+            Action::NextRunMode => self.step_combination(false),
+            Action::NextRankScope => self.step_combination(true),
             Action::Back => self.back(),
             Action::View(view) => self.go(view),
             Action::NextView => self.go(self.view.step(1)),
@@ -448,6 +460,7 @@ impl App {
     fn back(&mut self) {
         if self.detail {
             self.detail = false;
+        } else if self.view == View::Runs && self.runs.preview.take().is_some() {
         } else if self.view == View::Logs && self.logs.end_search() {
         } else {
             self.view = View::Overview;
@@ -469,6 +482,7 @@ impl App {
                 }
             }
             View::Logs => self.logs.step(by),
+            View::Runs => self.step_runs(by),
             View::Timeline => {
                 let lanes = &self.state.attempts;
                 let last = lanes.len().saturating_sub(1);
@@ -497,6 +511,7 @@ impl App {
             View::Overview if self.detail => self.logs.selected().map(|line| line.text.clone()),
             View::Overview => self.rank().and_then(|rank| rank.last_line.clone()),
             View::Logs => self.logs.selected().map(|line| line.text.clone()),
+            View::Runs => self.link_to_yank(),
             View::Timeline => {
                 let lanes = &self.state.attempts;
                 let lane = self.lane.and_then(|n| lanes.iter().find(|lane| lane.n == n)).or(lanes.back());

@@ -200,6 +200,22 @@ fn hints(app: &App) -> &'static [(&'static str, &'static str, bool)] {
             ("?", "help", false),
             ("q", "detach", false),
         ],
+        View::Runs if app.runs.preview.is_some() => &[
+            ("m", "run mode", false),
+            ("s", "rank scope", false),
+            ("Enter", "apply", true),
+            ("Esc", "leave", false),
+            ("?", "help", false),
+            ("q", "detach", false),
+        ],
+        View::Runs => &[
+            ("j k", "select", false),
+            ("m", "run mode", false),
+            ("s", "rank scope", false),
+            ("y", "copy link", false),
+            ("?", "help", false),
+            ("q", "detach", false),
+        ],
         View::Timeline | View::Events => &[
             ("j k", "select", false),
             ("G", "newest", false),

@@ -32,9 +32,9 @@ fn lines(scopes: &[Scope]) -> Vec<Line> {
 /// The columns of the help at this width.
 fn columns(area: Rect) -> Vec<Vec<Line>> {
     if area.width >= 110 {
-        vec![lines(&[Scope::Everywhere]), lines(&[Scope::Ranks, Scope::Logs])]
+        vec![lines(&[Scope::Everywhere]), lines(&[Scope::Ranks, Scope::Logs, Scope::Runs])]
     } else {
-        vec![lines(&[Scope::Ranks, Scope::Logs, Scope::Everywhere])]
+        vec![lines(&[Scope::Ranks, Scope::Logs, Scope::Runs, Scope::Everywhere])]
     }
 }
 

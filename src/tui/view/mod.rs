@@ -10,6 +10,7 @@ mod logs;
 mod pen;
 mod rank;
 mod ranks;
+mod runs;
 mod strip;
 mod timeline;
 
@@ -39,6 +40,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
         View::Logs => logs::draw(app, &mut pen, plan.body),
         View::Timeline => timeline::draw(app, &mut pen, plan.body),
         View::Events => events::draw(app, &mut pen, plan.body),
+        View::Runs => runs::draw(app, &mut pen, plan.body),
     }
     if app.is_stale() {
         pen.over(plan.body, Role::Stale);

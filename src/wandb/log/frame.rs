@@ -146,11 +146,18 @@ enum Payload {
     Partial,
 }
 
-/// A chunk whose bytes are all there.
-struct Chunk {
-    kind: u8,
-    is_sound: bool,
-    payload: Range<usize>,
+/// What begins where a chunk must begin.
+enum Chunk {
+    Sound {
+        kind: u8,
+        payload: Range<usize>,
+    },
+    /// Does not match its checksum, which may be due to any of its bytes.
+    Bad {
+        length: usize,
+    },
+    /// Would lead out of the block.
+    Impossible,
 }
 
 impl Decoder {
@@ -217,10 +224,10 @@ impl Decoder {
                 return None;
             }
             if self.offset == 0 {
-                match self.header()? {
-                    true => continue,
-                    false => return Some(Step::Damaged(Damage { offset: 0, flaw: Flaw::Header })),
+                if self.header()? {
+                    continue;
                 }
+                return Some(Step::Damaged(Damage { offset: 0, flaw: Flaw::Header }));
             }
             let left = left_in_block(self.offset);
             if left < CHUNK {
@@ -228,8 +235,9 @@ impl Decoder {
                 continue;
             }
             let step = match self.chunk(left)? {
-                Some(chunk) if chunk.is_sound => self.sound(&chunk),
-                bad => self.bad(bad, left),
+                Chunk::Sound { kind, payload } => self.sound(kind, payload),
+                Chunk::Bad { length } if !self.is_doubtful => Some(self.bad(length)),
+                Chunk::Bad { .. } | Chunk::Impossible => self.bad_block(left),
             };
             if step.is_some() {
                 return step;
@@ -254,50 +262,50 @@ impl Decoder {
         Some(is_good)
     }
 
-    /// The chunk that begins here, `None` inside when its length leads out of the block.
-    fn chunk(&self, left: usize) -> Option<Option<Chunk>> {
+    fn chunk(&self, left: usize) -> Option<Chunk> {
         let head = self.buffer.get(self.start..self.start + CHUNK)?;
         let crc = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
         let length = usize::from(u16::from_le_bytes([head[4], head[5]]));
         let kind = head[6];
         if CHUNK + length > left {
-            return Some(None);
+            return Some(Chunk::Impossible);
         }
         let payload = self.start + CHUNK..self.start + CHUNK + length;
         let bytes = self.buffer.get(payload.clone())?;
         let is_sound = (FULL..=LAST).contains(&kind) && checksum(kind, bytes) == crc;
-        Some(Some(Chunk { kind, is_sound, payload }))
+        Some(if is_sound { Chunk::Sound { kind, payload } } else { Chunk::Bad { length } })
     }
 
-    fn sound(&mut self, chunk: &Chunk) -> Option<Step> {
+    fn sound(&mut self, kind: u8, payload: Range<usize>) -> Option<Step> {
         self.is_doubtful = false;
-        let begins = matches!(chunk.kind, FULL | FIRST);
-        if begins && let Some(offset) = self.partial_from.take() {
-            // The chunk is looked at again after this was told.
-            self.partial.clear();
-            return Some(Step::Damaged(Damage { offset, flaw: Flaw::Fragment }));
+        if matches!(kind, FULL | FIRST) {
+            self.is_resyncing = false;
+            if let Some(offset) = self.partial_from {
+                // The chunk is looked at again after this was told.
+                self.partial_from = None;
+                self.partial.clear();
+                return Some(Step::Damaged(Damage { offset, flaw: Flaw::Fragment }));
+            }
         }
         let at = self.offset;
-        self.consume(CHUNK + chunk.payload.len());
-        if chunk.kind == FULL {
-            self.is_resyncing = false;
-            self.payload = Payload::Buffer(chunk.payload.clone());
+        self.consume(CHUNK + payload.len());
+        if kind == FULL {
+            self.payload = Payload::Buffer(payload);
             return Some(self.whole(at));
         }
-        if chunk.kind == FIRST {
-            self.is_resyncing = false;
+        if kind == FIRST {
             self.partial_from = Some(at);
         }
         let Some(from) = self.partial_from else {
             let is_news = !std::mem::replace(&mut self.is_resyncing, true);
             return is_news.then_some(Step::Damaged(Damage { offset: at, flaw: Flaw::Fragment }));
         };
-        if self.partial.len() + chunk.payload.len() > self.longest {
+        if self.partial.len() + payload.len() > self.longest {
             self.drop_partial();
             return Some(Step::Damaged(Damage { offset: from, flaw: Flaw::TooLong }));
         }
-        self.partial.extend_from_slice(&self.buffer[chunk.payload.clone()]);
-        if chunk.kind == MIDDLE || chunk.kind == FIRST {
+        self.partial.extend_from_slice(&self.buffer[payload]);
+        if kind != LAST {
             return None;
         }
         self.partial_from = None;
@@ -310,22 +318,22 @@ impl Decoder {
         Step::Record { offset, end: self.end }
     }
 
-    /// A bad chunk costs itself when its length was right, else the rest of its block: that shows in the next
-    /// one.
-    fn bad(&mut self, chunk: Option<Chunk>, left: usize) -> Option<Step> {
+    /// A bad chunk costs only itself if its length is right, which shows in the chunk that follows.
+    fn bad(&mut self, length: usize) -> Step {
         let offset = self.partial_from.unwrap_or(self.offset);
-        let is_news = !self.is_doubtful;
         self.drop_partial();
-        match chunk {
-            Some(chunk) if !self.is_doubtful => {
-                self.is_doubtful = true;
-                self.consume(CHUNK + chunk.payload.len());
-            }
-            _ => {
-                self.is_doubtful = false;
-                self.skip = left;
-            }
-        }
+        self.is_doubtful = true;
+        self.consume(CHUNK + length);
+        Step::Damaged(Damage { offset, flaw: Flaw::Checksum })
+    }
+
+    /// Nothing tells where the next chunk of this block begins. Told, unless that was done for the chunk
+    /// before.
+    fn bad_block(&mut self, left: usize) -> Option<Step> {
+        let offset = self.partial_from.unwrap_or(self.offset);
+        self.drop_partial();
+        self.skip = left;
+        let is_news = !std::mem::replace(&mut self.is_doubtful, false);
         is_news.then_some(Step::Damaged(Damage { offset, flaw: Flaw::Checksum }))
     }
 

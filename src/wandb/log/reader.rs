@@ -15,8 +15,8 @@ use super::{
     record::Record,
 };
 
-/// Bytes that are read at once.
-const PIECE: u64 = 256 << 10;
+/// Bytes that are read at once: there may be a reader for each of many ranks.
+const PIECE: u64 = 64 << 10;
 
 /// What is found in a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,14 +66,6 @@ impl Reader {
         Reader { path, file, decoder: Decoder::at(from), piece: vec![0; PIECE as usize] }
     }
 
-    /// The next record or damage that lies before the end of the file.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn next(&mut self) -> Result<Option<Entry>, Failure> {
-        self.next_before(u64::MAX)
-    }
-
     /// The next record or damage before `limit`, which is the end of a record: what the writer has committed.
     ///
     /// # Errors
@@ -82,7 +74,7 @@ impl Reader {
         Ok(self.step(limit)?.map(|step| self.entry(step)))
     }
 
-    /// As [`Reader::next_before`], undecoded: [`Reader::payload`] has the bytes of a record.
+    /// As [`Reader::next_before`], not decoded: [`Reader::payload`] has the bytes of a record.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -138,6 +130,15 @@ impl Reader {
     }
 }
 
+/// All records and damages that lie before the end of the file; it may be asked again after that.
+impl Iterator for Reader {
+    type Item = Result<Entry, Failure>;
+
+    fn next(&mut self) -> Option<Result<Entry, Failure>> {
+        self.next_before(u64::MAX).transpose()
+    }
+}
+
 /// Follows a file that another process writes, and that may not be there yet.
 #[derive(Debug)]
 pub struct Tail {
@@ -177,7 +178,7 @@ impl Tail {
         self.reader.as_ref().map_or(self.from, Reader::end)
     }
 
-    /// Looks once, and takes at most a few hundred kilobytes, or one record that is longer.
+    /// Looks once, and takes at most 64 KiB, or the record that is longer and ends there.
     ///
     /// # Errors
     /// The file is there and cannot be read.

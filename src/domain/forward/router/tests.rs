@@ -163,12 +163,12 @@ fn the_primary_s_node_completes_a_shared_run() {
     let mut second = Router::default();
     second.set_plan(plan(RunMode::Shared, RankScope::Global, &[2, 2]));
     second.seat(proc(1), 0, &place(2, 4));
-    assert!(!second.completes("b") && second.is_on_other_nodes("b"));
+    assert!(!second.has_primary("b") && second.is_on_other_nodes("b"));
     second.set_plan(plan(RunMode::Shared, RankScope::Worker, &[2, 2]));
-    assert!(second.completes("b-worker-1") && !second.is_on_other_nodes("b-worker-1"));
-    assert!(!second.completes("b-worker-0"));
+    assert!(second.has_primary("b-worker-1") && !second.is_on_other_nodes("b-worker-1"));
+    assert!(!second.has_primary("b-worker-0"), "of the other node");
     second.set_plan(plan(RunMode::New, RankScope::Global, &[2, 2]));
-    assert!(second.completes("b-rank-2"));
+    assert!(second.has_primary("b-rank-2"));
 }
 
 #[test]

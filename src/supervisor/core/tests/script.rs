@@ -1,6 +1,6 @@
 //! How stories are written.
 //!
-//! `job [restarts=3] [nproc=2] [grace=10] [end_orphans] [beats]` starts a job at time 0, `observe [agent=P]` looks at
+//! `job [restarts=3] [nproc=2] [grace=10] [end_orphans] [beats] [wandb=WRITER]` starts a job at time 0, `observe [agent=P]` looks at
 //! a foreign one. Then one input a line, with its time in seconds:
 //!
 //! * `T spawned P`, `T not-spawned TEXT`, `T agent-gone EXIT`, `T adopt`
@@ -11,6 +11,7 @@
 //! * `T agent TEXT` a log line of the agent, `T start-line PID RANK restart=N`, `T end-line PID EXIT`
 //! * `T mark PID TEXT`, `T wrote PID LINES [STEP] [TEXT]`, `T error-file PID TEXT`, `T oom N`
 //! * `T beat PID [r0] [step=N] [source=S] [groups=N]`
+//! * `T ask VIEWER set RUN_MODE|- RANK_SCOPE|-`
 //! * `T ask VIEWER stop|stop-now|restart|keep|unknown`, `T ask VIEWER signal RANK|all N`, `T signal-error TEXT`
 //! * `T storage LOST [TEXT]`, `T drained`, `T tick`
 //!
@@ -25,8 +26,10 @@ use crate::{
         beat::GroupStatus,
         event::Reason,
         evidence,
+        forward::{Mode, Sources},
         gpu::join::RankGpus,
         id::JobId,
+        resolve::{Base, Facts, Given, RankScope, RunMode, Topology},
         sample::{Place, RankSample, Sighting},
     },
     probe::{finder::RankLook, proc::Look},
@@ -59,6 +62,32 @@ pub fn look(kernel: Kernel) -> Look {
     Look { kernel, cpu_ns: Some(0), rss_bytes: Some(1 << 20), threads: Some(4), ppid: 100 }
 }
 
+/// What becomes of metrics: one node, `writer` writes.
+fn wandb_settings(writer: &str, ranks: u32) -> Settings {
+    Settings {
+        mode: Mode::Offline,
+        why_not_online: None,
+        writer: writer.parse().expect("a writer"),
+        sources: Sources::default(),
+        stop_button: true,
+        facts: Facts {
+            run_mode: RunMode::Auto,
+            rank_scope: RankScope::Global,
+            topology: Topology::equal(1, ranks).expect("ranks"),
+            base: Base::Whole(Given::new("--wandb-base", "exp")),
+            parent_run: None,
+            run_id: None,
+            group: None,
+            name: None,
+            tags: Vec::new(),
+            project: None,
+            entity: None,
+            base_url: None,
+            app_url: None,
+        },
+    }
+}
+
 #[derive(Default)]
 pub struct Story {
     core: Option<Core>,
@@ -87,7 +116,9 @@ impl Story {
                 let (restarts, nproc) = (number(&words, "restarts"), number(&words, "nproc"));
                 let info = job_info(Launcher::Torchrun, restarts.unwrap_or(3), nproc.unwrap_or(2));
                 self.now = T0;
-                self.core = Some(Core::new(T0, info, rules, None, &mut out));
+                let writer = words.iter().find_map(|word| word.strip_prefix("wandb="));
+                let wandb = writer.map(|writer| wandb_settings(writer, nproc.unwrap_or(2)));
+                self.core = Some(Core::new(T0, info, rules, wandb, &mut out));
                 self.take(out, &mut told);
                 return told;
             }
@@ -260,6 +291,13 @@ impl Story {
                     "stop-now" => Command::Stop { now: true },
                     "restart" => Command::Restart,
                     "keep" => Command::KeepZombies,
+                    "set" => {
+                        let told = |at: usize| words.get(at).copied().filter(|word| *word != "-");
+                        Command::SetWandb {
+                            run_mode: told(4).map(|word| word.parse().expect(line)),
+                            rank_scope: told(5).map(|word| word.parse().expect(line)),
+                        }
+                    }
                     "signal" => {
                         Command::Signal { rank: word(4).parse().ok(), signal: word(5).parse().expect(line) }
                     }
@@ -316,6 +354,12 @@ fn word(outcome: &Outcome) -> String {
         Outcome::Done(text) => format!("done: {text}"),
         Outcome::Refused(text) => format!("refused: {text}"),
     }
+}
+
+/// `new/worker on [2, 2]`
+fn combination(settings: &Settings) -> String {
+    let facts = &settings.facts;
+    format!("{}/{} on {:?}", facts.run_mode, facts.rank_scope, facts.topology.ranks_per_node)
 }
 
 /// One event in one line; samples and what repeats an input are left out.
@@ -380,8 +424,9 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
         Fact::GpuLeftovers { leftovers } => format!("gpu leftovers {}", leftovers.len()),
         Fact::GpuXid { seen } => format!("xid {} gpu {:?}", seen.xid, seen.gpu),
         Fact::GpuProgress { .. } | Fact::GpuSample { .. } => return None,
-        Fact::WandbPlanned { settings, .. } => {
-            format!("wandb {} {}", settings.facts.run_mode, settings.facts.rank_scope)
+        Fact::WandbPlanned { settings, pending } => {
+            let later = pending.map_or(String::new(), |(mode, scope)| format!(", then {mode}/{scope}"));
+            format!("wandb {}{later}", combination(settings))
         }
         Fact::AgentExited { exit: how } => format!("agent_exited {}", exit(*how)),
         Fact::JobEnded { state, exit_code, cause: why } => {
@@ -395,6 +440,7 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
 fn doing(effect: &Effect) -> Option<String> {
     Some(match effect {
         Effect::SpawnAgent => "-> spawn the agent".into(),
+        Effect::KeepWandb(settings) => format!("-> keep wandb {}", combination(settings)),
         Effect::Signal { target, signal } => {
             let whom = match target {
                 Target::Agent => "agent".into(),
@@ -408,7 +454,6 @@ fn doing(effect: &Effect) -> Option<String> {
         }
         Effect::SignalLeftover { proc, signal, .. } => format!("-> signal {signal} to leftover {proc}"),
         Effect::Placed { pid, rank } => format!("-> place {pid} r{rank}"),
-        Effect::KeepWandb(_) => "-> keep wandb".into(),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
         Effect::Watch(_)

@@ -22,8 +22,8 @@ fn rows(from: i64, count: i64) -> Batch {
 fn read(path: &Path) -> Vec<(i64, String)> {
     let mut reader = Reader::open(path, 0).unwrap();
     let mut found = Vec::new();
-    while let Some(entry) = reader.next().unwrap() {
-        let Entry::Record(entry) = entry else { panic!("{entry:?}") };
+    for entry in reader.by_ref() {
+        let Ok(Entry::Record(entry)) = entry else { panic!("{entry:?}") };
         let text = match entry.record.kind {
             Some(Kind::History(row)) => row.json(),
             other => format!("{other:?}"),

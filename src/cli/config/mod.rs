@@ -1,0 +1,135 @@
+//! Configuration in layers: what was typed, variables, files, defaults. [`registry`] has every setting once.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+
+mod facts;
+mod file;
+mod flags;
+mod layers;
+mod registry;
+mod show;
+
+pub use facts::facts;
+pub use flags::{PlanFlags, RunFlags};
+pub use layers::Layers;
+pub use registry::{boolean, wandb_mode};
+
+use self::layers::{PROJECT_FILE, Places};
+use crate::error::{Error, Result};
+
+/// Arguments of `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every setting, its value and where that comes from
+    Print {
+        /// Print JSON (schema 1)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a file in which every setting is explained and commented out
+    Init {
+        /// Write the project's file into the working directory instead of the user's
+        #[arg(long)]
+        project: bool,
+    },
+    /// Check files: those that are in use, or the one that is named
+    Validate {
+        /// The file to check
+        file: Option<PathBuf>,
+    },
+    /// Print where the files lie
+    Path,
+}
+
+/// `elastictop config`.
+pub fn config(args: &ConfigArgs) -> Result<u8> {
+    match &args.command {
+        ConfigCommand::Print { json } => {
+            let layers = Layers::find(Default::default())?;
+            say(&if *json { show::json(&layers) } else { show::text(&layers) })
+        }
+        ConfigCommand::Init { project } => init(*project),
+        ConfigCommand::Validate { file } => validate(file.as_deref()),
+        ConfigCommand::Path => say(&show::places(&places()?)),
+    }
+}
+
+fn places() -> Result<Places> {
+    Places::find(
+        &std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+    )
+}
+
+/// Prints. A reader that has seen enough, such as `head`, is no failure.
+fn say(text: &str) -> Result<u8> {
+    match writeln!(io::stdout().lock(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::environment(format!("cannot write: {error}")))
+        }
+        _ => Ok(0),
+    }
+}
+
+fn init(project: bool) -> Result<u8> {
+    let path = if project { Some(PathBuf::from(PROJECT_FILE)) } else { places()?.user };
+    let path = path.ok_or_else(|| {
+        Error::environment("the home folder is not known")
+            .hint("set ELASTICTOP_CONFIG to the path of the file")
+    })?;
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(|error| Error::io("cannot make the folder", folder, &error))?;
+    }
+    match fs::File::create_new(&path).and_then(|mut file| file.write_all(show::template().as_bytes())) {
+        Ok(()) => say(&format!("wrote {}", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(Error::usage(format!("{} exists already", path.display()))
+                .hint("edit it; elastictop config validate checks it"))
+        }
+        Err(error) => Err(Error::io("cannot write", &path, &error)),
+    }
+}
+
+fn validate(file: Option<&Path>) -> Result<u8> {
+    let files = match file {
+        Some(file) => vec![file.to_owned()],
+        None => {
+            let Places { project, user, .. } = places()?;
+            project.into_iter().chain(user.filter(|path| path.is_file())).collect()
+        }
+    };
+    if files.is_empty() {
+        return say("there is no file to check; elastictop config init writes one");
+    }
+    let mut wrong = 0;
+    for path in &files {
+        let text = fs::read_to_string(path)
+            .map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())))?;
+        let (_, problems) = file::parse(&text);
+        wrong += problems.len();
+        for problem in &problems {
+            let hint = problem.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            eprintln!("{}:{problem}{hint}", path.display());
+        }
+        if problems.is_empty() {
+            say(&format!("{} is good", path.display()))?;
+        }
+    }
+    Ok(if wrong == 0 { 0 } else { 2 })
+}
+
+#[cfg(test)]
+mod tests;

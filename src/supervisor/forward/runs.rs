@@ -1,0 +1,305 @@
+//! One `.wandb` file: what waits to be written to it, and what its run is about.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    domain::{
+        event::JobInfo,
+        forward::{Settings, figures::Figure, router::OWN_STEP, router::Stamped, row::Row, summary::Summary},
+        time::Stamp,
+    },
+    wandb::log::{
+        Batch, Entry, Failure, Reader, Writer,
+        record::{
+            Changes, Environment, Exit, Header, Item, Kind, Metric, MetricOptions, Output, Run, Stats,
+            Telemetry, VersionInfo,
+        },
+    },
+};
+
+/// Pattern of the metrics that elastictop itself adds to rows.
+const OWN: &str = "elastictop/*";
+
+/// A run that is written to.
+#[derive(Debug)]
+pub struct RunFile {
+    /// Its id.
+    pub id: String,
+    /// Whether it is shared.
+    pub shared: bool,
+    /// Whether it is never sent: figures of a node where no rank logs.
+    pub is_local: bool,
+    /// When the run began for the first time.
+    pub began_at: Stamp,
+    /// The start that this file tells of.
+    started_at: Stamp,
+    writer: Option<Writer>,
+    batch: Batch,
+    /// Step, time and runtime of the last row.
+    last: Option<[String; 3]>,
+    /// Seconds since the run began, of what was logged last.
+    runtime: f64,
+    texts: [String; 3],
+    has_exit: bool,
+}
+
+/// What a file says of its run.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// The job.
+    pub job: &'a JobInfo,
+    /// What was decided about metrics.
+    pub settings: &'a Settings,
+    /// The run's group.
+    pub group: Option<&'a str>,
+    /// The step that follows.
+    pub next_step: u64,
+    /// Whether the run has files before this one.
+    pub is_resumed: bool,
+}
+
+impl RunFile {
+    /// A run that begins, or goes on, at `now`. Its file is made when something is written.
+    pub fn begin(
+        id: &str,
+        shared: bool,
+        began_at: Stamp,
+        now: Stamp,
+        about: About<'_>,
+        summary: &Summary,
+    ) -> RunFile {
+        // Runtimes count whole seconds of the time before: the start is put back by the rest.
+        let before = now.0.saturating_sub(began_at.0);
+        let started_at = Stamp(now.0 - before % 1000);
+        let mut file = RunFile::of(id, shared, began_at, started_at);
+        file.runtime = before as f64 / 1000.0;
+        file.push(&Kind::Header(header()));
+        file.push(&Kind::Run(Box::new(run(id, started_at, (before / 1000) as i32, about))));
+        file.push(&Kind::Environment(Box::new(environment(about.job, began_at))));
+        file.push(&Kind::Metric(Metric {
+            glob_name: OWN.into(),
+            step_metric: "_timestamp".into(),
+            options: Some(MetricOptions { step_sync: true, hidden: false, defined: true }),
+            ..Metric::default()
+        }));
+        if about.is_resumed {
+            file.push(&Kind::Summary(Changes::of(summary.iter().map(|(key, value)| ([key], value)))));
+        }
+        file
+    }
+
+    /// A run whose file is there already, cut to what is committed of it. Gives what its summary was.
+    ///
+    /// # Errors
+    /// The file cannot be opened, read or cut.
+    pub fn reopen(
+        path: &Path,
+        len: u64,
+        (id, shared, began_at): (&str, bool, Stamp),
+        summary: &mut Summary,
+    ) -> Result<RunFile, Failure> {
+        read_summary(path, len, summary)?;
+        let mut file = RunFile::of(id, shared, began_at, began_at);
+        file.writer = Some(Writer::reopen(path, len)?);
+        Ok(file)
+    }
+
+    fn of(id: &str, shared: bool, began_at: Stamp, started_at: Stamp) -> RunFile {
+        RunFile {
+            id: id.to_owned(),
+            shared,
+            is_local: false,
+            began_at,
+            started_at,
+            writer: None,
+            batch: Batch::new(),
+            last: None,
+            runtime: 0.0,
+            texts: Default::default(),
+            has_exit: false,
+        }
+    }
+
+    /// Where its file is, once there is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.writer.as_ref().map(Writer::path)
+    }
+
+    /// Bytes that wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.batch.bytes()
+    }
+
+    /// Adds a record. One that no reader would take is left out; returns whether it was added.
+    pub fn push(&mut self, kind: &Kind) -> bool {
+        self.batch.push(kind).is_ok()
+    }
+
+    /// Adds a row. Returns whether it was added.
+    pub fn row(&mut self, row: &Row<'_>, stamped: &Stamped<'_>) -> bool {
+        use std::fmt::Write;
+        let [step, timestamp, runtime] = &mut self.texts;
+        for (text, value) in [(&mut *timestamp, stamped.timestamp), (&mut *runtime, stamped.runtime)] {
+            text.clear();
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{value}");
+        }
+        step.clear();
+        let _ = write!(step, "{}", stamped.step);
+        let own = stamped.own_step.map(|own| (OWN_STEP, own));
+        let set =
+            [("_timestamp", timestamp.as_str()), ("_runtime", runtime.as_str()), ("_step", step.as_str())];
+        let items = row.items.iter().map(|item| (item.key.as_ref(), item.value));
+        let is_added = self.batch.row(items.chain(own).chain(set)).is_ok();
+        if is_added {
+            self.last.get_or_insert_default().clone_from(&self.texts);
+            self.runtime = self.runtime.max(stamped.runtime);
+        }
+        is_added
+    }
+
+    /// Adds a line of the console.
+    pub fn console(&mut self, is_error: bool, label: Option<String>, now: Stamp, line: String) {
+        let output_type = if is_error { Output::STDERR } else { Output::STDOUT };
+        self.push(&Kind::Output(Output {
+            output_type,
+            timestamp: Some(now.into()),
+            line,
+            label: label.unwrap_or_default(),
+        }));
+        self.runtime = self.runtime.max(now.since(self.began_at).as_secs_f64());
+    }
+
+    /// Adds figures.
+    pub fn figures(&mut self, now: Stamp, figures: &[Figure]) {
+        let items =
+            figures.iter().map(|(name, value)| Item::new([name.as_str()], value.to_string())).collect();
+        self.push(&Kind::Stats(Stats { stats_type: 0, timestamp: Some(now.into()), items }));
+        self.runtime = self.runtime.max(now.since(self.began_at).as_secs_f64());
+    }
+
+    /// Adds the end.
+    pub fn exit(&mut self, now: Stamp, exit_code: i32) {
+        // Told again when the disk was full the first time.
+        if std::mem::replace(&mut self.has_exit, true) {
+            return;
+        }
+        let runtime = now.since(self.began_at).as_secs() as i32;
+        self.push(&Kind::Exit(Exit { exit_code, runtime }));
+    }
+
+    /// Writes what waits, with what of the summary changed. Gives the length of the file, `None` when there was
+    /// nothing to write.
+    ///
+    /// # Errors
+    /// The disk refuses; nothing is lost, and it can be tried again.
+    pub fn flush(&mut self, root: &Path, summary: &mut Summary) -> Result<Option<u64>, Failure> {
+        if summary.has_changes() {
+            self.add_summary(summary);
+        }
+        if self.batch.is_empty() {
+            return Ok(None);
+        }
+        if self.writer.is_none() {
+            let writer = Writer::create(&self.folder(root), &self.id, self.started_at)?;
+            if !self.is_local {
+                // Without the link leet asks which run is meant.
+                let _ = writer.link_latest();
+            }
+            self.writer = Some(writer);
+        }
+        let Some(writer) = &mut self.writer else { return Ok(None) };
+        let len = writer.append(&self.batch)?;
+        self.batch.clear();
+        Ok(Some(len))
+    }
+
+    /// Those that are never sent lie apart, so that no tool sends them by mistake.
+    fn folder(&self, root: &Path) -> PathBuf {
+        if self.is_local { root.join(super::worker::LOCAL) } else { root.to_owned() }
+    }
+
+    fn add_summary(&mut self, summary: &mut Summary) {
+        let mut changes = Changes::default();
+        summary.take_changes(|key, value| match value {
+            Some(value) => changes.update.push(Item::new([key], value)),
+            None => changes.remove.push(Item::new([key], "")),
+        });
+        for (key, value) in ["_step", "_timestamp", "_runtime"].iter().zip(self.last.iter().flatten()) {
+            changes.update.push(Item::new([*key], value.as_str()));
+        }
+        changes.update.push(Item::new(["_wandb"], format!("{{\"runtime\":{}}}", self.runtime as u64)));
+        self.push(&Kind::Summary(changes));
+    }
+}
+
+/// Takes over what a file says of the summary.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read_summary(path: &Path, len: u64, summary: &mut Summary) -> Result<(), Failure> {
+    let mut reader = Reader::open(path, 0)?;
+    while let Some(entry) = reader.next_before(len)? {
+        let Entry::Record(found) = entry else { continue };
+        let Some(Kind::Summary(changes)) = found.record.kind else { continue };
+        for item in changes.update {
+            // A key of several parts is one of the SDK's nested ones, which is kept under its first part.
+            summary.set(&item.path().join("."), item.json());
+        }
+        changes.remove.iter().for_each(|item| summary.remove(&item.path().join(".")));
+    }
+    summary.take_changes(|_, _| {});
+    Ok(())
+}
+
+fn header() -> Header {
+    let producer = concat!("elastictop ", env!("CARGO_PKG_VERSION")).into();
+    Header { version_info: Some(VersionInfo { producer, min_consumer: "0.40.0".into() }) }
+}
+
+fn run(id: &str, started_at: Stamp, runtime: i32, about: About<'_>) -> Run {
+    let facts = &about.settings.facts;
+    let value = |given: &Option<crate::domain::resolve::Given>| {
+        given.as_ref().map(|given| given.value.clone()).unwrap_or_default()
+    };
+    Run {
+        run_id: id.into(),
+        entity: value(&facts.entity),
+        project: value(&facts.project),
+        run_group: about.group.unwrap_or_default().into(),
+        display_name: value(&facts.name),
+        tags: facts.tags.iter().map(|tag| tag.value.clone()).collect(),
+        host: about.job.node.clone(),
+        starting_step: about.next_step as i64,
+        start_time: Some(started_at.into()),
+        resumed: about.is_resumed,
+        telemetry: Some(Telemetry {
+            cli_version: concat!("elastictop-", env!("CARGO_PKG_VERSION")).into(),
+            platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+            ..Telemetry::default()
+        }),
+        runtime,
+        // The job may be started anew under the same id, or switch away and back: what is there stays there.
+        resume: true,
+        ..Run::default()
+    }
+}
+
+fn environment(job: &JobInfo, began_at: Stamp) -> Environment {
+    let (program, args) = match job.command.split_first() {
+        Some((program, args)) => (program.clone(), args.to_vec()),
+        None => Default::default(),
+    };
+    let cores = crate::probe::host::cores();
+    Environment {
+        os: std::env::consts::OS.into(),
+        started_at: Some(began_at.into()),
+        args,
+        program,
+        root: job.cwd.clone(),
+        host: job.node.clone(),
+        cpu_count: cores,
+        cpu_count_logical: cores,
+        ..Environment::default()
+    }
+}
