@@ -1,6 +1,7 @@
 //! The state of the screen, and the only function that changes it.
 
 mod dialog;
+mod gpus;
 mod logs;
 mod runs;
 
@@ -31,9 +32,6 @@ use crate::{
 
 /// How long a toast stays, in milliseconds.
 const TOAST_MS: u64 = 8_000;
-
-/// Between two questions for bytes over PCIe and NVLink: the supervisor counts for ten seconds after each.
-const TRAFFIC_MS: u64 = 5_000;
 
 /// What can happen to the screen.
 #[derive(Clone, Debug)]
@@ -215,15 +213,6 @@ impl App {
             }
         }
         cmds
-    }
-
-    /// Bytes over PCIe and NVLink are only counted while somebody looks.
-    fn ask_for_traffic(&mut self, cmds: &mut Vec<Cmd>) {
-        let has_gpus = self.state.gpus.as_ref().is_some_and(|gpus| !gpus.gpus.is_empty());
-        if has_gpus && self.local.since(self.traffic_at).as_millis() as u64 >= TRAFFIC_MS {
-            self.traffic_at = self.local;
-            cmds.push(Cmd::Send(ToSupervisor::Traffic));
-        }
     }
 
     fn heard(&mut self, message: ToViewer) {
@@ -551,10 +540,7 @@ impl App {
                 Some(_) => self.say(Role::Info, "this rank's process is gone: nothing to signal"),
                 None => self.say(Role::Info, "no rank yet"),
             },
-            Action::Leftovers => match self.state.gpus.as_ref().map(|gpus| gpus.leftovers.clone()) {
-                Some(list) if !list.is_empty() => self.dialog = Some(Dialog::Leftovers { list, at: 0 }),
-                _ => self.say(Role::Info, "no process holds GPU memory but the ranks"),
-            },
+            Action::Leftovers => self.list_leftovers(),
             Action::KeepZombies => {
                 if self.state.alerts.iter().any(|alert| alert.kind == AlertKind::ZombieDeadlock) {
                     self.send(Command::KeepZombies, cmds);
