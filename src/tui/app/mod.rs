@@ -403,7 +403,7 @@ impl App {
             Action::Wrap => self.logs.wrap = !self.logs.wrap,
             Action::Detach => cmds.push(Cmd::Leave),
             Action::Stop | Action::Restart | Action::Signal | Action::KeepZombies | Action::Leftovers => {
-                self.order(action, cmds)
+                self.order(action, cmds);
             }
             Action::Mouse => {
                 self.mouse = !self.mouse;

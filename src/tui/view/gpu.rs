@@ -194,7 +194,7 @@ pub(crate) fn facts(app: &App, state: &State, rank: &Rank) -> Vec<(&'static str,
     facts.push(("health", health(gpu)));
     facts.push(("links", (links(gpu.rates), Role::Dim)));
     facts.push(known_by);
-    for part in info.mig.iter() {
+    for part in &info.mig {
         let look = sample.mig.iter().find(|look| look.index == part.index);
         let used = look.and_then(|look| look.mem_used_bytes.zip(look.mem_total_bytes));
         let used = n_a(used.map(|(used, total)| format!("{} of {}", text::bytes(used), text::bytes(total))));
