@@ -112,6 +112,10 @@
 //!   job must be found after that. Sockets below deep folders are reached through a descriptor of the folder.
 //! * There is one configuration so far, the command line and `ELASTICTOP_*`; a file may follow.
 
+// What is shared with tests and benches outside of the crate names it from outside.
+#[cfg(test)]
+extern crate self as elastictop;
+
 pub mod cli;
 pub mod domain;
 pub mod error;

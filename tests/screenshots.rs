@@ -19,7 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use elastictop::tui::{App, ColorDepth, KeyOverrides, Layout, Msg, Options, Theme, Themes, draw, encode};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+
+#[path = "support/fleet.rs"]
+mod fleet;
 
 /// Columns and rows.
 type Size = (u16, u16);
@@ -57,6 +61,69 @@ fn screenshots() {
     if !has_torch {
         println!("no .venv: torchrun was not photographed");
     }
+}
+
+/// Jobs of many nodes, which no single machine can run: their states are made up, the screen is the real one.
+#[test]
+#[ignore = "writes screenshots/; run it with: cargo test --test screenshots fleets -- --ignored --nocapture"]
+fn fleets() {
+    let sizes = [(40, 12), (80, 24), (120, 40), (200, 50)];
+    for nodes in [1, 8, 64, 512] {
+        let fleet = fleet::Fleet::troubled(nodes, 8);
+        for size in sizes {
+            made_up(&format!("ranks-{}", nodes * 8), &fleet, "default-dark", size, "");
+        }
+    }
+    let (small, large) = (fleet::Fleet::troubled(8, 8), fleet::Fleet::troubled(64, 8));
+    for size in [(80, 24), (200, 50)] {
+        made_up("node", &large, "default-dark", size, ":goto 131\n\n");
+        made_up("rank-peers", &large, "default-dark", size, ":goto 26\n\n\ntt");
+        made_up("filter", &large, "default-dark", size, "/lag>5\n");
+        made_up("palette", &small, "default-dark", size, ":the");
+    }
+    for size in [(80, 24), (120, 40)] {
+        made_up("light-512", &large, "default-light", size, "");
+        made_up("mono-512", &large, "mono", size, "");
+        made_up("mono-64", &small, "mono", size, "");
+    }
+    for theme in Themes::default().names() {
+        made_up(&format!("theme-{theme}"), &small, theme, (100, 24), ":goto 22\n");
+    }
+}
+
+/// A picture of a made-up job, after these keys.
+fn made_up(name: &str, fleet: &fleet::Fleet, theme: &str, size: Size, keys: &str) {
+    use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+    let options = Options {
+        theme: Theme::load(theme).unwrap(),
+        ascii: false,
+        color: ColorDepth::True,
+        viewer: "ada on pts/3".into(),
+        mouse: false,
+        themes: Themes::default(),
+        keys: KeyOverrides::default(),
+        from_list: false,
+        budget: None,
+        layout: Layout::default(),
+        layout_file: None,
+    };
+    let mut app: App = fleet.app(&options, size);
+    for c in keys.chars() {
+        let code = if c == '\n' { KeyCode::Enter } else { KeyCode::Char(c) };
+        app.update(Msg::Key(KeyEvent::new(code, KeyModifiers::NONE)));
+    }
+    app.update(Msg::Tick(fleet.now() + Duration::from_secs(10)));
+    app.update(Msg::Tick(fleet.now()));
+    let backend = ratatui::backend::TestBackend::new(size.0, size.1);
+    let mut terminal = ratatui::Terminal::new(backend).unwrap();
+    let next = terminal.draw(|frame| draw(&app, frame)).unwrap().buffer.clone();
+    let empty = ratatui::buffer::Buffer::empty(next.area);
+    let cells = |count| NonZero::new(count).unwrap();
+    let mut parser = vt100::Parser::new(cells(size.1), cells(size.0), 0);
+    parser.process(&encode(&empty, &next));
+    let path = root().join(format!("screenshots/{name}-{}x{}.svg", size.0, size.1));
+    fs::write(&path, svg(parser.screen())).unwrap();
+    println!("{}", path.strip_prefix(root()).unwrap().display());
 }
 
 /// From the start over the crash to the end, with the views in between.

@@ -124,10 +124,13 @@ fn no_path_of_a_developers_machine() {
 
 #[test]
 fn every_theme_is_embedded() {
-    let code = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tui/theme.rs"));
+    let code = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tui/theme/store.rs"));
     for theme in files(&["themes"], |path| path.extension().is_some_and(|ext| ext == "toml")) {
         let name = theme.file_name().unwrap().to_str().unwrap();
-        assert!(code.contains(&format!("themes/{name}\")")), "themes/{name} is not in src/tui/theme.rs");
+        assert!(
+            code.contains(&format!("themes/{name}\")")),
+            "themes/{name} is not in src/tui/theme/store.rs"
+        );
     }
 }
 

@@ -1,17 +1,22 @@
-//! The `.wandb` file beside the real SDK: `wandb leet inspect` reads what elastictop writes, and elastictop reads what
-//! the SDK writes offline.
+//! The `.wandb` file beside the real SDK: `wandb leet inspect` reads what elastictop writes, and elastictop reads
+//! what the SDK writes offline.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use elastictop::{
     domain::time::Stamp,
-    wandb::log::{
-        Batch, Entry, Reader, Writer, json,
-        record::{Changes, Exit, History, Kind, Metric, Output, Record, Run},
+    wandb::{
+        log::{
+            Batch, Entry, Reader, Writer, json,
+            record::{Changes, Exit, History, Kind, Metric, Output, Record, Run},
+        },
+        sdk::{self, Said, Sdk},
     },
 };
 use serde_json::Value;
@@ -116,6 +121,7 @@ fn write(dir: &Path, rows: &[Row]) -> Writer {
         output_type: Output::STDOUT,
         timestamp: Some(START.into()),
         line: "epoch 1: größer\n".into(),
+        ..Output::default()
     };
     batch.push(&Kind::Output(line)).unwrap();
     batch.push(&Kind::Summary(Changes::of([(["best"], "0.5"), (["nan"], "NaN")]))).unwrap();
@@ -359,4 +365,69 @@ fn rows_of_the_sdk_longer_than_a_block_are_read() {
     for (step, (seen, text)) in file.rows().into_iter().zip(&texts).enumerate() {
         assert_row(seen, step, &[("text", text), ("x", "1")]);
     }
+}
+
+/// Logs, waits for a file, logs again and fails. It names another run than its environment does.
+const GROWING: &str = r#"
+import os, sys, time
+import wandb
+run = wandb.init(project="mine", config={"lr": 0.1})
+run.log({"x": 1, "d": {"y": float("nan")}})
+while not os.path.exists("go"):
+    time.sleep(0.05)
+run.log({"x": 2})
+sys.exit(3)
+"#;
+
+/// Reads what an SDK says until `is_done`; fails after two minutes.
+fn read_until(
+    dir: &Path,
+    file: &mut Option<Sdk>,
+    said: &mut Vec<String>,
+    is_done: impl Fn(&[String]) -> bool,
+) {
+    let due = Instant::now() + Duration::from_secs(120);
+    while !is_done(said) {
+        assert!(Instant::now() < due, "the SDK said no more than {said:#?}");
+        if file.is_none()
+            && let [place] = sdk::files(dir).unwrap().as_slice()
+        {
+            assert!(place.is_offline);
+            *file = Some(Sdk::new(place.path.clone(), 0));
+        }
+        let more = file.as_mut().is_some_and(|file| {
+            let read = file.read(|one| match one {
+                Said::Run(run) => said.push(format!("run {} of {}", run.run_id, run.project)),
+                Said::Row(text) => said.push(format!("row {text}")),
+                Said::Config(key, value) => said.push(format!("config {key} {value:?}")),
+                Said::Exit(code) => said.push(format!("exit {code}")),
+                Said::Summary(..) | Said::Metric(_) | Said::Console { .. } => {}
+            });
+            read.unwrap()
+        });
+        if !more {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn what_the_sdk_logs_is_there_while_it_runs() {
+    let Some(python) = sdk() else { return };
+    let dir = TempDir::new().unwrap();
+    let mut command = command(&python, dir.path());
+    command.args(["-c", GROWING]).env("WANDB_MODE", "offline").env("WANDB_RUN_ID", "planned-r0");
+    command.env("WANDB_PROJECT", "planned").env("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1");
+    let mut child = command.spawn().unwrap();
+    let (mut file, mut said) = (None, Vec::new());
+    let row = |text: &str, x: &str| text.starts_with("row ") && text.contains(&format!("\"x\":{x}"));
+    read_until(dir.path(), &mut file, &mut said, |said| said.iter().any(|text| row(text, "1")));
+    assert_eq!(said[..2], ["run planned-r0 of mine", "config lr Some(\"0.1\")"]);
+    assert!(said[2].contains("\"d\":{\"y\":NaN}") && said[2].contains("\"_step\":0"), "{said:#?}");
+    assert_eq!((said.len(), child.try_wait().unwrap()), (3, None), "it still runs");
+    fs::write(dir.path().join("go"), "").unwrap();
+    read_until(dir.path(), &mut file, &mut said, |said| said.last().is_some_and(|text| text == "exit 3"));
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert!(said.len() == 5 && row(&said[3], "2") && said[3].contains("\"_step\":1"), "{said:#?}");
+    assert!(file.unwrap().not_forwarded().is_empty());
 }

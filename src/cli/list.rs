@@ -68,7 +68,7 @@ pub fn choose(screen: &ScreenArgs) -> Result<u8> {
     if !screen::is_possible() {
         return ps(&PsArgs { all: false, json: false });
     }
-    let options = screen.options()?;
+    let options = tui::Options { from_list: true, ..screen.options()? };
     let roots = Roots::find()?;
     block_on(async {
         loop {

@@ -241,6 +241,7 @@ fn rules(request: &Request, plan: &LaunchPlan) -> Rules {
         stop_grace_ms: u64::try_from(plan.stop_grace.as_millis()).unwrap_or(u64::MAX),
         end_orphans: plan.orphans == Orphans::End,
         expects_beats: !plan.function_mode && !request.script_is_program(),
+        policy: request.policy,
         gpu_wait_ms: u64::try_from(plan.gpu_wait.as_millis()).unwrap_or(u64::MAX),
     }
 }

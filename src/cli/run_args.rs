@@ -7,7 +7,10 @@ use clap::{
 };
 
 use super::config::RunFlags;
-use crate::domain::launch::{self, FLAGS, Flag, Orphans, Request};
+use crate::domain::{
+    launch::{self, FLAGS, Flag, Orphans, Request},
+    verdict::{OnStall, Policy},
+};
 
 /// Start an elastic job and watch it; takes the place of torchrun
 ///
@@ -56,6 +59,18 @@ pub struct RunArgs {
     /// What ranks do when their agent dies: go on, or end [default: keep]
     #[arg(long, value_name = "WHAT", help_heading = OWN)]
     pub orphans: Option<OrphansArg>,
+
+    /// Call it a hang when nothing has moved on this long, or five learned step times: 90, 90s, 5m [default: 30]
+    #[arg(long, alias = "hang_after", value_name = "SEC", value_parser = launch::parse_span, help_heading = OWN)]
+    pub hang_after: Option<Duration>,
+
+    /// Act as --on-stall says when nothing has moved on this long: 90, 90s, 5m, 1h [default: 300]
+    #[arg(long, alias = "heartbeat_timeout", value_name = "SEC", value_parser = launch::parse_span, help_heading = OWN)]
+    pub heartbeat_timeout: Option<Duration>,
+
+    /// What to do about a job that does not move on [default: warn]
+    #[arg(long, alias = "on_stall", value_name = "WHAT", help_heading = OWN)]
+    pub on_stall: Option<OnStallArg>,
 
     /// Start the job and return at once
     #[arg(long, conflicts_with_all = ["wait", "plain"], help_heading = OWN)]
@@ -114,6 +129,17 @@ pub enum OrphansArg {
     Keep,
     /// Get SIGTERM
     End,
+}
+
+/// What to do about a job that does not move on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnStallArg {
+    /// Tell
+    Warn,
+    /// Tell, and write down what the ranks do
+    Dump,
+    /// The same, then restart the group, as often as --max-restarts allows
+    Restart,
 }
 
 /// torchrun's flags by name, switches with an empty value: built from [`FLAGS`], so that the two cannot differ.
@@ -185,12 +211,31 @@ impl RunArgs {
                 OrphansArg::Keep => Orphans::Keep,
                 OrphansArg::End => Orphans::End,
             }),
+            policy: self.policy(),
             script: words.next().unwrap_or_default(),
             args: words.collect(),
             env: env
                 .into_iter()
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
+        }
+    }
+}
+
+impl RunArgs {
+    fn policy(&self) -> Policy {
+        let ms = |time: Option<Duration>, otherwise: u64| {
+            time.map_or(otherwise, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+        };
+        let usual = Policy::default();
+        Policy {
+            hang_after_ms: ms(self.hang_after, usual.hang_after_ms),
+            heartbeat_timeout_ms: ms(self.heartbeat_timeout, usual.heartbeat_timeout_ms),
+            on_stall: self.on_stall.map_or(usual.on_stall, |what| match what {
+                OnStallArg::Warn => OnStall::Warn,
+                OnStallArg::Dump => OnStall::Dump,
+                OnStallArg::Restart => OnStall::Restart,
+            }),
         }
     }
 }

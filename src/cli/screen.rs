@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    env,
-    io::{IsTerminal, stdin, stdout},
+    env, fs,
+    io::{self, IsTerminal, stdin, stdout},
+    path::PathBuf,
 };
 
 use clap::Args;
@@ -16,13 +17,14 @@ use super::{
 use crate::{
     domain::{rank::JobState, state::State, telling},
     error::{Error, Result},
-    tui::{self, ColorDepth, Ending, Options, Theme, wants_ascii},
+    supervisor::place::Roots,
+    tui::{self, ColorDepth, Ending, Layout, Options, Themes, wants_ascii},
 };
 
 /// How the screen looks. Holds for all commands.
 #[derive(Debug, Args)]
 pub struct ScreenArgs {
-    /// Colour theme: default-dark, default-light, ansi16, mono, high-contrast, okabe-ito
+    /// Colour theme, such as default-light, okabe-ito or nord; C goes through them, `elastictop` names all when it is wrong
     #[arg(long, global = true, env = "ELASTICTOP_THEME", value_name = "NAME", help_heading = "Screen")]
     theme: Option<String>,
     /// Colours: auto, never, 16, 256, truecolor
@@ -31,6 +33,9 @@ pub struct ScreenArgs {
     /// Draw with ASCII characters only
     #[arg(long, global = true, help_heading = "Screen")]
     ascii: bool,
+    /// Hold the screen's output under this many bytes per second, such as 2k: fewer frames, then fewer colours
+    #[arg(long, global = true, env = "ELASTICTOP_BUDGET", value_name = "BYTES", help_heading = "Screen")]
+    budget: Option<String>,
     /// Do not capture the mouse
     #[arg(long, global = true, help_heading = "Screen")]
     no_mouse: bool,
@@ -53,8 +58,26 @@ impl ScreenArgs {
             ColorDepth::Ansi16 => "ansi16",
             _ => "default-dark",
         };
+        let layers = Layers::find(BTreeMap::new())?;
+        let own = layers.screen();
+        let themes = own_themes(&get, own.theme)?;
+        let layout_file = Roots::find().ok().and_then(|roots| Some(roots.jobs.parent()?.join("screen.toml")));
+        let layout = layout_file.as_deref().map(Layout::load).unwrap_or_default();
+        // A remembered theme that is gone since is no reason to refuse a screen.
+        let remembered = layout.theme.as_deref().filter(|_| fallback == "default-dark");
+        let theme = match (self.theme(&layers), remembered.and_then(|name| themes.load(name).ok())) {
+            (Some(name), _) => themes.load(&name)?,
+            (None, Some(theme)) => theme,
+            (None, None) => themes.load(fallback)?,
+        };
         Ok(Options {
-            theme: Theme::load(&self.theme()?.unwrap_or_else(|| fallback.to_owned()))?,
+            theme,
+            budget: self.budget.as_deref().map(tui::parse_budget).transpose().map_err(Error::usage)?,
+            layout,
+            layout_file,
+            themes,
+            keys: own.keys,
+            from_list: false,
             ascii: self.ascii || wants_ascii(&get),
             color,
             viewer: viewer_name(),
@@ -63,13 +86,42 @@ impl ScreenArgs {
     }
 }
 
+/// The built-in themes and those in the user's `themes` folder. A file that cannot be read is told of only when it is
+/// asked for by name.
+fn own_themes(env: &dyn Fn(&str) -> Option<String>, over: Option<String>) -> Result<Themes> {
+    let Some(folder) = config_folder(env).map(|folder| folder.join("themes")) else {
+        return Ok(Themes::new(Vec::new(), over));
+    };
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Themes::new(Vec::new(), over)),
+        Err(error) => return Err(Error::environment(format!("cannot read {}: {error}", folder.display()))),
+    };
+    let mut own = Vec::new();
+    for path in
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension() == Some("toml".as_ref()))
+    {
+        if let (Some(name), Ok(text)) =
+            (path.file_stem().and_then(|name| name.to_str()), fs::read_to_string(&path))
+        {
+            own.push((name.to_owned(), text));
+        }
+    }
+    own.sort();
+    Ok(Themes::new(own, over))
+}
+
+/// `$XDG_CONFIG_HOME/elastictop`, or the same below `~/.config`.
+fn config_folder(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+    base.or_else(|| Some(set("HOME")?.join(".config"))).map(|base| base.join("elastictop"))
+}
+
 impl ScreenArgs {
     /// The theme that somebody wants: typed, exported, or in a file.
-    fn theme(&self) -> Result<Option<String>> {
-        if self.theme.is_some() {
-            return Ok(self.theme.clone());
-        }
-        Ok(Layers::find(BTreeMap::new())?.get("ui.theme").map(|found| found.value))
+    fn theme(&self, layers: &Layers) -> Option<String> {
+        self.theme.clone().or_else(|| layers.get("ui.theme").map(|found| found.value))
     }
 }
 

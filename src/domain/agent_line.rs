@@ -12,6 +12,11 @@ const EVENT: &str = "{\"name\": \"torchelastic.worker.status.";
 /// Longest message kept of a failure entry, in bytes.
 const MAX_MESSAGE: usize = 500;
 
+/// Whether a line is one of the agent's event records: a line of JSON for each rank that starts or ends.
+pub fn is_record(line: &str) -> bool {
+    line.contains(EVENT)
+}
+
 /// One thing that the agent told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AgentLine {

@@ -55,12 +55,18 @@ pub struct Beat {
     pub step: Option<u64>,
     /// When it was told or guessed, by the rank's clock: seconds since the epoch.
     pub step_at: Option<f64>,
+    /// How many collectives the default group had begun by then.
+    #[serde(deserialize_with = "count")]
+    pub step_seq: Option<u64>,
     /// Where the step comes from: `log`, `optimizer` or the like.
     pub step_source: Option<String>,
     /// By how much the sending thread woke up later than it wanted, in seconds: something held Python's lock.
     pub late: Option<f64>,
     /// The process groups that the rank is in.
     pub groups: Vec<GroupStatus>,
+    /// The newest row of metrics has a loss that is no number.
+    #[serde(deserialize_with = "lenient")]
+    pub nan: Option<Nan>,
     /// What went wrong in the injected file, which goes on regardless.
     pub error: Option<String>,
 }
@@ -75,6 +81,37 @@ impl Beat {
     pub fn stepped_at(&self) -> Option<Stamp> {
         self.step_at.and_then(Stamp::from_epoch_seconds)
     }
+}
+
+/// A loss that is NaN or infinite.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Nan {
+    /// Its name.
+    pub key: String,
+    /// The step of the row.
+    #[serde(deserialize_with = "count")]
+    pub step: Option<u64>,
+    /// For how many rows in a row.
+    #[serde(deserialize_with = "count")]
+    pub rows: Option<u32>,
+}
+
+/// The collective that a rank has been waiting in for a while, from torch's flight recorder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Op {
+    /// `all_reduce`.
+    pub name: String,
+    /// Its number in the group.
+    #[serde(deserialize_with = "count")]
+    pub seq: Option<u64>,
+    /// Sizes and types of what goes in, as text.
+    #[serde(deserialize_with = "lenient")]
+    pub shape: Option<String>,
+    /// Its time limit in milliseconds.
+    #[serde(deserialize_with = "count")]
+    pub timeout_ms: Option<u64>,
 }
 
 /// One process group as one of its ranks sees it. Counters are numbers of collectives, from torch's flight
@@ -103,6 +140,9 @@ pub struct GroupStatus {
     /// Last collective that ended.
     #[serde(deserialize_with = "count")]
     pub completed: Option<u64>,
+    /// What the rank waits in, once it has waited for some seconds.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub op: Option<Op>,
 }
 
 /// What the rank shim knows when it starts: its first datagram, and the `rank.json` that it leaves.
@@ -179,6 +219,13 @@ impl Message {
 /// reason to lose a beat.
 fn count<'de, D: Deserializer<'de>, T: TryFrom<u64>>(deserializer: D) -> Result<Option<T>, D::Error> {
     Ok(serde_json::Value::deserialize(deserializer)?.as_u64().and_then(|number| T::try_from(number).ok()))
+}
+
+/// What does not read as what it should be is `None`, for the same reason.
+fn lenient<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(serde_json::Value::deserialize(deserializer)?).ok())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    drill::Fault,
     id::ProcId,
     resolve::{RankScope, RunMode},
 };
@@ -25,6 +26,15 @@ pub enum Command {
         rank: Option<u32>,
         /// Linux signal number.
         signal: i32,
+    },
+    /// Have a healthy rank make a fault, to see how it is told.
+    Drill {
+        /// Global rank.
+        rank: u32,
+        /// What it is to do.
+        fault: Fault,
+        /// For how long, in seconds.
+        seconds: u64,
     },
     /// Do not let the zombie watchdog end the agent.
     KeepZombies,

@@ -16,6 +16,7 @@ use super::{
     resolve::{RankScope, RunMode},
     sample::{Place, RankSample},
     time::Stamp,
+    verdict::Guard,
 };
 
 /// One fact with its place in the order of facts.
@@ -130,6 +131,13 @@ pub enum Fact {
         /// What, in words: the collective and group it waits in, or the like.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
+    },
+    /// Which communication backends run in a rank, and what would end it when its heart stops, became known.
+    RankGuarded {
+        /// Position on this node.
+        local_rank: u32,
+        /// What guards it.
+        guard: Guard,
     },
     /// A rank's process is gone.
     RankExited {

@@ -1,7 +1,6 @@
 //! What a rank is doing, from the kernel's state of its process and from its heartbeat.
 //!
-//! One machine per incarnation. Waiting and lagging need collective numbers of all ranks; they join here as another
-//! input when they exist, between orphan and stuck in [`Health::state`].
+//! One machine per incarnation. Waiting and lagging need the collectives of all ranks: the verdict tells them.
 
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use super::{
     rank::RankState,
     sample::Kernel,
     time::{Stamp, human},
+    verdict::{Role, Standing},
 };
 
 /// A rank that never beats counts as running after this time.
@@ -28,7 +28,7 @@ const BUSY_PER_MILLE: u64 = 300;
 const MAX_GAP: Duration = Duration::from_secs(3);
 
 /// What the machine learns about its rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// A look at the process.
     Look {
@@ -48,6 +48,8 @@ pub enum Input {
     Step,
     /// The global rank became known.
     Rank(u32),
+    /// How it stands to its peers in their collectives.
+    Standing(Option<Standing>),
     /// Its agent died.
     Orphaned,
     /// Whether the group is starting up or being ended: no alarms then.
@@ -87,6 +89,7 @@ pub struct Health {
     beat: Option<Stamp>,
     is_working: bool,
     orphaned: bool,
+    standing: Option<Standing>,
     /// What was told is a former supervisor's word: nothing was seen of the rank yet.
     is_hearsay: bool,
     quiet: bool,
@@ -112,6 +115,7 @@ impl Health {
             beat: None,
             is_working: false,
             orphaned: false,
+            standing: None,
             is_hearsay: false,
             quiet: false,
             silent_from: None,
@@ -136,6 +140,7 @@ impl Health {
             }
             Input::Step => self.is_working = true,
             Input::Rank(rank) => self.rank = Some(rank),
+            Input::Standing(standing) => self.standing = standing,
             Input::Orphaned => self.orphaned = true,
             Input::Quiet(quiet) => self.quiet = quiet,
         }
@@ -204,6 +209,10 @@ impl Health {
                 RankState::GilStuck,
                 Some("computes without a heartbeat: something holds Python's lock".into()),
             );
+        }
+        if let Some(standing) = &self.standing {
+            let state = if standing.role == Role::Waiting { RankState::Waiting } else { RankState::Lagging };
+            return (state, Some(standing.detail()));
         }
         if self.is_working {
             return (RankState::Running, None);

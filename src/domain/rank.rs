@@ -76,4 +76,15 @@ impl JobState {
     pub fn is_over(self) -> bool {
         matches!(self, JobState::Done | JobState::Failed | JobState::Stopped)
     }
+
+    /// Whether the running group will not make another step.
+    pub fn ends_group(self) -> bool {
+        matches!(
+            self,
+            JobState::Restarting
+                | JobState::MembershipChange
+                | JobState::TearingDown
+                | JobState::ZombieDeadlock
+        )
+    }
 }

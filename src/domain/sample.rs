@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{id::ProcId, time::Stamp};
+use super::{beat::GroupStatus, id::ProcId, time::Stamp, verdict::Standing};
 
 /// One look at one rank.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,12 @@ pub struct RankSample {
     /// When the last heartbeat arrived, by the supervisor's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beat_at: Option<Stamp>,
+    /// The process groups that it told of last; left out of what a journal keeps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupStatus>,
+    /// Whether it waits in a collective, or others wait for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Standing>,
     /// The last line that the rank wrote, cut to [`MAX_LAST_LINE`] bytes; only present when it changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_line: Option<String>,

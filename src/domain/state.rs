@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     alert::Alert,
+    beat::GroupStatus,
     cause::Cause,
     event::{Event, Fact, JobInfo, Reason},
     exit::Exit,
@@ -15,6 +16,7 @@ use super::{
     rank::{JobState, RankState},
     sample::{Place, RankSample},
     time::Stamp,
+    verdict::{Guard, Standing},
 };
 
 /// Most facts that the state remembers; older ones are in the journal only.
@@ -97,6 +99,15 @@ pub struct Attempt {
     pub cause: Option<Cause>,
     /// Highest step that any rank of this node told of.
     pub last_step: Option<u64>,
+    /// When that step was told first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_step_at: Option<Stamp>,
+    /// The first step that any rank of this node told of, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_step: Option<(u64, Stamp)>,
+    /// When the group was first seen to be ending: a failure, a membership change or somebody's wish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at: Option<Stamp>,
 }
 
 /// The newest incarnation of one rank.
@@ -134,6 +145,15 @@ pub struct Rank {
     pub step_at: Option<Stamp>,
     /// When the last heartbeat came.
     pub beat_at: Option<Stamp>,
+    /// The process groups that it told of last.
+    #[serde(default)]
+    pub groups: Vec<GroupStatus>,
+    /// Whether it waits in a collective, or others wait for it.
+    #[serde(default)]
+    pub standing: Option<Standing>,
+    /// What would end it when its heart stops, once that is known.
+    #[serde(default)]
+    pub guard: Option<Guard>,
     /// The last line it wrote.
     pub last_line: Option<String>,
     /// Lines it has written.
@@ -195,6 +215,11 @@ impl State {
                     self.state_since = at;
                 }
                 (self.state, self.deadline) = (*state, *deadline);
+                if state.ends_group()
+                    && let Some(last) = self.attempts.back_mut()
+                {
+                    last.stopped_at.get_or_insert(at);
+                }
             }
             Fact::Deadline { deadline } => self.deadline = *deadline,
             Fact::RankStarted { proc, local_rank, attempt, place, .. } => {
@@ -217,12 +242,17 @@ impl State {
                 if let Some(rank) = self.rank_mut(*local_rank).filter(|rank| rank.proc == *proc) {
                     rank.enter(at, RankState::Exited);
                     rank.exit = *exit;
-                    (rank.detail, rank.cpu_pct) = (None, None);
+                    (rank.detail, rank.cpu_pct, rank.standing) = (None, None, None);
                 }
             }
             Fact::RankExitKnown { local_rank, pid, exit } => {
                 if let Some(rank) = self.rank_mut(*local_rank).filter(|rank| rank.proc.pid == *pid) {
                     rank.exit = Some(*exit);
+                }
+            }
+            Fact::RankGuarded { local_rank, guard } => {
+                if let Some(rank) = self.rank_mut(*local_rank) {
+                    rank.guard = Some(guard.clone());
                 }
             }
             Fact::AlertRaised { alert } => {
@@ -303,6 +333,9 @@ impl State {
             restarts: self.restarts,
             cause: None,
             last_step: None,
+            last_step_at: None,
+            first_step: None,
+            stopped_at: None,
         });
         if self.attempts.len() > MAX_ATTEMPTS {
             self.attempts.pop_front();
@@ -320,8 +353,14 @@ impl State {
         let Some(rank) = self.rank_mut(sample.local_rank) else { return };
         rank.take_sample(at, sample);
         let (attempt, step) = (rank.attempt, rank.step);
-        if let Some(entry) = self.attempts.back_mut().filter(|entry| entry.n == attempt) {
-            entry.last_step = entry.last_step.max(step);
+        let told = step.zip(sample.step_at.or(Some(at)));
+        if let Some(entry) = self.attempts.back_mut().filter(|entry| entry.n == attempt)
+            && let Some((step, told_at)) = told
+        {
+            entry.first_step.get_or_insert((step, told_at));
+            if entry.last_step.is_none_or(|last| step > last) {
+                (entry.last_step, entry.last_step_at) = (Some(step), Some(told_at));
+            }
         }
     }
 
@@ -359,6 +398,9 @@ impl Rank {
             step: None,
             step_at: None,
             beat_at: None,
+            groups: Vec::new(),
+            standing: None,
+            guard: None,
             last_line: None,
             lines: 0,
         }
@@ -383,6 +425,10 @@ impl Rank {
         self.step = sample.step.or(self.step);
         self.step_at = sample.step_at.or(self.step_at);
         self.beat_at = sample.beat_at.or(self.beat_at);
+        self.standing.clone_from(&sample.standing);
+        if !sample.groups.is_empty() {
+            self.groups.clone_from(&sample.groups);
+        }
         if sample.last_line.is_some() {
             self.last_line.clone_from(&sample.last_line);
         }
@@ -401,6 +447,7 @@ fn is_worth_a_line(fact: &Fact) -> bool {
         Fact::Sample { .. }
             | Fact::RankState { .. }
             | Fact::RankPlaced { .. }
+            | Fact::RankGuarded { .. }
             | Fact::Deadline { .. }
             | Fact::Progress { .. }
             | Fact::Gpus { .. }

@@ -80,6 +80,7 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
         }
         Fact::WandbPlanned { settings, pending } => wandb_planned(settings, *pending)?,
         Fact::RankPlaced { .. }
+        | Fact::RankGuarded { .. }
         | Fact::RankState { .. }
         | Fact::Deadline { .. }
         | Fact::Progress { .. }
@@ -171,6 +172,7 @@ pub fn command(command: &Command) -> String {
             let whom = rank.map_or("all ranks".into(), |rank| format!("r{rank}"));
             format!("{} to {whom}", signal_word(*signal))
         }
+        Command::Drill { rank, fault, seconds } => format!("drill {fault} on r{rank} for {seconds} s"),
         Command::KeepZombies => "keep zombies".into(),
         Command::SetWandb { run_mode, rank_scope } => {
             let mode = run_mode.map(|mode| format!("run_mode={mode}"));

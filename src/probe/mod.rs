@@ -10,3 +10,4 @@ pub mod host;
 pub mod proc;
 pub mod scan;
 pub mod signal;
+pub mod suspect;

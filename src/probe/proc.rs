@@ -99,6 +99,11 @@ impl Stat<'_> {
     }
 }
 
+/// CPU time in a line of `stat`, of a process or of one of its threads, in nanoseconds.
+pub(super) fn cpu_ns(line: &[u8]) -> Option<u64> {
+    Stat::parse(line).map(|stat| ticks_to_ns(stat.cpu_ticks))
+}
+
 /// Longest `stat` line: 52 numbers of at most 20 digits and a name.
 const STAT_BYTES: usize = 1536;
 

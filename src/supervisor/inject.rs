@@ -2,9 +2,10 @@
 
 use std::{fs, io, path::Path};
 
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 3] = [
     ("sitecustomize.py", include_str!("inject/sitecustomize.py")),
     ("elastictop.py", include_str!("inject/elastictop.py")),
+    ("elastictop_drill.py", include_str!("inject/elastictop_drill.py")),
 ];
 
 /// Writes the files into a folder that exists.

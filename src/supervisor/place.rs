@@ -351,6 +351,7 @@ mod tests {
                 stop_grace_ms: 1,
                 end_orphans: false,
                 expects_beats: true,
+                policy: crate::domain::verdict::Policy::default(),
                 gpu_wait_ms: 0,
             },
             job: JobInfo {

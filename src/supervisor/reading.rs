@@ -35,6 +35,8 @@ struct Wrote {
     lines: u64,
     last_line: Option<String>,
     step: Option<u64>,
+    /// Name of the last loss, and for how many lines in a row it has been no number.
+    loss: Option<(String, u32)>,
 }
 
 /// Reads what is new in the logs. Returns whether there is more than one look took.
@@ -58,17 +60,22 @@ pub fn read_logs(
         let Some(pid) = pid else { return };
         let entry = wrote.entry(pid).or_default();
         entry.lines += 1;
-        entry.step = step_of(line.text).or(entry.step);
+        if let Some(row) = Row::read(line.text) {
+            entry.step = row.step.or(entry.step);
+            if let Some((name, bad)) = row.loss {
+                let before = entry.loss.take().map_or(0, |(_, rows)| rows);
+                entry.loss = Some((name, if bad { before + 1 } else { 0 }));
+            }
+        }
         if !line.text.trim().is_empty() {
             entry.last_line = Some(cut(line.text));
         }
     });
-    inputs.extend(wrote.into_iter().map(|(pid, wrote)| Input::Wrote {
-        pid,
-        lines: wrote.lines,
-        last_line: wrote.last_line,
-        step: wrote.step,
-    }));
+    for (pid, wrote) in wrote {
+        let Wrote { lines, last_line, step, loss } = wrote;
+        inputs.push(Input::Wrote { pid, lines, last_line, step });
+        inputs.extend(loss.map(|(name, rows)| Input::Loss { pid, name, rows }));
+    }
     // A step after an error means that the error was survived. Of steps and errors that arrived together, the errors
     // came last: they end a rank more often than not.
     inputs.extend(told);
@@ -85,16 +92,42 @@ pub fn unfinished_line(logbook: &Logbook, pid: i32) -> Option<Input> {
     Some(Input::Wrote { pid, lines: 0, last_line, step: None })
 }
 
-/// The step of a line that is a JSON object with a whole number called `step`, `_step` or `global_step`.
-fn step_of(line: &str) -> Option<u64> {
-    let line = line.trim();
-    if !(line.starts_with('{') && line.ends_with('}') && line.contains("step\"")) {
-        return None;
+/// What a line of metrics tells: a JSON object with a step.
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    /// A whole number called `step`, `_step` or `global_step`.
+    step: Option<u64>,
+    /// The first loss that is no number, else the first: its name, and whether it is NaN or infinite.
+    loss: Option<(String, bool)>,
+}
+
+/// What stands for a number that is none while the line is read as JSON: no loss is that large.
+const NO_NUMBER: f64 = 1e308;
+
+impl Row {
+    fn read(line: &str) -> Option<Row> {
+        let line = line.trim();
+        if !(line.starts_with('{') && line.ends_with('}') && line.contains("step\"")) {
+            return None;
+        }
+        // Bare NaN and Infinity are common in training logs, and no JSON.
+        let is_odd = line.contains("NaN") || line.contains("Infinity");
+        let text =
+            if is_odd { line.replace("NaN", "1e308").replace("Infinity", "1e308") } else { line.into() };
+        let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let step = ["step", "_step", "global_step"].iter().find_map(|key| value.get(key)?.as_u64());
+        let mut losses = value.as_object()?.iter().filter_map(|(name, value)| {
+            let is_loss = name.to_ascii_lowercase().contains("loss");
+            // Python's json can be told to write null for NaN; that says nothing for sure.
+            let bad = value.as_f64().map(|number| number.abs() >= NO_NUMBER);
+            bad.or_else(|| Some(matches!(value.as_str()?, "1e308" | "-1e308" | "nan" | "inf" | "-inf")))
+                .filter(|_| is_loss)
+                .map(|bad| (name.clone(), bad))
+        });
+        let first = losses.next();
+        let bad = first.clone().filter(|(_, bad)| *bad).or_else(|| losses.find(|(_, bad)| *bad));
+        Some(Row { step, loss: bad.or(first) })
     }
-    // Bare NaN and Infinity are common in training logs, and no JSON: look for the number alone then.
-    let value: serde_json::Value =
-        serde_json::from_str(&line.replace("NaN", "0").replace("Infinity", "0")).ok()?;
-    ["step", "_step", "global_step"].iter().find_map(|key| value.get(key)?.as_u64())
 }
 
 /// The files that a rank writes to, kept so that they outlive their folder where that is possible: torchrun deletes
@@ -185,17 +218,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_found_in_json_lines_alone() {
-        for (line, step) in [
-            (r#"{"step": 12, "loss": NaN}"#, Some(12)),
-            (r#"{"_step": 3}"#, Some(3)),
-            (r#"{"global_step": 4, "x": -Infinity}"#, Some(4)),
-            (r#"{"step": "12"}"#, None),
+    fn steps_and_losses_are_found_in_json_lines_alone() {
+        let row = |step: Option<u64>, loss: Option<(&str, bool)>| {
+            Some(Row { step, loss: loss.map(|(name, bad)| (name.to_owned(), bad)) })
+        };
+        for (line, read) in [
+            (r#"{"step": 12, "loss": NaN}"#, row(Some(12), Some(("loss", true)))),
+            (r#"{"step": 12, "loss": 0.5}"#, row(Some(12), Some(("loss", false)))),
+            (r#"{"_step": 3}"#, row(Some(3), None)),
+            (r#"{"global_step": 4, "x": -Infinity}"#, row(Some(4), None)),
+            (r#"{"step": 4, "a_loss": 1, "val_Loss": -Infinity}"#, row(Some(4), Some(("val_Loss", true)))),
+            (r#"{"step": 4, "loss": "nan", "lossless": true}"#, row(Some(4), Some(("loss", true)))),
+            (r#"{"step": "12"}"#, row(None, None)),
             ("step 12", None),
             (r#"{"step": 12"#, None),
             (r#"{"steps": 12}"#, None),
         ] {
-            assert_eq!(step_of(line), step, "{line}");
+            assert_eq!(Row::read(line), read, "{line}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_line_is_survived(text: String) {
+            let _ = Row::read(&text);
+            let _ = Row::read(&format!("{{\"step\": 1, \"loss\": {text}}}"));
         }
     }
 }

@@ -4,6 +4,7 @@ mod closing;
 mod deaths;
 mod gpus;
 mod metrics;
+mod suspects;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -379,6 +380,9 @@ impl Supervisor {
                 reading::add_rank(&mut self.logbook, paths, &sighting, local_rank, attempt);
             }
             Effect::Placed { pid, rank } => self.logbook.place(pid, rank),
+            Effect::Examine { procs, whole } => self.examine(&procs, whole),
+            Effect::Dump { text } => self.dump(&text),
+            Effect::Drill { rank, order, asker, command } => self.drill(rank, &order, asker, command),
             Effect::ReadLastWords(proc) => self.read_last_words(proc),
             Effect::Drain => {
                 if !self.end_leftovers(SIGTERM) {

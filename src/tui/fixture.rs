@@ -132,8 +132,11 @@ impl Story {
                 step: Some(step),
                 step_at: Some(self.at),
                 beat_at: Some(self.at),
+                groups: Vec::new(),
+                standing: None,
                 last_line: Some(format!("step {step} loss {:.4} lr 3.0e-04", 2.31 - step as f64 / 40_000.0)),
                 lines: step,
+                ..RankSample::default()
             });
             let ranks = samples.collect();
             self.fact(Fact::Sample { ranks });
@@ -540,6 +543,12 @@ pub(crate) fn options() -> Options {
         color: ColorDepth::True,
         viewer: "ada on pts/3".into(),
         mouse: false,
+        themes: crate::tui::Themes::default(),
+        keys: crate::tui::KeyOverrides::default(),
+        from_list: false,
+        budget: None,
+        layout: crate::tui::Layout::default(),
+        layout_file: None,
     }
 }
 

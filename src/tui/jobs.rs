@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Options,
-    keys::{self, Action, Scope},
+    keys::{Action, Keymap, Scope},
     run::{Surroundings, terminal},
     screen::Screen,
     text::{GlyphSet, Glyphs},
-    theme::{ColorDepth, Role, Theme},
+    theme::{ColorDepth, Role, Theme, Themes},
     view::Pen,
     words,
 };
@@ -67,6 +67,8 @@ pub(crate) struct Jobs {
     theme: Theme,
     chosen: Theme,
     depth: ColorDepth,
+    themes: Themes,
+    keymap: Keymap,
     glyphs: Glyphs,
 }
 
@@ -88,6 +90,8 @@ impl Jobs {
             theme: options.theme.at(options.color),
             chosen: options.theme.clone(),
             depth: options.color,
+            themes: options.themes.clone(),
+            keymap: Keymap::new(&options.keys).unwrap_or_default(),
             glyphs: GlyphSet::of(options.ascii),
         }
     }
@@ -112,7 +116,7 @@ impl Jobs {
 
     pub(crate) fn key(&mut self, event: &KeyEvent) -> Picked {
         let last = self.rows.as_ref().map_or(0, |rows| rows.len().saturating_sub(1));
-        match keys::lookup(event, Scope::Everywhere) {
+        match self.keymap.lookup(event, Scope::Everywhere) {
             Some(Action::Down) => self.selected = (self.selected + 1).min(last),
             Some(Action::Up) => self.selected = self.selected.saturating_sub(1),
             Some(Action::First) => self.selected = 0,
@@ -124,7 +128,7 @@ impl Jobs {
             }
             Some(Action::Detach | Action::Interrupt | Action::Back) => return Picked::Leave,
             Some(Action::Theme) => {
-                self.chosen = self.chosen.next();
+                self.chosen = self.themes.after(&self.chosen.name);
                 self.theme = self.chosen.at(self.depth);
             }
             Some(Action::Redraw) => return Picked::Redraw,
@@ -146,13 +150,17 @@ impl Jobs {
         let header = [("elastictop".into(), Role::Title), (format!("  {count} on this machine"), Role::Dim)];
         pen.pieces(1, 0, area.width.saturating_sub(1), &header);
         let foot = Rect { y: area.height - 1, height: 1, ..area };
-        let keys = [
-            ("Enter", "attach", false),
-            ("j k", "select", false),
-            ("C", "theme", false),
-            ("q", "leave", false),
+        let hints = [
+            (&[Action::Enter][..], "attach"),
+            (&[Action::Down, Action::Up], "select"),
+            (&[Action::Theme], "theme"),
+            (&[Action::Detach], "leave"),
         ];
-        super::view::key_line(&mut pen, foot, &keys, false);
+        let keys = |actions: &[Action]| {
+            let keys: Vec<String> = actions.iter().filter_map(|action| self.keymap.shown(*action)).collect();
+            keys.join(" ")
+        };
+        super::view::key_line(&mut pen, foot, &hints.map(|(actions, word)| (keys(actions), word)));
         let body = Rect { y: 2, height: area.height.saturating_sub(4), ..area };
         match &self.rows {
             None => {}

@@ -1,6 +1,11 @@
 //! The key table: what a key does, where, and the words for it. Help and footer are made of it.
 
+mod map;
+
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+pub use map::KeyOverrides;
+pub(crate) use map::Keymap;
 
 /// What a key means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +56,20 @@ pub(crate) enum Action {
     FirstError,
     /// Break long lines, or do not.
     Wrap,
+    /// Show the agent's own event records too, or do not.
+    AgentRecords,
+    /// One line for lines that are alike, or all of them.
+    Fold,
+    /// Next order of the ranks.
+    Sort,
+    /// Next metric of the cells.
+    Metric,
+    /// Show only some ranks.
+    Filter,
+    /// Type a command.
+    Palette,
+    /// Next tab of the rank's page.
+    NextTab,
     /// Leave; the job goes on.
     Detach,
     /// Stop the job.
@@ -97,6 +116,26 @@ pub(crate) enum View {
     Runs,
 }
 
+impl Action {
+    /// Its name in the palette and in the configuration: the variant's, in kebab case, such as `next-match`.
+    pub(crate) fn name(self) -> String {
+        let mut name = String::new();
+        for c in format!("{self:?}").chars() {
+            match c {
+                ')' => {}
+                '(' => name.push('-'),
+                c => {
+                    if c.is_uppercase() && !name.is_empty() && !name.ends_with('-') {
+                        name.push('-');
+                    }
+                    name.extend(c.to_lowercase());
+                }
+            }
+        }
+        name
+    }
+}
+
 impl View {
     /// All, in the order of their keys.
     pub(crate) const ALL: [View; 5] = [View::Overview, View::Logs, View::Timeline, View::Events, View::Runs];
@@ -133,6 +172,9 @@ pub(crate) enum Scope {
 }
 
 impl Scope {
+    /// All, the most special last.
+    pub(crate) const ALL: [Scope; 4] = [Scope::Everywhere, Scope::Ranks, Scope::Logs, Scope::Runs];
+
     /// Heading in the help.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -197,12 +239,17 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Everywhere, &["M"], Action::Mouse, "mouse on or off"),
     key(Everywhere, &["C"], Action::Theme, "next theme"),
     key(Everywhere, &["Ctrl-L", "F5"], Action::Redraw, "draw anew"),
+    key(Everywhere, &[":"], Action::Palette, "commands by name"),
     change(Everywhere, &["R"], Action::Restart, "restart the group, no restart spent"),
     change(Everywhere, &["K"], Action::KeepZombies, "keep zombies: stop the watchdog"),
     change(Everywhere, &["X"], Action::Leftovers, "processes left over on GPUs: list and end them"),
     change(Everywhere, &["Q"], Action::Stop, "stop the job"),
     key(Everywhere, &["Ctrl-C"], Action::Interrupt, "says how to leave or stop"),
     key(Ranks, &["l"], Action::RankLog, "log of the selected rank"),
+    key(Ranks, &["/", "F4"], Action::Filter, "filter: rank:3-7 state:wait cpu>90 node:n03 ~text"),
+    key(Ranks, &["o", "F6"], Action::Sort, "next order: suspicion, rank, step, cpu, memory, gpu"),
+    key(Ranks, &["m"], Action::Metric, "next metric of the cells"),
+    key(Ranks, &["t"], Action::NextTab, "next tab of a rank's page"),
     change(Ranks, &["x", "F9"], Action::Signal, "signal to the selected rank"),
     key(Logs, &["f"], Action::Follow, "follow the end, or pause"),
     key(Logs, &["/", "F3"], Action::Search, "search"),
@@ -210,6 +257,8 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Logs, &["N"], Action::PreviousMatch, "match before"),
     key(Logs, &["e"], Action::FirstError, "first error of the attempt"),
     key(Logs, &["w"], Action::Wrap, "wrap long lines, or cut them"),
+    key(Logs, &["d"], Action::Fold, "fold lines that are alike, or show all"),
+    key(Logs, &["a"], Action::AgentRecords, "show or hide the agent's event records"),
     key(Runs, &["m"], Action::NextRunMode, "look at the next run mode; Enter applies it"),
     key(Runs, &["s"], Action::NextRankScope, "look at the next rank scope; Enter applies it"),
 ];
@@ -243,15 +292,6 @@ pub(crate) fn name(event: &KeyEvent) -> String {
         return format!("Alt-{base}");
     }
     if event.modifiers.contains(KeyModifiers::CONTROL) { format!("Ctrl-{base}") } else { base }
-}
-
-/// What a key means in `scope`.
-pub(crate) fn lookup(event: &KeyEvent, scope: Scope) -> Option<Action> {
-    let name = name(event);
-    let bound = |scope: Scope| {
-        TABLE.iter().find(|binding| binding.scope == scope && binding.keys.contains(&name.as_str()))
-    };
-    bound(scope).or_else(|| bound(Scope::Everywhere)).map(|binding| binding.action)
 }
 
 /// The key events of a script such as `j j <Enter> Q 4 <Esc>`.
@@ -294,16 +334,17 @@ mod tests {
 
     #[test]
     fn no_key_has_two_meanings_in_one_place_and_all_can_be_typed() {
-        for scope in [Scope::Everywhere, Scope::Ranks, Scope::Logs, Scope::Runs] {
+        let keymap = Keymap::default();
+        for scope in Scope::ALL {
             let mut seen = std::collections::BTreeSet::new();
             for binding in TABLE.iter().filter(|binding| binding.scope == scope) {
                 for key in binding.keys {
                     assert!(seen.insert(key), "{key} twice {}", scope.name());
                     let event = script(&format!("<{key}>"))[0];
-                    assert_eq!(lookup(&event, scope), Some(binding.action), "{key}");
+                    assert_eq!(keymap.lookup(&event, scope), Some(binding.action), "{key}");
                     // Some terminals report Shift with capital letters.
                     let shifted = KeyEvent::new(event.code, event.modifiers | KeyModifiers::SHIFT);
-                    assert_eq!(lookup(&shifted, scope), Some(binding.action), "shift {key}");
+                    assert_eq!(keymap.lookup(&shifted, scope), Some(binding.action), "shift {key}");
                 }
             }
         }

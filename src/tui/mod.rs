@@ -5,11 +5,14 @@
 //! to the [`Link`], and is the only part with a clock.
 
 mod app;
+mod budget;
+mod encode;
 #[cfg(test)]
 mod fixture;
 mod input;
 mod jobs;
 mod keys;
+mod layout;
 mod run;
 mod screen;
 #[cfg(test)]
@@ -19,14 +22,18 @@ mod theme;
 mod view;
 mod words;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::{
-    app::{App, Cmd, LinkState, Msg},
+    app::{App, Cmd, LinkState, Msg, Peer},
+    budget::{Thrift, parse as parse_budget},
+    encode::encode,
     jobs::JobRow,
-    theme::{ColorDepth, Role, Theme, wants_ascii},
+    keys::KeyOverrides,
+    layout::Layout,
+    theme::{ColorDepth, Role, Theme, Themes, wants_ascii},
     view::draw,
 };
 use self::{
@@ -35,7 +42,11 @@ use self::{
     run::{Pace, Surroundings},
     screen::{Guard, Screen, Writer},
 };
-use crate::{domain::state::State, domain::time::Stamp, error::Result, wire::link::Link};
+use crate::{
+    domain::{state::State, time::Stamp},
+    error::{Error, Result},
+    wire::link::Link,
+};
 
 /// How a viewer gets (back) to the job it shows. Called at the start and after a lost link; an error of kind
 /// [`Job`](crate::error::Kind::Job) means that it will never come back.
@@ -54,6 +65,26 @@ pub struct Options {
     pub viewer: String,
     /// Whether to capture the mouse; then the terminal cannot select text.
     pub mouse: bool,
+    /// The themes that a key and the palette go through.
+    pub themes: Themes,
+    /// The user's own keys, checked with [`check_keys`].
+    pub keys: KeyOverrides,
+    /// Whether leaving leads back to a list of jobs.
+    pub from_list: bool,
+    /// Bytes per second that the screen may cost; `None` for no limit.
+    pub budget: Option<u32>,
+    /// What was chosen before.
+    pub layout: Layout,
+    /// Where choices are remembered, if they are.
+    pub layout_file: Option<PathBuf>,
+}
+
+/// Checks the user's own keys.
+///
+/// # Errors
+/// What is wrong with them, in a sentence.
+pub fn check_keys(keys: &KeyOverrides) -> Result<()> {
+    keys::Keymap::new(keys).map(drop).map_err(Error::usage)
 }
 
 /// How a look at a job ended.
@@ -77,7 +108,7 @@ pub async fn watch(mut connector: Connector, options: &Options) -> Result<(Endin
     let link = connector().await?;
     let size = size()?;
     let mut app = App::new(options, size, now(), jiff::Zoned::now().offset().seconds());
-    let _guard = Guard::take(options.mouse).map_err(|error| run::terminal(&error))?;
+    let _guard = Guard::take(app.mouse()).map_err(|error| run::terminal(&error))?;
     let keyboard = Keyboard::open().map_err(|error| run::terminal(&error))?;
     let writer = Writer::new().map_err(|error| run::terminal(&error))?;
     let mut screen = Screen::new(Box::new(writer), size);
@@ -86,9 +117,14 @@ pub async fn watch(mut connector: Connector, options: &Options) -> Result<(Endin
         clock: now,
         hung_up: input::hung_up,
         stop: told_to_end(),
-        pace: Pace::default(),
+        pace: Pace { budget: options.budget, ..Pace::default() },
     };
     let ending = run::run(&mut app, &mut screen, link, connector, around).await?;
+    let layout = app.layout();
+    if let Some(file) = options.layout_file.as_ref().filter(|_| layout != options.layout) {
+        // Nothing hangs on it, and nobody is there to be told.
+        let _ = layout.save(file);
+    }
     Ok((ending, app.state))
 }
 

@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use super::{
     Connector, Ending,
     app::{App, Cmd, LinkState, Msg},
+    budget::Budget,
     screen::Screen,
     view,
 };
@@ -32,6 +33,8 @@ pub(crate) struct Pace {
     pub(crate) first_retry: Duration,
     /// The longest wait between two attempts.
     pub(crate) longest_retry: Duration,
+    /// Bytes per second that frames may cost.
+    pub(crate) budget: Option<u32>,
 }
 
 impl Default for Pace {
@@ -41,6 +44,7 @@ impl Default for Pace {
             frame: Duration::from_millis(50),
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_secs(5),
+            budget: None,
         }
     }
 }
@@ -84,7 +88,9 @@ where
     let mut tick = interval_at(Instant::now() + pace.tick, pace.tick);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut dirty = true;
-    let mut frame_at = Instant::now();
+    let begin = Instant::now();
+    let mut frame_at = begin;
+    let mut budget = pace.budget.map(Budget::new);
     let mut inbox = vec![Msg::Tick(clock()), Msg::Linked];
     loop {
         for msg in inbox.drain(..) {
@@ -102,6 +108,7 @@ where
                 }
             }
         }
+        app.settle();
         if dirty && Instant::now() >= frame_at {
             if screen.is_broken() {
                 return Ok(ending(app));
@@ -111,7 +118,15 @@ where
                 .map_err(|error| terminal(&error))?;
             // A terminal that is slow gets the next frame when it has taken this one.
             dirty = !drawn;
-            frame_at = Instant::now() + pace.frame;
+            let mut wait = pace.frame;
+            if let Some(budget) = budget.as_mut().filter(|_| drawn) {
+                budget.spend(begin.elapsed(), screen.sent());
+                wait = wait.max(budget.wait(begin.elapsed(), false));
+                if budget.thrift() != app.thrift {
+                    app.update(Msg::Thrift(budget.thrift()));
+                }
+            }
+            frame_at = Instant::now() + wait;
         }
         let idle = link.is_none() && connecting.is_none() && !matches!(app.link, LinkState::Gone(_));
         tokio::select! {
@@ -122,7 +137,8 @@ where
                     }
                     if let Some(msg) = message(event) {
                         inbox.push(msg);
-                        (dirty, frame_at) = (true, Instant::now());
+                        let debt = budget.as_mut().map(|budget| budget.wait(begin.elapsed(), true));
+                        (dirty, frame_at) = (true, Instant::now() + debt.unwrap_or_default());
                     }
                 }
                 Some(Err(_)) | None => return Ok(ending(app)),

@@ -14,7 +14,6 @@ use std::{
 };
 
 use ratatui::{
-    backend::{Backend, CrosstermBackend},
     buffer::Buffer,
     crossterm::{
         clipboard::CopyToClipboard,
@@ -31,8 +30,7 @@ use ratatui::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Room for the bytes of one frame, so that each is one write.
-const FRAME_BYTES: usize = 64 << 10;
+use super::encode::encode;
 
 /// Takes the bytes of frames.
 pub(crate) trait Sink: Send {
@@ -174,6 +172,9 @@ fn give_back() {
 pub(crate) struct Screen {
     sink: Box<dyn Sink>,
     shown: Buffer,
+    /// What is drawn into; what it holds before does not matter.
+    next: Buffer,
+    sent: usize,
     /// Whether it is not known what the terminal shows.
     blank: bool,
     /// Bytes that go out with the next frame.
@@ -182,11 +183,13 @@ pub(crate) struct Screen {
 
 impl Screen {
     pub(crate) fn new(sink: Box<dyn Sink>, size: (u16, u16)) -> Screen {
-        Screen { sink, shown: Buffer::empty(Rect::new(0, 0, size.0, size.1)), blank: true, extra: Vec::new() }
+        let empty = Buffer::empty(Rect::new(0, 0, size.0, size.1));
+        Screen { sink, shown: empty.clone(), next: empty, sent: 0, blank: true, extra: Vec::new() }
     }
 
     pub(crate) fn resize(&mut self, size: (u16, u16)) {
         self.shown = Buffer::empty(Rect::new(0, 0, size.0, size.1));
+        self.next = self.shown.clone();
         self.blank = true;
     }
 
@@ -210,36 +213,34 @@ impl Screen {
 
     /// Draws and sends what changed; false when the terminal has not taken the frame before yet.
     pub(crate) fn show(&mut self, draw: impl FnOnce(Rect, &mut Buffer)) -> io::Result<bool> {
+        self.sent = 0;
         if !self.sink.is_idle() {
             return Ok(false);
         }
-        let area = self.shown.area;
-        let mut next = Buffer::empty(area);
-        draw(area, &mut next);
-        let mut bytes = Vec::with_capacity(FRAME_BYTES);
-        queue!(bytes, BeginSynchronizedUpdate)?;
+        // The buffer before the last one is drawn into: two are enough for ever.
+        draw(self.shown.area, &mut self.next);
+        let mut bytes = Vec::new();
         bytes.append(&mut self.extra);
         if self.blank {
             self.shown.reset();
             queue!(bytes, ResetColor, Clear(ClearType::All))?;
         }
-        let before = bytes.len();
-        let changes = self.shown.diff(&next);
-        let changed = !changes.is_empty();
-        CrosstermBackend::new(&mut bytes).draw(changes.into_iter())?;
-        let said_more = before > queued_length(BeginSynchronizedUpdate)?;
-        if changed || said_more {
-            queue!(bytes, EndSynchronizedUpdate)?;
-            self.sink.send(bytes);
+        bytes.extend(encode(&self.shown, &self.next));
+        if !bytes.is_empty() {
+            let mut frame = Vec::with_capacity(bytes.len() + 16);
+            queue!(frame, BeginSynchronizedUpdate)?;
+            frame.extend(bytes);
+            queue!(frame, EndSynchronizedUpdate)?;
+            self.sent = frame.len();
+            self.sink.send(frame);
         }
-        self.shown = next;
+        std::mem::swap(&mut self.shown, &mut self.next);
         self.blank = false;
         Ok(true)
     }
-}
 
-fn queued_length(command: impl ratatui::crossterm::Command) -> io::Result<usize> {
-    let mut bytes = Vec::new();
-    queue!(bytes, command)?;
-    Ok(bytes.len())
+    /// Bytes of the last frame.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent
+    }
 }

@@ -1,6 +1,11 @@
 //! The screen from outside: keys in, pictures and messages out.
 
+#[path = "../../tests/support/fleet.rs"]
+mod fleet;
+mod fleets;
 mod looks;
 mod loops;
 mod scripts;
 mod terminal;
+
+pub(super) use scripts::press;

@@ -35,6 +35,14 @@ pub(crate) struct GlyphSet {
     pub(crate) start: &'static str,
     /// The corners of a box: top left, top right, bottom left, bottom right.
     pub(crate) corners: [&'static str; 4],
+    /// Five steps, from quiet to loud: they differ in height, so that colour is not needed.
+    pub(crate) ramp: [&'static str; 5],
+    /// A cell of a bar.
+    pub(crate) full: &'static str,
+    /// Between the steps of a way into something.
+    pub(crate) deeper: &'static str,
+    /// Between a count and what it counts.
+    pub(crate) times: &'static str,
     /// Whether this is the ASCII set.
     pub(crate) ascii: bool,
 }
@@ -57,6 +65,10 @@ const ASCII: GlyphSet = GlyphSet {
     hand: "@",
     start: "*",
     corners: ["+", "+", "+", "+"],
+    ramp: [".", "-", "+", "#", "@"],
+    full: "#",
+    deeper: ">",
+    times: "x",
     ascii: true,
 };
 
@@ -75,6 +87,10 @@ const UNICODE: GlyphSet = GlyphSet {
     hand: "✎",
     start: "●",
     corners: ["┌", "┐", "└", "┘"],
+    ramp: ["▁", "▂", "▄", "▆", "█"],
+    full: "█",
+    deeper: "›",
+    times: "×",
     ascii: false,
 };
 

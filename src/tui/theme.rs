@@ -1,9 +1,17 @@
 //! Themes: what each role looks like. Views name roles, never colours.
 
-use std::{collections::BTreeMap, str::FromStr};
+mod depth;
+mod store;
+
+use std::collections::BTreeMap;
 
 use ratatui::style::{Color, Modifier, Style};
 use serde::Deserialize;
+
+use depth::to_256;
+pub use depth::{ColorDepth, wants_ascii};
+use store::BUILTIN;
+pub use store::Themes;
 
 use crate::error::{Error, Result};
 
@@ -99,75 +107,6 @@ impl Role {
     }
 }
 
-/// How many colours the terminal shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ColorDepth {
-    /// None: bold, underlined and reversed only.
-    None,
-    /// The sixteen of the terminal's own scheme.
-    Ansi16,
-    /// The cube of 256.
-    Ansi256,
-    /// Any.
-    True,
-}
-
-impl ColorDepth {
-    /// What the user asked for, else what the environment tells of the terminal.
-    ///
-    /// `env` looks up a variable. sshd does not pass `COLORTERM` on, so 256 colours must look right.
-    pub fn detect(env: &dyn Fn(&str) -> Option<String>, flag: Option<ColorDepth>) -> ColorDepth {
-        if let Some(depth) = flag {
-            return depth;
-        }
-        let get = |name: &str| env(name).filter(|value| !value.is_empty());
-        let term = get("TERM").unwrap_or_default();
-        if get("NO_COLOR").is_some() || term == "dumb" || term.is_empty() {
-            return ColorDepth::None;
-        }
-        let many = get("COLORTERM").is_some_and(|value| value == "truecolor" || value == "24bit");
-        if many || term.ends_with("-direct") {
-            ColorDepth::True
-        } else if term == "linux" || term.ends_with("-16color") || term == "ansi" || term == "vt100" {
-            ColorDepth::Ansi16
-        } else {
-            // Every emulator of the last twenty years has the cube, whatever its terminfo name ends with.
-            ColorDepth::Ansi256
-        }
-    }
-}
-
-impl FromStr for ColorDepth {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<ColorDepth, String> {
-        match text {
-            "never" | "none" => Ok(ColorDepth::None),
-            "16" => Ok(ColorDepth::Ansi16),
-            "256" => Ok(ColorDepth::Ansi256),
-            "truecolor" | "24bit" => Ok(ColorDepth::True),
-            _ => Err(format!("{text:?} is no colour depth; use never, 16, 256 or truecolor")),
-        }
-    }
-}
-
-/// Whether to draw with ASCII only: the locale has no UTF-8, or the terminal's font lacks the glyphs.
-pub fn wants_ascii(env: &dyn Fn(&str) -> Option<String>) -> bool {
-    let get = |name: &str| env(name).filter(|value| !value.is_empty());
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| get(name)).unwrap_or_default();
-    let utf8 = locale.to_ascii_lowercase().replace('-', "").contains("utf8");
-    !utf8 || get("TERM").is_some_and(|term| term == "linux" || term == "dumb")
-}
-
-const BUILTIN: [(&str, &str); 6] = [
-    ("default-dark", include_str!("../../themes/default-dark.toml")),
-    ("default-light", include_str!("../../themes/default-light.toml")),
-    ("ansi16", include_str!("../../themes/ansi16.toml")),
-    ("mono", include_str!("../../themes/mono.toml")),
-    ("high-contrast", include_str!("../../themes/high-contrast.toml")),
-    ("okabe-ito", include_str!("../../themes/okabe-ito.toml")),
-];
-
 /// A style for every role.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Theme {
@@ -179,6 +118,8 @@ pub struct Theme {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default)]
+    base: Option<String>,
     #[serde(default)]
     palette: BTreeMap<String, String>,
     #[serde(default)]
@@ -210,17 +151,34 @@ impl Theme {
         }
     }
 
-    /// A theme from the text of a file; what the file leaves out is as in `default-dark`.
+    /// A theme from the text of a file; what the file leaves out is as in `default-dark`, or in the theme that it
+    /// names as its `base`.
     ///
     /// # Errors
     /// TOML that cannot be read, names of no role, colours that are none.
     pub fn parse(name: &str, text: &str) -> Result<Theme> {
+        Theme::parse_over(name, &[text])
+    }
+
+    /// The same, of several texts: each changes what those before it say.
+    pub(crate) fn parse_over(name: &str, texts: &[&str]) -> Result<Theme> {
         let wrong = |what: String| Error::usage(format!("theme {name}: {what}"));
         let read = |text: &str| toml::from_str::<File>(text).map_err(|error| wrong(error.to_string()));
         let mut merged = read(BUILTIN[0].1)?;
-        let File { palette, roles } = read(text)?;
-        merged.palette.extend(palette);
-        merged.roles.extend(roles);
+        for text in texts {
+            let File { base, palette, roles } = read(text)?;
+            if let Some(base) = base {
+                let known = BUILTIN.iter().find(|(known, _)| *known == base);
+                let Some((_, text)) = known else {
+                    return Err(wrong(format!("its base {base:?} is no built-in theme")));
+                };
+                let base = read(text)?;
+                merged.palette.extend(base.palette);
+                merged.roles.extend(base.roles);
+            }
+            merged.palette.extend(palette);
+            merged.roles.extend(roles);
+        }
         let mut styles = [Style::new(); SLOTS];
         let style = |text: &str| parse_style(text, &merged.palette).map_err(&wrong);
         for (role, given) in &merged.roles {
@@ -272,10 +230,9 @@ impl Theme {
         self.styles[role.slot()]
     }
 
-    /// The next built-in theme, in the order of [`Theme::names`].
-    pub fn next(&self) -> Theme {
-        let at = BUILTIN.iter().position(|(name, _)| *name == self.name).map_or(0, |at| at + 1);
-        Theme::load(BUILTIN[at % BUILTIN.len()].0).expect("a built-in theme")
+    /// The theme for when nothing else can be read.
+    fn fallback() -> Theme {
+        Theme::load(BUILTIN[0].0).expect("a built-in theme")
     }
 
     /// A theme that gives every role a colour of its own, to read roles back from a drawn screen.
@@ -319,27 +276,6 @@ fn parse_color(word: &str, palette: &BTreeMap<String, String>) -> Result<Color, 
     word.parse().map_err(|_| format!("{word:?} is no colour and not in the palette"))
 }
 
-const CUBE: [u8; 6] = [0, 95, 135, 175, 215, 255];
-
-/// The entry of the 256-colour cube or grey ramp that comes nearest. The first 16 are the user's own: not used.
-fn to_256(color: Color) -> Color {
-    let Color::Rgb(r, g, b) = color else { return color };
-    let distance = |(x, y, z): (u8, u8, u8)| {
-        let part = |a: u8, b: u8| (i32::from(a) - i32::from(b)).pow(2);
-        2 * part(r, x) + 4 * part(g, y) + 3 * part(b, z)
-    };
-    let entry = |index: u8| {
-        if index < 232 {
-            let at = index - 16;
-            (CUBE[usize::from(at / 36)], CUBE[usize::from(at / 6 % 6)], CUBE[usize::from(at % 6)])
-        } else {
-            let grey = 8 + 10 * (index - 232);
-            (grey, grey, grey)
-        }
-    };
-    Color::Indexed((16..=255).min_by_key(|index| distance(entry(*index))).unwrap_or(16))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,7 +307,7 @@ mod tests {
                 assert_ne!(*style, Style::new(), "{name}: slot {slot}");
             }
         }
-        assert_eq!(rgb_themes().len(), 4);
+        assert_eq!(rgb_themes().len(), 10);
     }
 
     #[test]
@@ -439,27 +375,5 @@ mod tests {
         assert_eq!(dark.at(ColorDepth::None).style(Role::Crit).fg, Some(Color::Reset));
         let in_cube = dark.at(ColorDepth::Ansi256);
         assert!(in_cube.styles.iter().all(|style| !matches!(style.fg, Some(Color::Rgb(..)))));
-        assert_eq!(to_256(Color::Rgb(255, 255, 255)), Color::Indexed(231));
-        assert_eq!(to_256(Color::Rgb(8, 8, 8)), Color::Indexed(232));
-    }
-
-    #[test]
-    fn the_environment_tells_the_depth() {
-        let detect = |pairs: &[(&str, &str)]| {
-            let pairs: BTreeMap<String, String> =
-                pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-            let env = move |name: &str| pairs.get(name).cloned();
-            (ColorDepth::detect(&env, None), wants_ascii(&env))
-        };
-        let utf8 = ("LANG", "en_US.UTF-8");
-        assert_eq!(detect(&[("TERM", "xterm-256color"), utf8]), (ColorDepth::Ansi256, false));
-        assert_eq!(detect(&[("TERM", "xterm-ghostty"), utf8]), (ColorDepth::Ansi256, false));
-        assert_eq!(detect(&[("TERM", "xterm"), ("COLORTERM", "truecolor"), utf8]), (ColorDepth::True, false));
-        assert_eq!(detect(&[("TERM", "xterm"), ("NO_COLOR", "1"), utf8]), (ColorDepth::None, false));
-        assert_eq!(detect(&[("TERM", "xterm"), ("NO_COLOR", ""), utf8]), (ColorDepth::Ansi256, false));
-        assert_eq!(detect(&[("TERM", "linux"), utf8]), (ColorDepth::Ansi16, true));
-        assert_eq!(detect(&[("TERM", "dumb")]), (ColorDepth::None, true));
-        assert_eq!(detect(&[("TERM", "xterm"), utf8, ("LC_ALL", "C")]), (ColorDepth::Ansi256, true));
-        assert_eq!(ColorDepth::detect(&|_| None, Some(ColorDepth::True)), ColorDepth::True);
     }
 }

@@ -1,4 +1,5 @@
-//! Adapters out to W&B: the transaction log, credentials, the client, and what sends a run's log to the server.
+//! Adapters out to W&B: the transaction log, what ranks log with their own SDK, credentials, the client, and what sends
+//! the log of a run to the server.
 
 pub mod client;
 pub mod credentials;

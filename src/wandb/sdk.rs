@@ -5,8 +5,9 @@
 //! finds what it writes there, one file for each `wandb.init()`, and [`Sdk`] reads one:
 //!
 //! * a row comes as the JSON object that the script logged, with `_step`, `_timestamp` and `_runtime` in it;
-//! * values of the summary and the configuration come whole, under their first key. The SDK writes the summary for
-//!   each row too, *before* that row, and as `define_metric` has it: whoever takes it must not make one of the rows;
+//! * values of the summary and the configuration come whole, under their first key. The SDK writes the summary
+//!   for each row too, *before* that row, and as `define_metric` has it: whoever takes it must not make one of
+//!   the rows;
 //! * the console is that of the rank's own output, once more: it is for those who have no other source of it;
 //! * files stay where they are. Values that need one are taken out of rows and summary, and counted.
 

@@ -3,6 +3,8 @@
 //! Each test has a [`harness::Lab`] of its own: a folder that holds its jobs and dies with them.
 
 mod harness;
+#[path = "../wandb_server/mod.rs"]
+mod wandb_server;
 
 mod adopt;
 mod causes;
@@ -14,4 +16,5 @@ mod restarts;
 mod storage;
 mod terminal;
 mod viewers;
+mod wandb;
 mod watchdog;

@@ -8,7 +8,10 @@ use std::{
 
 use toml::de::{DeTable, DeValue};
 
-use super::registry::{Kind, SETTINGS, Setting};
+use super::{
+    registry::{Kind, SETTINGS, Setting},
+    screen::{self, Screen},
+};
 use crate::{
     domain::near::nearest,
     error::{Error, Result},
@@ -50,6 +53,8 @@ pub struct ConfigFile {
     pub path: PathBuf,
     /// What it says.
     pub values: Values,
+    /// What it says to the screen.
+    pub screen: Screen,
 }
 
 /// Reads one of elastictop's own files; `None` when there is none.
@@ -66,7 +71,7 @@ pub fn read(path: &Path) -> Result<Option<ConfigFile>> {
     };
     let (values, problems) = parse(&text);
     match problems.into_iter().next() {
-        None => Ok(Some(ConfigFile { path: path.to_owned(), values })),
+        None => Ok(Some(ConfigFile { path: path.to_owned(), values, screen: Screen::parse(&text) })),
         Some(problem) => {
             let error = Error::usage(format!("{}:{problem}", path.display()));
             Err(problem
@@ -110,6 +115,10 @@ pub fn parse(text: &str) -> (Values, Vec<Problem>) {
                         Err(problem) => problems.push(problem),
                     }
                 }
+            }
+            DeValue::Table(_) if screen::SECTIONS.contains(&name) => {
+                let problem = screen::problem(text, name);
+                problems.extend(problem.map(|text| Problem { at, text, hint: None }));
             }
             _ => problems.push(unknown(name, at)),
         }
@@ -192,7 +201,7 @@ fn unknown(key: &str, at: (usize, usize)) -> Problem {
 /// somebody else's.
 pub fn read_theirs(path: &Path) -> Option<ConfigFile> {
     let text = fs::read_to_string(path).ok()?;
-    Some(ConfigFile { path: path.to_owned(), values: parse_theirs(&text) })
+    Some(ConfigFile { path: path.to_owned(), values: parse_theirs(&text), screen: Screen::default() })
 }
 
 /// The values in a text of that kind.

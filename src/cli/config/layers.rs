@@ -9,6 +9,7 @@ use std::{
 use super::{
     file::{self, ConfigFile},
     registry::{SETTINGS, Setting, setting},
+    screen::Screen,
 };
 use crate::{
     domain::resolve::Given,
@@ -106,6 +107,13 @@ impl Layers {
             wandb: places.wandb.as_deref().and_then(file::read_theirs),
             env,
         })
+    }
+
+    /// What the files say to the screen: the project's before the user's.
+    pub fn screen(&self) -> Screen {
+        let of =
+            |file: &Option<ConfigFile>| file.as_ref().map(|file| file.screen.clone()).unwrap_or_default();
+        of(&self.project).over(of(&self.user))
     }
 
     /// The value of a setting; `None` when no layer has one.

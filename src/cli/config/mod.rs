@@ -13,6 +13,7 @@ mod file;
 mod flags;
 mod layers;
 mod registry;
+mod screen;
 mod show;
 
 pub use facts::facts;

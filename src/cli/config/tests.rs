@@ -21,7 +21,7 @@ fn layers(project: &str, user: &str, env: &[(&str, &str)], typed: &[(&'static st
     let file = |path: &str, text: &str| {
         let (values, problems) = parse(text);
         assert_eq!(problems, []);
-        Some(ConfigFile { path: path.into(), values })
+        Some(ConfigFile { path: path.into(), values, screen: Default::default() })
     };
     Layers {
         typed: typed.iter().map(|&(key, value)| (key, value.to_owned())).collect(),
@@ -31,6 +31,7 @@ fn layers(project: &str, user: &str, env: &[(&str, &str)], typed: &[(&'static st
         wandb: Some(ConfigFile {
             path: "/home/me/.config/wandb/settings".into(),
             values: parse_theirs("[default]\nentity = machine\nproject = machine\n"),
+            screen: Default::default(),
         }),
     }
 }

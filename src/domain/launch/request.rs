@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::flags::flag;
-use crate::domain::{event::Launcher, id, redact};
+use crate::domain::{event::Launcher, id, redact, verdict::Policy};
 
 /// What the user typed, and the environment it was typed in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Request {
     pub gpu_wait: Option<Duration>,
     /// `--orphans`.
     pub orphans: Option<Orphans>,
+    /// `--hang-after`, `--heartbeat-timeout`, `--on-stall`.
+    #[serde(default)]
+    pub policy: Policy,
     /// The script, module or program.
     pub script: String,
     /// Its arguments, untouched.

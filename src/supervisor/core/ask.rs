@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use super::{Asker, Core, Effect, Out};
+use super::{Asker, Core, Effect, Out, crew::Member};
 use crate::domain::{
     cause::Clue,
     command::{Command, Outcome},
+    drill::{Fault, Order},
     ending,
     event::Fact,
     exit::signal_name,
     id::ProcId,
     time::Stamp,
-    watchdog,
+    verdict, watchdog,
 };
 
 /// What the supervisor is after.
@@ -50,6 +51,9 @@ impl Core {
             Command::Stop { now: at_once } => self.asked_to_stop(now, asker, at_once, out),
             Command::Restart => self.asked_to_restart(now, asker, out),
             Command::Signal { rank, signal } => self.asked_to_signal(now, asker, rank, signal, out),
+            Command::Drill { rank, fault, seconds } => {
+                self.asked_to_drill(now, asker, (rank, fault, seconds), out);
+            }
             Command::KeepZombies => {
                 if self.deadlock.is_none() {
                     let text = "there is no zombie deadlock to keep".into();
@@ -138,6 +142,7 @@ impl Core {
             };
             return self.refuse(now, asker, command, text, out);
         }
+        self.verdict.handle(now, verdict::Input::Meddled, &mut Vec::new());
         for (local_rank, _) in &ranks {
             let clue = Clue::WeSignalled { local_rank: *local_rank, signal, by: asker.by.clone() };
             self.ledger.note(now, clue);
@@ -166,6 +171,49 @@ impl Core {
                 Outcome::Done(format!("{name} sent to rank {}, not to others: {error}", numbers.join(", ")))
             }
             None => Outcome::Done(format!("{name} sent to rank {}", numbers.join(", "))),
+        };
+        self.answer(now, asker, command, outcome, out);
+    }
+
+    fn asked_to_drill(
+        &mut self,
+        now: Stamp,
+        asker: Asker,
+        (rank, fault, seconds): (u32, Fault, u64),
+        out: &mut Out,
+    ) {
+        let command = Command::Drill { rank, fault, seconds };
+        let is_it = |local: u32, m: &Member| m.is_alive() && m.place.rank.unwrap_or(local) == rank;
+        let found = self.crew.iter().find(|(local, member)| is_it(*local, member));
+        let Some(proc) = found.map(|(_, member)| member.proc).filter(|_| fault.needs_cooperation()) else {
+            let text = if fault.needs_cooperation() {
+                format!("there is no living rank {rank} on this node")
+            } else {
+                format!("{fault} is nothing that a rank can do to itself")
+            };
+            return self.refuse(now, asker, command, text, out);
+        };
+        let beats = self.state.ranks.iter().any(|known| known.proc == proc && known.beat_at.is_some());
+        if !beats {
+            let text = format!("rank {rank} has no heartbeat: it would not hear the order");
+            return self.refuse(now, asker, command, text, out);
+        }
+        self.verdict.handle(now, verdict::Input::Meddled, &mut Vec::new());
+        let order = Order { fault, seconds, pid: proc.pid, at: now.0 as f64 / 1000.0 };
+        out.effects.push(Effect::Drill { rank: proc, order, asker, command });
+    }
+
+    pub(super) fn drilled(
+        &mut self,
+        now: Stamp,
+        asker: Asker,
+        command: Command,
+        error: Option<String>,
+        out: &mut Out,
+    ) {
+        let outcome = match error {
+            Some(error) => Outcome::Refused(error),
+            None => Outcome::Done("the rank finds the order at its next heartbeat".into()),
         };
         self.answer(now, asker, command, outcome, out);
     }

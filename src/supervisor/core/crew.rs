@@ -208,6 +208,8 @@ impl Member {
             step: self.step.map(|(step, ..)| step),
             step_at: self.step.map(|(_, at, _)| at.min(now)),
             beat_at: self.beat_at,
+            groups: Vec::new(),
+            standing: None,
             last_line: self.last_line.clone().filter(|_| std::mem::take(&mut self.line_is_new)),
             lines: self.lines,
         }

@@ -19,6 +19,7 @@ use crate::domain::{
     sample::{Kernel, Place, Sighting},
     state::State,
     time::Stamp,
+    verdict,
     watchdog::Zombies,
 };
 
@@ -108,6 +109,7 @@ impl Core {
         let member = Member::new(now, slot, sighting, self.rules.expects_beats);
         self.crew.insert(slot, member);
         let (rank, pid) = (sighting.place.rank, sighting.proc.pid);
+        self.verdict.handle(now, verdict::Input::Rank { local_rank: slot, rank }, &mut Vec::new());
         self.ledger.note(now, Clue::Started { local_rank: slot, rank, pid });
         let fact = Fact::RankStarted {
             proc: sighting.proc,
@@ -154,9 +156,13 @@ impl Core {
                 Fact::Restart { attempt, restarts, reason, cause, world_size }
             }
         };
+        if let Fact::Restart { cause: Some(cause), .. } = &fact {
+            self.tell_failure(now, cause);
+        }
         self.forget_group();
         self.key = Some(key);
         self.emit(now, fact, out);
+        self.verdict_begins(now, out);
         self.wandb_of_new_group(now, out);
         // The agent that is being ended may start a group once more before it hears of it.
         if let Goal::Restart { respawned: true, .. } = self.goal {
@@ -217,6 +223,8 @@ impl Core {
         (member.died_at, member.exit) = (Some(now), exit);
         let rank = member.place.rank;
         self.emit(now, Fact::Progress { ranks: vec![last] }, out);
+        let well = exit.is_some_and(Exit::is_success);
+        self.verdict.handle(now, verdict::Input::Ended { local_rank, well }, &mut Vec::new());
         self.ledger.note(now, Clue::Exited { local_rank, pid: proc.pid, exit });
         self.emit(now, Fact::RankExited { local_rank, proc, rank, exit }, out);
         self.clear_rank_alerts(now, local_rank, out);
@@ -252,6 +260,7 @@ impl Core {
         if member.proc != proc || std::mem::replace(&mut member.gone, true) {
             return;
         }
+        self.verdict.handle(now, verdict::Input::Gone { local_rank }, &mut Vec::new());
         if self.is_rank_state(local_rank, RankState::Zombie) {
             self.emit(now, Fact::RankState { local_rank, state: RankState::Exited, detail: None }, out);
         }
@@ -350,6 +359,10 @@ impl Core {
                 self.ledger.note(at, Clue::Exited { local_rank, pid, exit: rank.exit });
             }
             self.key = Some(GroupKey::of(&sighting));
+            if member.is_alive() {
+                let input = verdict::Input::Rank { local_rank: rank.local_rank, rank: rank.place.rank };
+                self.verdict.handle(now, input, &mut Vec::new());
+            }
             self.crew.insert(rank.local_rank, member);
         }
         let counted = state.ranks.iter().filter_map(|rank| rank.place.restart_count).max().unwrap_or(0);
@@ -369,8 +382,9 @@ impl Core {
 
     /// What a former supervisor had found wrong: what holds still is found again, and orphans need a hand.
     pub(super) fn take_over_trouble(&mut self, now: Stamp, out: &mut Out) {
-        let found_by_looking = [AlertKind::Stopped, AlertKind::BlockedIo, AlertKind::ZombieDeadlock];
-        let alerts = self.state.alerts.iter().filter(|alert| found_by_looking.contains(&alert.kind));
+        // All but those that come from the agent's death or from files.
+        let stay = [AlertKind::Orphan, AlertKind::StaleStore, AlertKind::Storage];
+        let alerts = self.state.alerts.iter().filter(|alert| !stay.contains(&alert.kind));
         for (alert_kind, local_rank) in alerts.map(Alert::key).collect::<Vec<_>>() {
             self.emit(now, Fact::AlertCleared { alert_kind, local_rank }, out);
         }

@@ -9,6 +9,7 @@ use crate::{
         agent_line::AgentLine,
         beat::Beat,
         command::{Command, Outcome},
+        drill::Order,
         ending::Target,
         event::Event,
         evidence::Mark,
@@ -18,6 +19,7 @@ use crate::{
         id::ProcId,
         sample::Sighting,
         time::Stamp,
+        verdict::{Doing, Policy},
     },
     probe::finder::TreeLook,
     supervisor::{forward::Told, hub::ViewerId},
@@ -34,6 +36,9 @@ pub struct Rules {
     pub end_orphans: bool,
     /// Whether heartbeats can be expected of the ranks.
     pub expects_beats: bool,
+    /// When a job that does not move on is called hung, and what is done then.
+    #[serde(default)]
+    pub policy: Policy,
     /// Milliseconds that GPU memory of dead jobs is waited for before the agent is started.
     #[serde(default)]
     pub gpu_wait_ms: u64,
@@ -98,6 +103,22 @@ pub enum Input {
         /// The step in the last JSON line among them.
         step: Option<u64>,
     },
+    /// The newest JSON line of a rank that has a loss.
+    Loss {
+        /// Its process id.
+        pid: i32,
+        /// Name of the loss.
+        name: String,
+        /// For how many lines in a row it has been no number; 0 for a number.
+        rows: u32,
+    },
+    /// A closer look at a rank, which [`Effect::Examine`] asked for.
+    Examined {
+        /// Its process id.
+        pid: i32,
+        /// What was seen.
+        doing: Doing,
+    },
     /// A rank left a file with its last words.
     ErrorFile {
         /// Its process id.
@@ -122,6 +143,15 @@ pub enum Input {
         /// Those that got it, by their position.
         sent: Vec<u32>,
         /// Why others did not.
+        error: Option<String>,
+    },
+    /// A rank was told to make a fault, or could not be told.
+    Drilled {
+        /// Who asked.
+        asker: Asker,
+        /// What for.
+        command: Command,
+        /// Why not.
         error: Option<String>,
     },
     /// A look at the GPUs.
@@ -225,6 +255,29 @@ pub enum Effect {
         pid: i32,
         /// Global rank.
         rank: u32,
+    },
+    /// Look closely at these ranks, then tell by [`Input::Examined`].
+    Examine {
+        /// Which.
+        procs: Vec<ProcId>,
+        /// Threads and settings too.
+        whole: bool,
+    },
+    /// Write down what can be learned of the living ranks, because the job does not move on.
+    Dump {
+        /// The verdict.
+        text: String,
+    },
+    /// Have a rank make a fault that somebody asked for, then tell by [`Input::Drilled`].
+    Drill {
+        /// The rank.
+        rank: ProcId,
+        /// What it is to do.
+        order: Order,
+        /// Who asked.
+        asker: Asker,
+        /// What for.
+        command: Command,
     },
     /// A rank died: read what it left behind soon.
     ReadLastWords(ProcId),

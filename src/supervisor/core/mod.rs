@@ -1,16 +1,18 @@
 //! The core: inputs in, events and effects out. It holds the state and all machines, and touches nothing.
 //!
 //! `io` holds what goes in and out. One file for each kind of question: `crew` knows the ranks, `group` which start of
-//! the group they belong to, `ask` what viewers want, `wandb` what becomes of metrics, `verdict` what the job's state
-//! and the first cause are.
+//! the group they belong to, `ask` what viewers want, `wandb` what becomes of metrics, `outcome` what the job's state
+//! and the first cause are, `judge` whether it moves on, `hear` takes in what ranks say.
 
 mod ask;
 mod crew;
 mod gpus;
 mod group;
+mod hear;
 mod io;
+mod judge;
+mod outcome;
 mod storage;
-mod verdict;
 mod wandb;
 
 use std::time::Duration;
@@ -28,12 +30,10 @@ pub use self::{
 use crate::{
     domain::{
         alert::{Alert, AlertKind},
-        beat::Beat,
         cause::{Cause, Clue, Ledger},
         command::{Command, Outcome},
         ending::{self, Ending, Target},
         event::{Event, Fact, JobInfo, Launcher},
-        evidence::Mark,
         exit::Exit,
         forward::Settings,
         health,
@@ -42,6 +42,7 @@ use crate::{
         sample::{Kernel, Sighting},
         state::State,
         time::Stamp,
+        verdict::{self, Verdict},
         watchdog::{self, Zombies},
     },
     probe::finder::TreeLook,
@@ -71,6 +72,9 @@ pub struct Core {
     restarts_before: u32,
     ledger: Ledger,
     zombies: Zombies,
+    verdict: Verdict,
+    /// Why elastictop itself ends the job.
+    gave_up: Option<String>,
     deadlock: Option<Stamp>,
     ending: Ending,
     /// The agent has begun to end the ranks of this group.
@@ -95,6 +99,7 @@ impl Core {
     pub fn new(now: Stamp, job: JobInfo, rules: Rules, wandb: Option<Settings>, out: &mut Out) -> Core {
         let mut core = Core::empty(rules);
         core.awaits_agent = true;
+        core.verdict = Verdict::new(rules.policy, job.max_restarts.unwrap_or(0));
         core.emit(now, Fact::JobStarted { job }, out);
         if let Some(settings) = wandb {
             core.plan_wandb(now, settings, out);
@@ -135,6 +140,7 @@ impl Core {
             stop_grace_ms: 0,
             end_orphans: false,
             expects_beats: false,
+            policy: verdict::Policy::default(),
             gpu_wait_ms: 0,
         };
         let mut core = Core::empty(rules);
@@ -176,6 +182,8 @@ impl Core {
             restarts_before: 0,
             ledger: Ledger::default(),
             zombies: Zombies::new(Duration::from_millis(rules.monitor_interval_ms)),
+            verdict: Verdict::new(rules.policy, 0),
+            gave_up: None,
             deadlock: None,
             ending: Ending::default(),
             teardown_seen: false,
@@ -257,6 +265,8 @@ impl Core {
             }
             Input::AgentLine(line) => self.agent_said(now, line, out),
             Input::Mark { pid, mark, line } => self.mark(now, pid, mark, line),
+            Input::Loss { pid, name, rows } => return self.loss(now, pid, &name, rows),
+            Input::Examined { pid, doing } => return self.examined(now, pid, &doing, out),
             Input::Wrote { pid, lines, last_line, step } => {
                 // Comes for every rank every second, and concerns nobody but this rank.
                 return self.wrote(now, pid, lines, last_line.as_deref(), step, out);
@@ -277,6 +287,7 @@ impl Core {
             Input::Signalled { asker, command, sent, error } => {
                 self.signalled(now, asker, command, &sent, error, out);
             }
+            Input::Drilled { asker, command, error } => self.drilled(now, asker, command, error, out),
             // Comes every second, and concerns neither the job's state nor its end.
             Input::Gpus(look) => return self.gpus_looked(now, look, out),
             Input::LeftoverSignalled { asker, proc, signal, error } => {
@@ -334,14 +345,27 @@ impl Core {
         for (local_rank, outputs) in told {
             self.tell_health(now, local_rank, outputs, out);
         }
+        for rank in &look.ranks {
+            let Some(local_rank) = self.crew.position_of(rank.sighting.proc) else { continue };
+            let crate::probe::proc::Look { kernel, cpu_ns, rss_bytes, .. } = rank.look;
+            let seen = verdict::Input::Look { local_rank, kernel, cpu_ns, rss_bytes };
+            self.verdict.handle(now, seen, &mut Vec::new());
+        }
         self.feed_machines(now, &look, out);
         if sample {
+            self.judge(now, look.agent.as_ref().map(|agent| agent.kernel), out);
             let members = self.crew.iter_mut().filter(|(_, member)| !member.gone);
-            let ranks = members.map(|(local, member)| member.sample(local, now)).collect();
+            let mut ranks: Vec<_> = members.map(|(local, member)| member.sample(local, now)).collect();
+            for sample in &mut ranks {
+                sample.standing = self.verdict.standing(sample.local_rank).cloned();
+            }
             if now.since(self.kept_at) >= KEEP_EVERY {
                 self.kept_at = now;
                 self.emit(now, Fact::Progress { ranks }, out);
             } else {
+                for sample in &mut ranks {
+                    sample.groups = self.verdict.groups(sample.local_rank);
+                }
                 self.emit(now, Fact::Sample { ranks }, out);
             }
         }
@@ -475,68 +499,6 @@ impl Core {
                 }
             }
         }
-    }
-
-    fn mark(&mut self, now: Stamp, pid: Option<i32>, mark: Mark, line: String) {
-        let local_rank = match pid {
-            Some(pid) => match self.by_pid(pid) {
-                Some((local_rank, _)) => Some(local_rank),
-                // A rank of an attempt that is over: its words prove nothing about this one.
-                None => return,
-            },
-            None => None,
-        };
-        self.ledger.note(now, Clue::Mark { local_rank, mark, line });
-    }
-
-    fn wrote(
-        &mut self,
-        now: Stamp,
-        pid: i32,
-        lines: u64,
-        last_line: Option<&str>,
-        step: Option<u64>,
-        out: &mut Out,
-    ) {
-        let Some((local_rank, member)) = self.by_pid(pid) else { return };
-        member.wrote(lines, last_line);
-        if !member.is_alive() {
-            // Its last words were read after its last sample.
-            let last = member.sample(local_rank, now);
-            self.emit(now, Fact::Progress { ranks: vec![last] }, out);
-        }
-        let Some((_, member)) = self.by_pid(pid) else { return };
-        let mut told = Vec::new();
-        if let Some(step) = step {
-            member.step(now, step, StepSource::Line);
-            member.health.handle(now, health::Input::Step, &mut told);
-            self.ledger.note(now, Clue::Stepped { local_rank });
-        }
-        self.tell_health(now, local_rank, told, out);
-    }
-
-    /// Returns whether it told of the rank's place.
-    fn beat(&mut self, now: Stamp, beat: &Beat, out: &mut Out) -> bool {
-        let Some((local_rank, member)) = self.by_pid(beat.pid) else { return false };
-        let mut told = Vec::new();
-        let placed = member.beat(now, beat, &mut told);
-        if placed {
-            self.placed(now, local_rank, out);
-        }
-        self.tell_health(now, local_rank, told, out);
-        placed
-    }
-
-    fn placed(&mut self, now: Stamp, local_rank: u32, out: &mut Out) {
-        let Some(member) = self.crew.get_mut(local_rank) else { return };
-        let (place, pid) = (member.place.clone(), member.proc.pid);
-        if let Some(rank) = place.rank {
-            member.health.handle(now, health::Input::Rank(rank), &mut Vec::new());
-            self.ledger.note(now, Clue::Started { local_rank, rank: Some(rank), pid });
-            out.effects.push(Effect::Placed { pid, rank });
-        }
-        self.emit(now, Fact::RankPlaced { local_rank, place: place.clone() }, out);
-        self.wandb_of_place(now, &place, out);
     }
 
     /// What a job that is over still has to say.

@@ -12,6 +12,7 @@ use std::{fmt::Write, fs, path::PathBuf};
 
 use self::script::Story;
 use super::*;
+use crate::domain::beat::Beat;
 
 fn told(text: &str) -> String {
     let (mut story, mut lines) = (Story::default(), Vec::new());

@@ -90,8 +90,7 @@ pub enum Told {
     Finished,
 }
 
-/// What a forwarder starts with.
-#[derive(Debug)]
+/// What a forwarder starts with. Holds secrets: it has no `Debug`.
 pub struct Task {
     /// The job's folder.
     pub root: PathBuf,
@@ -101,6 +100,8 @@ pub struct Task {
     pub settings: Settings,
     /// What must not leave the machine.
     pub secrets: Secrets,
+    /// The job's own variables, as far as they are known: whoever attaches to it may have no API key.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A running forwarder. Ends when this is dropped; what is not written then is read again by the next one.

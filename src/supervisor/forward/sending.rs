@@ -39,10 +39,10 @@ struct Sent {
 
 impl Sending {
     /// The way that settings ask for. What stands in it is in [`Sending::trouble`].
-    pub fn new(settings: &Settings) -> Sending {
+    pub fn new(settings: &Settings, environment: &[(String, String)]) -> Sending {
         let mut sending = Sending::default();
         if settings.mode == Mode::Online {
-            match connect(settings) {
+            match connect(settings, environment) {
                 Ok(uploads) => sending.uploads = Some(uploads),
                 Err(text) => sending.trouble = Some(text),
             }
@@ -147,9 +147,10 @@ impl Sending {
     }
 }
 
-fn connect(settings: &Settings) -> Result<Uploads, String> {
+fn connect(settings: &Settings, of_job: &[(String, String)]) -> Result<Uploads, String> {
     let base_url = settings.facts.base_url.as_ref().map_or(CLOUD, |given| given.value.as_str());
-    let environment = |name: &str| std::env::var(name).ok();
+    let of_job = |name: &str| of_job.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let environment = |name: &str| of_job(name).or_else(|| std::env::var(name).ok());
     let found = find_key(&environment, base_url).map_err(|error| error.text)?;
     let found = found.ok_or_else(|| format!("no API key was found: {}", no_key_hint(base_url)))?;
     let client = Client::new(base_url, &found.key).map_err(|error| error.text)?;

@@ -2,6 +2,7 @@
 
 mod orders;
 mod report;
+mod sdk;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -75,6 +76,7 @@ struct RankFiles {
     proc: ProcId,
     local_rank: u32,
     tails: Vec<(Kind, Tail)>,
+    sdk: sdk::SdkFiles,
     /// Its process is gone: what is left in its files is all there will be.
     is_gone: bool,
     /// All was read, and others have its place: it is looked at once more at the end of the job.
@@ -90,11 +92,11 @@ impl RankFiles {
     fn rest(&mut self) {
         self.is_idle = true;
         self.tails.iter_mut().for_each(|(_, tail)| tail.rest());
+        self.sdk.rest();
     }
 }
 
 /// The forwarder.
-#[derive(Debug)]
 pub struct Worker {
     task: Task,
     told: UnboundedSender<Told>,
@@ -141,7 +143,7 @@ impl Worker {
             buffer: Vec::new(),
             stuck: None,
             network_since: crate::probe::host::network(std::path::Path::new(crate::probe::proc::ROOT)),
-            sending: Sending::new(&task.settings),
+            sending: Sending::new(&task.settings, &task.environment),
             files: committed.files.values().map(|file| file.n + 1).max().unwrap_or(0),
             reported_at: None,
             report_is_due: true,
@@ -235,7 +237,7 @@ impl Worker {
             buffer = Vec::new();
         }
         self.buffer = buffer;
-        more
+        more | self.read_sdk(rank)
     }
 
     /// Takes one line in.
@@ -246,7 +248,7 @@ impl Worker {
             Kind::Out => sources.has(Source::Lines),
             Kind::Err => false,
         };
-        if may_be_row && let Some(next) = self.row(proc, line) {
+        if may_be_row && let Some(next) = self.row(proc, line, false) {
             return next;
         }
         match kind {
@@ -255,8 +257,8 @@ impl Worker {
         }
     }
 
-    /// Takes a row in; `None` when the line is none.
-    fn row(&mut self, proc: ProcId, line: &[u8]) -> Option<Next> {
+    /// Takes a row in; `None` when the line is none. One of the SDK's has told the summary already.
+    fn row(&mut self, proc: ProcId, line: &[u8], is_of_sdk: bool) -> Option<Next> {
         // A value that is a secret costs the row its exact text; that is rare.
         let text = std::str::from_utf8(line).ok()?;
         let hidden = self.task.secrets.are_in(text).then(|| self.task.secrets.hide(text.to_owned()));
@@ -275,7 +277,7 @@ impl Worker {
         }
         let id = self.router.seat_of(proc)?.run.as_deref()?;
         let (run, summary) = (self.runs.get_mut(id)?, self.summaries.get_mut(id)?);
-        if run.row(&row, &stamped) {
+        if run.row(&row, &stamped) && !is_of_sdk {
             row.items.iter().for_each(|item| summary.set(&item.key, item.value));
         }
         Some(Next::On)
@@ -352,6 +354,11 @@ impl Worker {
 }
 
 impl Worker {
+    /// How far a source was read.
+    fn position(&self, source: &str) -> Option<Position> {
+        self.change.sources.get(source).or_else(|| self.committed.sources.get(source)).copied()
+    }
+
     /// What is committed of a run may be sent, unless it is to stay here.
     fn send(&mut self, run: &str) {
         let mut files = self.committed.files.iter().filter(|(_, file)| file.run == run);

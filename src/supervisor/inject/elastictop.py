@@ -10,6 +10,7 @@
 
 import dataclasses
 import json
+import math
 import operator
 import os
 import sys
@@ -18,8 +19,9 @@ import typing
 
 __all__ = ["DistributedInfo", "Run", "get_distributed_info", "get_run", "log"]
 
-_last_step = None  # (step, when): what the beats of this rank tell
+_last_step = None  # (step, when, collectives of the default group by then): what the beats of this rank tell
 _write_error = None
+_nan = None  # (name, step, rows in a row): a loss that is no number
 
 
 def log(metrics: dict, step: typing.Optional[int] = None) -> None:
@@ -42,7 +44,8 @@ def log(metrics: dict, step: typing.Optional[int] = None) -> None:
             raise TypeError(f"elastictop.log: step must be a whole number, not {step!r}") from None
     now = time.time()
     row = json.dumps({"_step": step, "_timestamp": now, **metrics}, default=_plain) + "\n"
-    _last_step = step, now
+    _last_step = step, now, _collectives()
+    _look_for_nan(metrics, step)
     try:
         directory = _rank_dir()
         if directory is not None:
@@ -50,6 +53,29 @@ def log(metrics: dict, step: typing.Optional[int] = None) -> None:
             _write_error = None
     except OSError as error:
         _write_error = f"elastictop.log: row of step {step} is lost: {error}"
+
+
+def _collectives():
+    """How many the default process group has begun; None where there is none."""
+    world = getattr(sys.modules.get("torch.distributed.distributed_c10d"), "_world", None)
+    try:
+        return world.default_pg._get_sequence_number_for_group() or None
+    except Exception:
+        return None
+
+
+def _look_for_nan(metrics, step):
+    """For the beats: whether a loss of the newest row that has one is NaN or infinite, and for how many rows."""
+    global _nan
+    losses = [name for name in metrics if "loss" in name.lower()]
+    try:
+        bad = [name for name in losses if not math.isfinite(metrics[name])]
+    except Exception:
+        return  # text, or a tensor of several numbers
+    if bad:
+        _nan = bad[0], step, 1 if _nan is None else _nan[2] + 1
+    elif losses:
+        _nan = None
 
 
 def _plain(value):

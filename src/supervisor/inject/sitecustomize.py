@@ -12,6 +12,8 @@ import os
 import sys
 
 PERIOD = 1.0
+JITTER = 0.8  # share of the period
+GOLDEN = 0.6180339887498949  # its multiples fill an interval most evenly
 GROUPS_MAX = 64
 DATAGRAM_MAX = 60_000  # bytes; well below the 208 KiB that a socket buffers by default
 TEXT_MAX = 200
@@ -41,7 +43,7 @@ class Rank:
         self.error = None
         self.identity = {}
         self.optimizer_steps = {}
-        self.optimizer_step = None  # (step, when)
+        self.optimizer_step = None  # (step, when, collectives of the default group by then)
         self.recorders = {}
         self.sending = _thread.allocate_lock()
         self.finished = False
@@ -63,11 +65,17 @@ class Rank:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def beat(self):
-        planned = monotonic() + PERIOD
-        while not self.stop.acquire(timeout=max(0.0, planned - monotonic())):
+        """Once a second, but at odd moments within it: beats in step with the script would always see the same."""
+        base = monotonic()
+        phase = self.pid * GOLDEN % 1.0
+        while True:
+            phase = (phase + GOLDEN) % 1.0
+            planned = base + PERIOD + PERIOD * JITTER * phase
+            if self.stop.acquire(timeout=max(0.0, planned - monotonic())):
+                return
             now = monotonic()
             self.send("beat", now - planned)
-            planned = max(planned + PERIOD, now)
+            base = max(base + PERIOD, now - PERIOD)
 
     def finish(self):
         """Ends the thread while the interpreter is whole: later, to take the GIL in C++ code would abort the process."""
@@ -110,8 +118,9 @@ class Rank:
                 os.close(fd)
 
     def datagram(self, kind, late):
+        self.part("drill", self.drill, None)
         groups = self.part("groups", self.groups, [])
-        step, step_at, step_source = self.part("step", self.step, (None, None, None))
+        step, step_at, step_seq, step_source = self.part("step", self.step, (None, None, None, None))
         identity = self.part("identity", self.read_identity, {})
         if len(groups) > GROUPS_MAX:
             self.error = self.error or f"{GROUPS_MAX} of {len(groups)} process groups are shown"
@@ -122,15 +131,30 @@ class Rank:
             "local_rank": identity.get("LOCAL_RANK"),
             "world_size": identity.get("WORLD_SIZE"),
             "restart_count": identity.get("TORCHELASTIC_RESTART_COUNT"),
-            "step": step, "step_at": step_at, "step_source": step_source,
+            "step": step, "step_at": step_at, "step_seq": step_seq, "step_source": step_source,
             "late": round(late, 4), "groups": groups, "error": self.error,
         }
+        nan = getattr(sys.modules.get("elastictop"), "_nan", None)
+        if isinstance(nan, tuple):
+            message["nan"] = {"key": nan[0][:TEXT_MAX], "step": nan[1], "rows": nan[2]}
         data = json.dumps(message).encode()
         while len(data) > DATAGRAM_MAX and groups:
             del groups[len(groups) // 2:]
             message["error"] = f"{len(groups)} process groups are shown: the others do not fit"
             data = json.dumps(message).encode()
         return data
+
+    def drill(self):
+        """`elastictop drill` leaves a file in the rank's folder, which the user of the job alone can enter."""
+        directory = os.environ.get("ELASTICTOP_RANK_DIR")
+        if directory and os.access(os.path.join(directory, "drill.json"), os.F_OK):
+            from importlib.util import module_from_spec, spec_from_file_location
+
+            path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "elastictop_drill.py")
+            spec = spec_from_file_location("elastictop_drill", path)
+            drill = module_from_spec(spec)
+            spec.loader.exec_module(drill)
+            drill.begin(directory)
 
     def part(self, name, read, otherwise):
         try:
@@ -158,13 +182,13 @@ class Rank:
             return (*logged, "log")
         if self.optimizer_step:
             return (*self.optimizer_step, "optimizer")
-        return None, None, None
+        return None, None, None, None
 
     def count_step(self, optimizer, args, kwargs):
         count = self.optimizer_steps.get(id(optimizer), 0) + 1
         self.optimizer_steps[id(optimizer)] = count
         if self.optimizer_step is None or count > self.optimizer_step[0]:
-            self.optimizer_step = count, time()
+            self.optimizer_step = count, time(), default_sequence()
 
     def groups(self):
         c10d = sys.modules.get("torch.distributed.distributed_c10d")
@@ -207,12 +231,17 @@ class Recorder:
 
     TRIES = 3
 
+    PATIENCE = 3.0  # seconds without a change, after which it is worth knowing which collective it is
+    BUDGET = 2000  # of the list's own cost between two such looks: at most 0.05 % of a core
+
     def __init__(self, backend):
         self.backend = backend
         self.dump = None
         self.status = {}
         self.ids = {}  # group -> the recorder's number
         self.tries = {}
+        self.waits = {}  # group -> (counters, since when they stand, what it waits in or None)
+        self.not_before = 0.0
 
     def read(self):
         self.status = {}
@@ -241,6 +270,36 @@ class Recorder:
             status = self.status.get(self.ids.get(key), {})
             group["started"] = reached(status.get("last_started_collective"))
             group["completed"] = reached(status.get("last_completed_collective"))
+        self.waits = {key: wait for key, wait in self.waits.items() if key in keys}
+        for key, (_, _, group) in zip(keys, groups):
+            self.look_closer(key, group)
+
+    def look_closer(self, key, group):
+        """Says which collective a group waits in, once it has been waiting for a while."""
+        counters = group["enqueued"], group["completed"]
+        now = monotonic()
+        known, since, op = self.waits.get(key, (None, now, None))
+        if known != counters or None in counters or counters[0] == counters[1]:
+            self.waits[key] = counters, now, None
+            return
+        if op is None and now - since >= self.PATIENCE and now >= self.not_before:
+            op = self.find_op(self.ids.get(key), counters[1] + 1) or {}
+            self.not_before = monotonic() + (monotonic() - now) * self.BUDGET
+            self.waits[key] = counters, since, op
+        if op:
+            group["op"] = op
+
+    def find_op(self, number, sequence):
+        """The oldest collective of a group that has not ended, from the recorder's list."""
+        for entry in reversed(json.loads(self.dump(includeCollectives=True)).get("entries", ())):
+            if int(entry["pg_id"]) == number and int(entry["collective_seq_id"]) == sequence and not entry["is_p2p"]:
+                return {
+                    "name": str(entry["profiling_name"]).rpartition(":")[2][:TEXT_MAX],
+                    "seq": sequence,
+                    "shape": json.dumps([entry.get("input_sizes"), entry.get("input_dtypes")])[:TEXT_MAX],
+                    "timeout_ms": entry.get("timeout_ms"),
+                }
+        return None
 
 
 def recorder_dumps(backend):
@@ -259,6 +318,15 @@ def sequence_number(pg):
     """Collectives enqueued so far, None before the first or where the backend does not count."""
     try:
         return pg._get_sequence_number_for_group() or None
+    except Exception:
+        return None
+
+
+def default_sequence():
+    """Collectives enqueued so far in the default group; None where there is none."""
+    world = getattr(sys.modules.get("torch.distributed.distributed_c10d"), "_world", None)
+    try:
+        return sequence_number(world.default_pg)
     except Exception:
         return None
 

@@ -74,7 +74,9 @@ impl Supervisor {
         if settings.mode == Mode::Disabled || settings.writer == Writer::Script {
             return;
         }
-        let task = Task { root: self.dir.root.clone(), job: self.manifest.job.clone(), settings, secrets };
+        let environment = self.spec.as_ref().map(|spec| spec.env.clone()).unwrap_or_default();
+        let (root, job) = (self.dir.root.clone(), self.manifest.job.clone());
+        let task = Task { root, job, settings, secrets, environment };
         match Forward::start(task) {
             Ok((forward, tells)) => {
                 self.metrics = Metrics { forward: Some(forward), tells: Some(tells), ..Metrics::default() };

@@ -96,7 +96,7 @@ impl Dialog {
                 _ => {}
             },
             Dialog::Restart => match event.code {
-                KeyCode::Char('y' | 'Y') => return Verdict::Do(Command::Restart),
+                KeyCode::Char('y' | 'Y') | KeyCode::Enter => return Verdict::Do(Command::Restart),
                 KeyCode::Char('n' | 'N' | 'q') => return Verdict::Closed,
                 _ => {}
             },

@@ -1,7 +1,7 @@
 //! GPUs: bytes over their links while somebody looks, and who holds memory without being a rank.
 
-use super::{App, Cmd, Dialog, Role};
-use crate::wire::message::ToSupervisor;
+use super::{App, Cmd, Dialog};
+use crate::{tui::theme::Role, wire::message::ToSupervisor};
 
 /// Between two questions for bytes over PCIe and NVLink: the supervisor counts for ten seconds after each.
 const TRAFFIC_MS: u64 = 5_000;

@@ -7,7 +7,8 @@ use tui_input::{Input, backend::crossterm::EventHandler};
 
 use crate::{
     domain::{
-        log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, Needle},
+        agent_line::is_record,
+        log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, Needle, Stream},
         state::State,
         time::Stamp,
     },
@@ -25,6 +26,20 @@ const PATIENCE_MS: u64 = 5000;
 /// How often the end is looked at when no sample says that it grew, in milliseconds: the agent's lines are in no
 /// sample.
 const POLL_MS: u64 = 1000;
+
+/// Lines that are alike are joined when no more than so many others came between them.
+const FOLD_BACK: usize = 24;
+/// And when they came within this, in milliseconds.
+const FOLD_MS: u128 = 10_000;
+
+/// A row of the view: one line, or several that are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// Index of the first line.
+    pub(crate) first: usize,
+    /// Lines in it.
+    pub(crate) count: usize,
+}
 
 /// What the cursor shall go to, when the window does not hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +77,10 @@ pub(crate) struct Logs {
     /// Lines that arrived since it does not.
     pub(crate) arrived: u64,
     pub(crate) wrap: bool,
+    /// Whether lines of several ranks that are alike share a row.
+    pub(crate) fold: bool,
+    /// Whether the agent's event records are shown.
+    pub(crate) records: bool,
     /// Cells that long lines are moved to the left.
     pub(crate) shift: usize,
     /// What is searched for.
@@ -91,6 +110,8 @@ impl Default for Logs {
             follow: true,
             arrived: 0,
             wrap: false,
+            fold: true,
+            records: false,
             shift: 0,
             search: None,
             input: None,
@@ -110,13 +131,57 @@ impl Logs {
     /// Shows one rank's lines, or all, from the end on.
     pub(crate) fn open(&mut self, local_rank: Option<u32>) {
         if self.local_rank != local_rank || !self.loaded {
-            let (wrap, search) = (self.wrap, self.search.take());
-            *self = Logs { local_rank, wrap, search, ..Logs::default() };
+            let (wrap, fold, records) = (self.wrap, self.fold, self.records);
+            let search = self.search.take();
+            *self = Logs { local_rank, wrap, fold, records, search, ..Logs::default() };
         }
     }
 
     pub(crate) fn selected(&self) -> Option<&LogLine> {
         self.lines.get(self.cursor)
+    }
+
+    /// The rows of the view, in the order of their first lines, and the index of the one with the cursor.
+    pub(crate) fn rows(&self) -> (Vec<Shown>, usize) {
+        let mut rows: Vec<Shown> = Vec::with_capacity(self.lines.len());
+        let mut cursor = 0;
+        for (at, line) in self.lines.iter().enumerate() {
+            let hidden = !self.records && line.stream == Stream::Agent && is_record(&line.text);
+            if hidden && at != self.cursor {
+                continue;
+            }
+            let joined = if self.fold && self.local_rank.is_none() { self.alike(&rows, line) } else { None };
+            match joined {
+                Some(row) => rows[row].count += 1,
+                None if hidden && self.follow => continue,
+                None => rows.push(Shown { first: at, count: 1 }),
+            }
+            if at <= self.cursor {
+                cursor = joined.unwrap_or(rows.len() - 1);
+            }
+        }
+        (rows, cursor)
+    }
+
+    /// The row that a line joins, among the last ones.
+    fn alike(&self, rows: &[Shown], line: &LogLine) -> Option<usize> {
+        if line.stream == Stream::Agent || line.text.is_empty() {
+            return None;
+        }
+        rows.iter().enumerate().rev().take(FOLD_BACK).find_map(|(row, shown)| {
+            let first = &self.lines[shown.first];
+            let same =
+                first.text == line.text && first.attempt == line.attempt && first.stream == line.stream;
+            (same && line.at.since(first.at).as_millis() <= FOLD_MS).then_some(row)
+        })
+    }
+
+    pub(crate) fn toggle_fold(&mut self) {
+        self.fold = !self.fold;
+    }
+
+    pub(crate) fn toggle_records(&mut self) {
+        self.records = !self.records;
     }
 
     /// Learns from the state how many lines were written.
@@ -290,8 +355,10 @@ impl Logs {
                 if by < 0 {
                     self.pause();
                 }
-                let last = self.lines.len().saturating_sub(1) as i64;
-                self.cursor = (self.cursor as i64).saturating_add(by).clamp(0, last) as usize;
+                let (rows, at) = self.rows();
+                let last = rows.len().saturating_sub(1) as i64;
+                let to = (at as i64).saturating_add(by).clamp(0, last) as usize;
+                self.cursor = rows.get(to).map_or(0, |row| row.first);
             }
         }
     }

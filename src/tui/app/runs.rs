@@ -144,7 +144,7 @@ impl App {
 
     pub(super) fn step_runs(&mut self, by: i64) {
         let Some(tree) = self.run_tree() else { return };
-        let to = super::moved(self.run_cursor(&tree), by, tree.lines.len());
+        let to = super::navigate::moved(self.run_cursor(&tree), by, tree.lines.len());
         self.runs.selected = tree.lines.get(to).map(|line| line.key.clone());
     }
 

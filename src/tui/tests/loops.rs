@@ -38,6 +38,7 @@ const PACE: Pace = Pace {
     frame: Duration::from_millis(1),
     first_retry: Duration::from_millis(2),
     longest_retry: Duration::from_millis(8),
+    budget: None,
 };
 
 /// A terminal emulator behind the screen; it can stop reading.

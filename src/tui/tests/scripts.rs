@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Presses keys; a supervisor that has `lines` answers log questions. What else was to be done comes back.
-pub(super) fn press(app: &mut App, script: &str, lines: &[LogLine]) -> Vec<Cmd> {
+pub(in crate::tui) fn press(app: &mut App, script: &str, lines: &[LogLine]) -> Vec<Cmd> {
     let mut left = Vec::new();
     let mut todo: Vec<Cmd> = Vec::new();
     for key in keys::script(script) {
@@ -81,12 +81,12 @@ fn enter_goes_in_and_escape_out() {
     let mut app = four();
     let lines = log_lines(100);
     press(&mut app, "j <Enter>", &lines);
-    assert!(app.detail && app.logs.local_rank == Some(1));
+    assert!(app.detail() && app.logs.local_rank == Some(1));
     assert!(app.logs.lines.iter().all(|line| line.local_rank == Some(1)) && !app.logs.lines.is_empty());
     press(&mut app, "j", &lines);
     assert_eq!((app.selected, app.logs.local_rank), (2, Some(2)), "the next rank and its log");
     press(&mut app, "l", &lines);
-    assert_eq!((app.view, app.detail, app.logs.local_rank), (View::Logs, false, Some(2)));
+    assert_eq!((app.view, app.detail(), app.logs.local_rank), (View::Logs, false, Some(2)));
     press(&mut app, "<Esc>", &lines);
     assert_eq!(app.view, View::Overview);
     press(&mut app, "<Tab> <Tab>", &lines);
@@ -129,8 +129,8 @@ fn a_second_stop_is_at_once() {
 #[test]
 fn a_restart_is_confirmed_and_its_outcome_shown() {
     let mut app = four();
-    assert_eq!(order(&press(&mut app, "R <Enter>", &[])), None, "Enter alone is pressed too easily");
-    let cmds = press(&mut app, "y", &[]);
+    assert_eq!(order(&press(&mut app, "R <Esc> R n", &[])), None, "nothing before it is confirmed");
+    let cmds = press(&mut app, "R <Enter>", &[]);
     assert_eq!(order(&cmds), Some(&Command::Restart));
     assert_eq!(said(&app), "restart: asked, waiting for the effect");
     let Some(Cmd::Send(ToSupervisor::Do { id, .. })) = cmds.first() else { panic!("{cmds:?}") };
@@ -304,7 +304,7 @@ fn the_mouse_selects_and_scrolls() {
     app.update(event(click, 5, 5));
     assert_eq!(app.selected, 2, "the third row under the heading");
     app.update(event(click, 5, 5));
-    assert!(app.detail, "a second click goes in");
+    assert!(app.detail(), "a second click goes in");
     app.update(event(click, 14, 1));
     assert_eq!(app.view, View::Logs);
     app.update(event(click, 1, 1));

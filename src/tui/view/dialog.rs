@@ -67,7 +67,7 @@ fn content(app: &App, dialog: &Dialog) -> (String, Role, Vec<Vec<Piece>>) {
                 text("from their last checkpoint."),
                 dim("No restart is spent."),
                 Vec::new(),
-                keys(&[("y", "restart"), ("Esc", "leave it")]),
+                keys(&[("Enter", "restart"), ("Esc", "leave it")]),
             ];
             (format!("Restart the group of {name}"), Role::Warn, lines)
         }

@@ -16,7 +16,11 @@ use crate::{
         state::{Rank, State},
         time::human,
     },
-    tui::{app::App, text, theme::Role},
+    tui::{
+        app::{App, Zoom},
+        text,
+        theme::Role,
+    },
 };
 
 /// Figures that are older than this are shown as old.
@@ -41,18 +45,29 @@ pub(crate) enum Figure {
     Power,
 }
 
-/// Whether ranks have GPUs, so that columns about them are worth their cells.
-pub(crate) fn has_columns(state: &State) -> bool {
-    state.gpus.as_ref().is_some_and(|gpus| !gpus.ranks.is_empty() && !gpus.gpus.is_empty())
+/// Whether ranks of any node have GPUs, so that columns about them are worth their cells.
+pub(crate) fn has_columns(app: &App) -> bool {
+    let nodes = 0..=app.peers.len() as u32;
+    nodes.filter_map(|node| app.state_of(node)?.gpus.as_ref()).any(|gpus| !gpus.ranks.is_empty())
 }
 
-fn is_stale(app: &App, gpus: &Gpus) -> bool {
-    gpus.at.is_some_and(|at| app.now.since(at) > STALE) && !app.state.state.is_over()
+/// The one node that is shown, if it is one.
+fn shown_node(app: &App) -> Option<&State> {
+    match app.zoom {
+        Zoom::Fleet if !app.peers.is_empty() => None,
+        Zoom::Fleet => Some(&app.state),
+        Zoom::Node | Zoom::Rank => app.state_of(app.node),
+    }
+}
+
+fn is_stale(app: &App, state: &State, gpus: &Gpus) -> bool {
+    gpus.at.is_some_and(|at| app.now.since(at) > STALE) && !state.state.is_over()
 }
 
 /// A cell about a rank's GPU; `None` is shown as a dash.
-pub(crate) fn cell(app: &App, state: &State, rank: &Rank, figure: Figure) -> (Option<String>, Role) {
-    let Some(gpus) = &state.gpus else { return (None, Role::Dim) };
+pub(crate) fn cell(app: &App, node: u32, rank: &Rank, figure: Figure) -> (Option<String>, Role) {
+    let known = app.state_of(node).and_then(|state| Some((state, state.gpus.as_ref()?)));
+    let Some((state, gpus)) = known else { return (None, Role::Dim) };
     let Some((gpu, ..)) = gpus.of_rank(rank.local_rank) else { return (None, Role::Dim) };
     let sample = &gpu.sample;
     if sample.lost {
@@ -73,7 +88,7 @@ pub(crate) fn cell(app: &App, state: &State, rank: &Rank, figure: Figure) -> (Op
         )),
     };
     let role = match figure {
-        _ if is_stale(app, gpus) => Role::Stale,
+        _ if is_stale(app, state, gpus) => Role::Stale,
         Figure::Temperature | Figure::Power if trouble => Role::Warn,
         Figure::History => Role::Dim,
         _ => Role::Text,
@@ -113,7 +128,8 @@ pub(crate) fn draw_line(app: &App, pen: &mut Pen, area: Rect) {
 
 /// All GPUs of the node in one line, or why there are none; nothing while nobody has asked.
 fn line(app: &App) -> Vec<Piece> {
-    let Some(gpus) = &app.state.gpus else { return Vec::new() };
+    let known = shown_node(app).and_then(|state| Some((state, state.gpus.as_ref()?)));
+    let Some((state, gpus)) = known else { return Vec::new() };
     if gpus.gpus.is_empty() {
         let why = gpus.trouble.as_deref().unwrap_or("there is none");
         return vec![("GPU n/a: ".into(), Role::Dim), (why.into(), Role::Dim)];
@@ -142,7 +158,7 @@ fn line(app: &App) -> Vec<Piece> {
     say((throttled > 0).then(|| format!("{throttled} slowed by heat or brake")), Role::Warn);
     let left = gpus.leftovers.iter().filter(|left| left.reason == LeftoverKind::DeadJob).count();
     say((left > 0).then(|| format!("{left} left over: X")), Role::Warn);
-    if is_stale(app, gpus) {
+    if is_stale(app, state, gpus) {
         let age = gpus.at.map(|at| human(app.now.since(at))).unwrap_or_default();
         say(Some(format!("{age} old, the driver does not answer")), Role::Stale);
     } else {
@@ -159,8 +175,9 @@ fn range(values: impl Iterator<Item = u32> + Clone) -> Option<String> {
 }
 
 /// The GPU of a rank, as facts with a label each.
-pub(crate) fn facts(app: &App, state: &State, rank: &Rank) -> Vec<(&'static str, Piece)> {
-    let Some(gpus) = &state.gpus else { return Vec::new() };
+pub(crate) fn facts(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
+    let known = app.state_of(app.node).and_then(|state| Some((state, state.gpus.as_ref()?)));
+    let Some((state, gpus)) = known else { return Vec::new() };
     let Some((gpu, count, source)) = gpus.of_rank(rank.local_rank) else {
         let why = match &gpus.trouble {
             Some(trouble) => format!("n/a: {trouble}"),
@@ -173,14 +190,14 @@ pub(crate) fn facts(app: &App, state: &State, rank: &Rank) -> Vec<(&'static str,
     let name = info.name.clone().unwrap_or_default();
     let more = if count > 1 { format!(", first of {count}") } else { String::new() };
     let mut facts = vec![("GPU", (format!("{} {name}{more}", info.index), Role::Text))];
-    let known_by = ("known by", (source.words().to_owned(), Role::Dim));
+    let known_by = ("found", (source.words().to_owned(), Role::Dim));
     if sample.lost {
         facts.push(("", ("lost: reset it, or reboot".into(), Role::Crit)));
         facts.push(known_by);
         return facts;
     }
     let n_a = |text: Option<String>| text.unwrap_or_else(|| "n/a".into());
-    let role = if is_stale(app, gpus) { Role::Stale } else { Role::Text };
+    let role = if is_stale(app, state, gpus) { Role::Stale } else { Role::Text };
     facts.push(("use", (n_a(sample.util_pct.map(|pct| format!("{pct} %"))), role)));
     let own = gpu.held_by(rank.proc.pid).map(|bytes| format!(", own {}", text::bytes(bytes)));
     let used = sample.mem_used_bytes.zip(sample.mem_total_bytes);
@@ -267,42 +284,35 @@ fn links(rates: Option<Rates>) -> String {
     )
 }
 
-/// Draws what was seen of a rank's GPU over time, where there is room; what is left for others.
-pub(crate) fn history(app: &App, state: &State, rank: &Rank, pen: &mut Pen, area: Rect) -> Rect {
-    let gpu = state.gpus.as_ref().and_then(|gpus| gpus.of_rank(rank.local_rank));
-    let Some((gpu, ..)) =
-        gpu.filter(|(gpu, ..)| !gpu.history.temp_c.is_empty() || !gpu.history.util_pct.is_empty())
-    else {
-        return area;
-    };
-    if area.width >= 110 && area.height >= 13 {
-        let half = area.width / 2;
-        charts(app, state, gpu, pen, Rect { x: area.x + 2, width: half - 3, ..area });
-        return Rect { x: area.x + half, width: area.width - half, ..area };
-    }
-    if area.height < 9 {
-        return area;
-    }
-    let rows = if area.height >= 12 { 3 } else { 1 };
-    sparks(app, gpu, pen, Rect { height: rows, ..area });
-    Rect { y: area.y + rows + 1, height: area.height - rows - 1, ..area }
+/// The GPU of a rank, once anything was seen of it.
+fn seen<'a>(app: &'a App, rank: &Rank) -> Option<(&'a State, &'a Gpu)> {
+    let state = app.state_of(app.node)?;
+    let (gpu, ..) = state.gpus.as_ref()?.of_rank(rank.local_rank)?;
+    let is_seen = !gpu.history.temp_c.is_empty() || !gpu.history.util_pct.is_empty();
+    is_seen.then_some((state, gpu))
 }
 
-/// Three lines: use, memory, power over the last minutes.
-fn sparks(app: &App, gpu: &Gpu, pen: &mut Pen, area: Rect) {
-    let sample = &gpu.sample;
-    let total_mib = sample.mem_total_bytes.map_or(1, |bytes| (bytes >> 20) as u32);
-    let limit = sample.power_limit_mw.map_or(1000, |milliwatts| milliwatts / 1000);
-    let lines = [
-        ("GPU %", &gpu.history.util_pct, 100),
-        ("GPU memory", &gpu.history.mem_mib, total_mib),
-        ("GPU watts", &gpu.history.power_w, limit),
-    ];
-    let cells = usize::from(area.width.saturating_sub(15)).min(Resolution::Second.cells());
-    for ((label, series, max), y) in lines.into_iter().zip(area.top()..area.bottom()) {
-        pen.text(area.x + 2, y, 11, label, Role::Dim);
-        let values = series.window(Resolution::Second, app.now, cells);
-        pen.text(area.x + 14, y, cells as u16, &chart::spark(&values, max, app.glyphs), Role::Accent);
+/// Draws a rank's GPU over time at the left, where there is room for both; what is left for others.
+pub(crate) fn beside(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) -> Rect {
+    let Some((state, gpu)) = seen(app, rank).filter(|_| area.width >= 110 && area.height >= 13) else {
+        return area;
+    };
+    let half = area.width / 2;
+    charts(app, state, gpu, pen, Rect { x: area.x + 2, width: half - 3, ..area });
+    Rect { x: area.x + half, width: area.width - half, ..area }
+}
+
+/// Draws a rank's GPU over time.
+pub(crate) fn page(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) {
+    pen.rule(area, "GPU over time");
+    let inner =
+        Rect { x: area.x + 2, y: area.y + 1, width: area.width.saturating_sub(4), height: area.height - 1 };
+    match seen(app, rank) {
+        Some((state, gpu)) => charts(app, state, gpu, pen, inner),
+        None => {
+            let text = "nothing was seen of a GPU of this rank";
+            pen.text(inner.x, inner.y, inner.width, text, Role::Dim);
+        }
     }
 }
 
@@ -356,7 +366,7 @@ fn charts(app: &App, state: &State, gpu: &Gpu, pen: &mut Pen, area: Rect) {
             &[],
         ),
     ];
-    let each = ((area.height - 1) / 4).min(8);
+    let each = (area.height.saturating_sub(1) / 4).min(8);
     for (n, (title, series, max, scale, marks)) in figures.iter().enumerate() {
         let place = Rect { y: area.y + n as u16 * each, height: each, width, ..area };
         let (values, max) = (window(series), *max);

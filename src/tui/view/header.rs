@@ -4,10 +4,10 @@ use ratatui::layout::Rect;
 
 use super::{Pen, Plan, pen::Piece};
 use crate::{
-    domain::time::human,
+    domain::{fleet::Order, time::human},
     tui::{
-        app::{App, Dialog, LinkState},
-        keys::View,
+        app::{App, Dialog, LinkState, Zoom},
+        keys::{self, Action, View},
         text,
         theme::Role,
         words,
@@ -89,8 +89,13 @@ fn parts(app: &App) -> Vec<Part> {
         let up = human(state.ended_at.unwrap_or(app.now).since(started_at));
         parts.push(Part(4, labelled(label, up)));
     }
+    if !app.peers.is_empty() {
+        parts.push(Part(5, labelled("nodes", app.overview.fleet.nodes.len().to_string())));
+    }
     if let Some(job) = &state.job {
-        parts.push(Part(7, labelled("node", job.node.clone())));
+        if app.peers.is_empty() {
+            parts.push(Part(7, labelled("node", job.node.clone())));
+        }
         parts.push(Part(8, vec![(words::launcher(job.launcher).into(), Role::Dim)]));
     }
     parts
@@ -98,7 +103,7 @@ fn parts(app: &App) -> Vec<Part> {
 
 /// The world size, with the share of it that is on this node where that is not all.
 fn ranks(app: &App, world_size: u32) -> String {
-    let here = app.state.ranks.len() as u32;
+    let here = app.overview.fleet.ranks.len() as u32;
     if here == 0 || here == world_size { world_size.to_string() } else { format!("{here} of {world_size}") }
 }
 
@@ -139,6 +144,40 @@ fn tabs(app: &App, pen: &mut Pen, area: Rect) {
             x += label.len() as u16 + 2;
         }
     }
+    let way = way(app);
+    let cells: u16 = way.iter().map(|(piece, _)| text::width(piece) as u16).sum();
+    if x + 1 + cells < area.right() {
+        pen.pieces(x + 1, area.y, cells, &way);
+    }
+}
+
+/// Where one is in the overview: `› n03 › r27`, and what holds there.
+fn way(app: &App) -> Vec<Piece> {
+    let mut way = Vec::new();
+    if app.view != View::Overview {
+        return way;
+    }
+    let deeper =
+        |name: String| [(format!("{} ", app.glyphs.deeper), Role::Dim), (format!("{name} "), Role::Accent)];
+    let several = app.overview.fleet.nodes.len() > 1;
+    if app.zoom != Zoom::Fleet
+        && several
+        && let Some(node) = app.overview.fleet.nodes.get(app.node as usize)
+    {
+        way.extend(deeper(node.name.clone()));
+    }
+    if app.zoom == Zoom::Rank
+        && let Some(rank) = app.rank()
+    {
+        way.extend(deeper(words::rank_tag(rank.place.rank, rank.local_rank)));
+    }
+    if app.zoom != Zoom::Rank && !app.overview.filter.is_empty() {
+        way.push((format!(" /{} ", app.overview.filter.text()), Role::Key));
+    }
+    if app.zoom != Zoom::Rank && app.overview.order != Order::default() {
+        way.push((format!(" by {} ", app.overview.order.name()), Role::Dim));
+    }
+    way
 }
 
 /// The view whose name lies at this column of the line of names.
@@ -150,80 +189,94 @@ pub(super) fn tab_at(column: u16) -> Option<View> {
     })
 }
 
-/// Keys that matter here, the most useful first; the table in `keys` has them all.
-fn hints(app: &App) -> &'static [(&'static str, &'static str, bool)] {
-    match app.dialog {
-        Some(Dialog::Signal { .. }) => {
-            return &[("j k", "select", false), ("Enter", "send", false), ("Esc", "leave", false)];
-        }
-        Some(Dialog::Leftovers { .. }) => {
-            return &[("j k", "select", false), ("y", "end it", false), ("Esc", "leave", false)];
-        }
-        Some(Dialog::Restart) => return &[("y", "restart", false), ("Esc", "leave it running", false)],
-        Some(Dialog::Stop { .. }) => return &[("Esc", "leave it running", false)],
-        None => {}
-    }
+/// Actions that matter here, the most useful first, each with a word; the table in `keys` has them all.
+fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
+    const SELECT: &[Action] = &[Action::Down, Action::Up];
     if app.help.is_some() {
-        return &[("Esc", "back", false), ("j k", "scroll", false)];
-    }
-    if app.state.state.is_over() && app.view == View::Overview && !app.detail {
-        return &[
-            ("Enter", "rank", false),
-            ("l", "log", false),
-            ("L", "all logs", false),
-            ("?", "help", false),
-            ("q", "leave", false),
-        ];
+        return &[(&[Action::Back], "back"), (SELECT, "scroll")];
     }
     match app.view {
-        View::Overview if app.detail => &[
-            ("Esc", "back", false),
-            ("j k", "other ranks", false),
-            ("l", "log", false),
-            ("x", "signal", true),
-            ("?", "help", false),
-            ("q", "detach", false),
+        View::Overview if app.detail() => &[
+            (&[Action::Back], "back"),
+            (SELECT, "other ranks"),
+            (&[Action::NextTab], "tab"),
+            (&[Action::RankLog], "log"),
+            (&[Action::Signal], "signal"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
         ],
         View::Overview => &[
-            ("Enter", "rank", false),
-            ("l", "log", false),
-            ("x", "signal", true),
-            ("R", "restart", true),
-            ("?", "help", false),
-            ("q", "detach", false),
+            (&[Action::Enter], "in"),
+            (&[Action::RankLog], "log"),
+            (&[Action::MergedLog], "all logs"),
+            (&[Action::Filter], "filter"),
+            (&[Action::Sort], "sort"),
+            (&[Action::Signal], "signal"),
+            (&[Action::Restart], "restart"),
+            (&[Action::Palette], "commands"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
         ],
         View::Logs => &[
-            ("f", "follow", false),
-            ("/", "search", false),
-            ("e", "first error", false),
-            ("w", "wrap", false),
-            ("?", "help", false),
-            ("q", "detach", false),
+            (&[Action::Follow], "follow"),
+            (&[Action::Search], "search"),
+            (&[Action::FirstError], "first error"),
+            (&[Action::Wrap], "wrap"),
+            (&[Action::Fold], "fold"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
         ],
         View::Runs if app.runs.preview.is_some() => &[
-            ("m", "run mode", false),
-            ("s", "rank scope", false),
-            ("Enter", "apply", true),
-            ("Esc", "leave", false),
-            ("?", "help", false),
-            ("q", "detach", false),
+            (&[Action::NextRunMode], "run mode"),
+            (&[Action::NextRankScope], "rank scope"),
+            (&[Action::Enter], "apply"),
+            (&[Action::Back], "leave"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
         ],
         View::Runs => &[
-            ("j k", "select", false),
-            ("m", "run mode", false),
-            ("s", "rank scope", false),
-            ("y", "copy link", false),
-            ("?", "help", false),
-            ("q", "detach", false),
+            (SELECT, "select"),
+            (&[Action::NextRunMode], "run mode"),
+            (&[Action::NextRankScope], "rank scope"),
+            (&[Action::Yank], "copy link"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
         ],
         View::Timeline | View::Events => &[
-            ("j k", "select", false),
-            ("G", "newest", false),
-            ("y", "copy", false),
-            ("?", "help", false),
-            ("q", "detach", false),
+            (SELECT, "select"),
+            (&[Action::Last], "newest"),
+            (&[Action::Yank], "copy"),
+            (&[Action::Palette], "commands"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
         ],
     }
+}
+
+/// Keys of an open question, which no table has.
+fn dialog_hints(dialog: &Dialog) -> &'static [(&'static str, &'static str)] {
+    match dialog {
+        Dialog::Signal { .. } => &[("j k", "select"), ("Enter", "send"), ("Esc", "leave")],
+        Dialog::Leftovers { .. } => &[("j k", "select"), ("y", "end it"), ("Esc", "leave")],
+        Dialog::Restart => &[("Enter", "restart"), ("Esc", "leave it running")],
+        Dialog::Stop { .. } => &[("Esc", "leave it running")],
+    }
+}
+
+/// The hints as they are shown: without what changes the job where it cannot be changed, with the user's own keys.
+fn shown_hints(app: &App) -> Vec<(String, &'static str)> {
+    if let Some(dialog) = &app.dialog {
+        return dialog_hints(dialog).iter().map(|(key, word)| ((*key).to_owned(), *word)).collect();
+    }
+    let fixed = app.cannot_change().is_some();
+    let changes = |action: Action| keys::TABLE.iter().any(|line| line.action == action && line.changes);
+    let hint = |(actions, word): &(&[Action], &'static str)| {
+        let key: Vec<String> = actions.iter().filter_map(|action| app.keymap.shown(*action)).collect();
+        let off = actions.iter().any(|action| changes(*action)) && fixed;
+        let leaves = actions.contains(&Action::Detach) && app.state.state.is_over();
+        (!key.is_empty() && !off).then(|| (key.join(" "), if leaves { "leave" } else { *word }))
+    };
+    hints(app).iter().filter_map(hint).collect()
 }
 
 pub(super) fn footer(app: &App, pen: &mut Pen, area: Rect) {
@@ -235,23 +288,19 @@ pub(super) fn footer(app: &App, pen: &mut Pen, area: Rect) {
         pen.text(area.x + 1, area.y, area.width.saturating_sub(1), &toast.text, toast.role);
         return;
     }
-    key_line(pen, area, hints(app), app.read_only.is_some());
+    key_line(pen, area, &shown_hints(app));
 }
 
-/// Keys and what they do; those that change the job are dimmed where it cannot be changed. From the middle on, what
-/// has no room is left out: the last two, help and leaving, stay.
-pub(crate) fn key_line(pen: &mut Pen, area: Rect, hints: &[(&str, &str, bool)], read_only: bool) {
-    let cells = |(key, label, _): &(&str, &str, bool)| text::width(key) + label.len() + 3;
+/// Keys and what they do. From the middle on, what has no room is left out: the last two, help and leaving, stay.
+pub(crate) fn key_line(pen: &mut Pen, area: Rect, hints: &[(String, &str)]) {
+    let cells = |(key, label): &(String, &str)| text::width(key) + label.len() + 3;
     let mut shown: Vec<_> = hints.iter().collect();
     while shown.len() > 2 && shown.iter().map(|hint| cells(hint)).sum::<usize>() > usize::from(area.width) {
         shown.remove(shown.len() - 3);
     }
     let mut x = area.x + 1;
-    for (key, label, changes) in shown {
-        let off = *changes && read_only;
-        let room = area.right().saturating_sub(x);
-        x += pen.text(x, area.y, room, key, if off { Role::Border } else { Role::Key }) + 1;
-        let room = area.right().saturating_sub(x);
-        x += pen.text(x, area.y, room, label, if off { Role::Border } else { Role::Dim }) + 2;
+    for (key, label) in shown {
+        x += pen.text(x, area.y, area.right().saturating_sub(x), key, Role::Key) + 1;
+        x += pen.text(x, area.y, area.right().saturating_sub(x), label, Role::Dim) + 2;
     }
 }

@@ -3,11 +3,7 @@
 use ratatui::layout::Rect;
 
 use super::Pen;
-use crate::tui::{
-    app::App,
-    keys::{Scope, TABLE},
-    theme::Role,
-};
+use crate::tui::{app::App, keys::Scope, theme::Role};
 
 /// A heading, or keys with what they do.
 enum Line {
@@ -16,25 +12,26 @@ enum Line {
     Keys(String, &'static str, bool),
 }
 
-fn lines(scopes: &[Scope]) -> Vec<Line> {
+fn lines(app: &App, scopes: &[Scope]) -> Vec<Line> {
     let mut lines = Vec::new();
     for scope in scopes {
         if !lines.is_empty() {
             lines.push(Line::Gap);
         }
         lines.push(Line::Heading(scope.name()));
-        let bound = TABLE.iter().filter(|binding| binding.scope == *scope);
-        lines.extend(bound.map(|binding| Line::Keys(binding.keys.join(" "), binding.help, binding.changes)));
+        let bound = app.keymap.lines().filter(|(binding, keys)| binding.scope == *scope && !keys.is_empty());
+        lines.extend(bound.map(|(binding, keys)| Line::Keys(keys.join(" "), binding.help, binding.changes)));
     }
     lines
 }
 
 /// The columns of the help at this width.
-fn columns(area: Rect) -> Vec<Vec<Line>> {
+fn columns(app: &App, area: Rect) -> Vec<Vec<Line>> {
+    let special: Vec<Scope> = Scope::ALL.into_iter().filter(|scope| *scope != Scope::Everywhere).collect();
     if area.width >= 110 {
-        vec![lines(&[Scope::Everywhere]), lines(&[Scope::Ranks, Scope::Logs, Scope::Runs])]
+        vec![lines(app, &[Scope::Everywhere]), lines(app, &special)]
     } else {
-        vec![lines(&[Scope::Ranks, Scope::Logs, Scope::Runs, Scope::Everywhere])]
+        vec![lines(app, &[&special[..], &[Scope::Everywhere]].concat())]
     }
 }
 
@@ -44,8 +41,8 @@ fn room(area: Rect) -> usize {
 }
 
 /// The largest first line that the help can be scrolled to.
-pub(super) fn end(_: &App, area: Rect) -> usize {
-    let longest = columns(area).iter().map(Vec::len).max().unwrap_or(0);
+pub(super) fn end(app: &App, area: Rect) -> usize {
+    let longest = columns(app, area).iter().map(Vec::len).max().unwrap_or(0);
     longest.saturating_sub(room(area))
 }
 
@@ -55,7 +52,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect, first: usize) {
     if inner.is_empty() {
         return;
     }
-    let columns = columns(area);
+    let columns = columns(app, area);
     let longest = columns.iter().map(Vec::len).max().unwrap_or(0);
     let left = longest.saturating_sub(first + usize::from(inner.height));
     if left > 0 && area.height > 2 {

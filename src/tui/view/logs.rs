@@ -5,7 +5,12 @@ use ratatui::layout::Rect;
 use super::Pen;
 use crate::{
     domain::log::{LogLine, Stream, is_error},
-    tui::{app::App, text, theme::Role, words},
+    tui::{
+        app::{App, Shown},
+        text,
+        theme::Role,
+        words,
+    },
 };
 
 /// The view.
@@ -51,6 +56,9 @@ fn title(app: &App, pen: &mut Pen, area: Rect, name: &str) -> u16 {
         let chip = format!("+{} columns", app.logs.shift);
         used += 1 + pen.chip(area.x + used + 1, area.y, room(used), &chip, Role::Info);
     }
+    if app.logs.local_rank.is_none() && !app.logs.fold {
+        used += 1 + pen.chip(area.x + used + 1, area.y, room(used), "UNFOLDED", Role::Info);
+    }
     used
 }
 
@@ -86,17 +94,28 @@ fn lines(app: &App, pen: &mut Pen, area: Rect) {
     }
     let gutter = gutter(app);
     let cells = usize::from(area.width.saturating_sub(gutter + 1)).max(1);
-    let height = |at: usize| -> usize {
-        let text = text::clean(&logs.lines[at].text, pen.glyphs);
-        let rows = if logs.wrap { text::wrap(&text, cells).len() } else { 1 };
-        rows + usize::from(divides(app, at))
-    };
-    // Around the cursor: what fits below it up to half of the rows, then above, then below again.
+    let (rows, cursor) = logs.rows();
     let room = usize::from(area.height);
-    let (mut first, mut last) =
-        (logs.cursor.min(logs.lines.len() - 1), logs.cursor.min(logs.lines.len() - 1));
+    let most = most_rows(app, room);
+    let height = |at: usize| -> usize {
+        let text = text::clean(&logs.lines[rows[at].first].text, pen.glyphs);
+        let own = if logs.wrap { text::wrap(&text, cells).len().min(most(at == cursor)) } else { 1 };
+        own + usize::from(divides(app, &rows, at))
+    };
+    if rows.is_empty() {
+        pen.text(
+            area.x + 2,
+            area.y,
+            area.width.saturating_sub(2),
+            "only event records of the agent",
+            Role::Dim,
+        );
+        return;
+    }
+    // Around the cursor: what fits below it up to half of the rows, then above, then below again.
+    let (mut first, mut last) = (cursor, cursor);
     let mut used = height(first);
-    while last + 1 < logs.lines.len() && used + height(last + 1) <= room.div_ceil(2) {
+    while last + 1 < rows.len() && used + height(last + 1) <= room.div_ceil(2) {
         last += 1;
         used += height(last);
     }
@@ -104,47 +123,67 @@ fn lines(app: &App, pen: &mut Pen, area: Rect) {
         first -= 1;
         used += height(first);
     }
-    while last + 1 < logs.lines.len() && used < room {
+    while last + 1 < rows.len() && used < room {
         last += 1;
         used += height(last);
     }
     let mut y = area.y;
     for at in first..=last {
-        if divides(app, at) && y < area.bottom() {
-            let line = &logs.lines[at];
+        let shown = rows[at];
+        if divides(app, &rows, at) && y < area.bottom() {
+            let line = &logs.lines[shown.first];
             let inner = Rect { x: area.x + gutter, y, width: area.width.saturating_sub(gutter), height: 1 };
             pen.rule(inner, &format!("attempt {}", line.attempt));
             y += 1;
         }
-        y = line(app, pen, at, Rect { y, height: area.bottom().saturating_sub(y), ..area }, gutter);
+        let place = Rect { y, height: area.bottom().saturating_sub(y), ..area };
+        let is_cursor = at == cursor;
+        y = line(app, pen, shown, place, (gutter, most(is_cursor), is_cursor));
     }
 }
 
-/// Whether a line begins another attempt than the one before it.
-fn divides(app: &App, at: usize) -> bool {
-    at > 0 && app.logs.lines[at - 1].attempt < app.logs.lines[at].attempt
+/// The most screen rows of a wrapped line: one line must not push all others out. The selected one has all it needs
+/// once the log is paused.
+fn most_rows(app: &App, room: usize) -> impl Fn(bool) -> usize + use<> {
+    let paused = !app.logs.follow;
+    move |is_cursor| if is_cursor && paused { room.max(1) } else { (room / 3).max(2) }
 }
 
-/// Draws one line; the first row after it.
-fn line(app: &App, pen: &mut Pen, at: usize, area: Rect, gutter: u16) -> u16 {
+/// Whether a row begins another attempt than the one before it.
+fn divides(app: &App, rows: &[Shown], at: usize) -> bool {
+    let attempt = |row: &Shown| app.logs.lines[row.first].attempt;
+    at > 0 && attempt(&rows[at - 1]) < attempt(&rows[at])
+}
+
+/// Draws one line, or several that are alike; the first row after it.
+fn line(
+    app: &App,
+    pen: &mut Pen,
+    shown: Shown,
+    area: Rect,
+    (gutter, most, is_cursor): (u16, usize, bool),
+) -> u16 {
     if area.is_empty() {
         return area.y;
     }
     let logs = &app.logs;
-    let line = &logs.lines[at];
+    let line = &logs.lines[shown.first];
     let (name, role) = match (line.stream, line.local_rank) {
         (Stream::Agent, _) | (_, None) => ("agent".into(), Role::Accent),
+        _ if shown.count > 1 => (format!("{}{}", pen.glyphs.times, shown.count), Role::Key),
         (_, Some(local)) => (words::rank_tag(line.rank, local), Role::Rank(line.rank.unwrap_or(local))),
     };
     pen.right(area.x, area.y, gutter - 1, &name, role);
     let text = text::clean(&line.text, pen.glyphs).into_owned();
     let x = area.x + gutter + 1;
     let cells = area.right().saturating_sub(x);
-    let rows = if logs.wrap {
+    let mut rows = if logs.wrap {
         text::wrap(&text, usize::from(cells).max(1))
     } else {
         vec![text::slice(&text, logs.shift, usize::MAX / 2)]
     };
+    let left_out = rows.len().saturating_sub(most);
+    rows.truncate(most);
     let role = line_role(line);
     let mut y = area.y;
     for row in rows {
@@ -154,11 +193,15 @@ fn line(app: &App, pen: &mut Pen, at: usize, area: Rect, gutter: u16) -> u16 {
         let bar_role = if line.stream == Stream::Err { Role::LogWarn } else { Role::Border };
         pen.text(area.x + gutter - 1, y, 1, pen.glyphs.bar, bar_role);
         pen.text(x, y, cells, row, role);
-        if at == logs.cursor && !(logs.follow && app.detail) {
+        if is_cursor && !(logs.follow && app.detail()) {
             pen.over(Rect { y, height: 1, ..area }, Role::Selection);
         }
         mark_matches(app, pen, row, Rect { x, y, width: cells, height: 1 });
         y += 1;
+    }
+    if left_out > 0 && y > area.y {
+        let more = format!(" {} {left_out} more rows ", pen.glyphs.cut);
+        pen.right(x, y - 1, cells, &more, Role::Key);
     }
     y
 }

@@ -4,22 +4,34 @@ mod chart;
 mod dialog;
 mod events;
 pub(crate) mod gpu;
+mod grid;
 mod header;
 mod help;
 mod logs;
+mod node;
+mod overview;
 mod pen;
+mod prompt;
 mod rank;
 mod ranks;
 mod runs;
+mod spread;
 mod strip;
+mod suspects;
 mod timeline;
 
 use ratatui::{Frame, buffer::Buffer, layout::Rect};
 
+pub(crate) use grid::Scale;
 pub(crate) use header::key_line;
 pub(crate) use pen::Pen;
 
-use super::{app::App, keys::View, theme::Role};
+use super::{
+    app::{App, Zoom},
+    keys::View,
+    theme::Role,
+};
+use crate::domain::fleet::RankId;
 
 /// Draws the job screen.
 pub fn draw(app: &App, frame: &mut Frame) {
@@ -35,8 +47,11 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
     header::draw(app, &mut pen, &plan);
     strip::draw(app, &mut pen, plan.strip);
     match app.view {
-        View::Overview if app.detail => rank::draw(app, &mut pen, plan.body),
-        View::Overview => overview(app, &mut pen, plan.body),
+        View::Overview => match app.zoom {
+            Zoom::Rank => rank::draw(app, &mut pen, plan.body),
+            Zoom::Node => node::draw(app, &mut pen, plan.body),
+            Zoom::Fleet => overview::draw(app, &mut pen, plan.body),
+        },
         View::Logs => logs::draw(app, &mut pen, plan.body),
         View::Timeline => timeline::draw(app, &mut pen, plan.body),
         View::Events => events::draw(app, &mut pen, plan.body),
@@ -52,6 +67,9 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
         dialog::draw(app, dialog, &mut pen, area);
     }
     header::footer(app, &mut pen, plan.footer);
+    if let Some(prompt) = &app.prompt {
+        prompt::draw(app, prompt, &mut pen, area);
+    }
 }
 
 /// The largest first line that the help can be scrolled to.
@@ -97,45 +115,11 @@ fn row(area: Rect, y: u16, height: u16) -> Rect {
     Rect { x: area.x, y: area.y + y.min(area.height), width: area.width, height }.intersection(area)
 }
 
-/// Where the panes of the overview lie: ranks, timeline, events. The ranks come first; panes without room are empty.
-fn overview_panes(app: &App, body: Rect) -> [Rect; 3] {
-    let none = row(body, body.height, 0);
-    let ranks_want = app.state.ranks.len().max(1) as u16 + 1 + gpu::lines(app);
-    let lanes_want = app.state.attempts.len().max(1) as u16 + 1;
-    // One row of air, a heading and three events, or nothing.
-    let least_below = if body.height >= 10 { 5.max(body.height / 4) } else { 5 };
-    if body.height < 8 || (body.height < 10 && ranks_want + least_below > body.height) {
-        return [body, none, none];
-    }
-    let ranks = row(body, 0, ranks_want.min(body.height - least_below));
-    let top = ranks.height + 1;
-    let below = row(body, top, body.height - top);
-    if body.width >= 150 {
-        let left = below.width / 2 - 1;
-        let timeline = Rect { width: left, ..below };
-        let events = Rect { x: below.x + left + 2, width: below.width - left - 2, ..below };
-        return [ranks, timeline, events];
-    }
-    if below.height < 8 {
-        return [ranks, none, below];
-    }
-    let timeline = row(below, 0, lanes_want.min((below.height / 2).max(3)));
-    let events_top = timeline.height + 1;
-    [ranks, timeline, row(below, events_top, below.height - events_top)]
-}
-
-fn overview(app: &App, pen: &mut Pen, body: Rect) {
-    let [ranks, timeline, events] = overview_panes(app, body);
-    ranks::draw(app, pen, ranks);
-    timeline::pane(app, pen, timeline);
-    events::pane(app, pen, events);
-}
-
 /// What lies under the mouse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hit {
-    /// The rank at this position on the node.
-    Rank(u32),
+    /// A rank.
+    Rank(RankId),
     /// The name of a view.
     View(View),
 }
@@ -148,13 +132,25 @@ pub(crate) fn hit(app: &App, size: (u16, u16), column: u16, line: u16) -> Option
     if plan.tabs.contains(at) {
         return header::tab_at(column - plan.tabs.x).map(Hit::View);
     }
-    if app.view == View::Overview && !app.detail {
-        let [ranks, ..] = overview_panes(app, plan.body);
-        if ranks.contains(at) && line > ranks.y {
-            return ranks::at(app, ranks, line).map(Hit::Rank);
-        }
+    if app.view != View::Overview {
+        return None;
     }
-    None
+    overview_body(app, plan.body).and_then(|body| overview::at(app, body, column, line)).map(Hit::Rank)
+}
+
+/// Where ranks are shown; `None` on the page of one of them.
+fn overview_body(app: &App, body: Rect) -> Option<Rect> {
+    match app.zoom {
+        Zoom::Fleet => Some(body),
+        Zoom::Node => Some(node::below(body)),
+        Zoom::Rank => None,
+    }
+}
+
+/// The rank so many lines or cells from the selected one, where ranks are cells of a grid.
+pub(crate) fn neighbour(app: &App, size: (u16, u16), by: i64, sideways: bool) -> Option<RankId> {
+    let area = Rect::new(0, 0, size.0, size.1);
+    overview_body(app, Plan::of(app, area).body).and_then(|body| overview::neighbour(app, body, by, sideways))
 }
 
 /// The first of `count` rows to show in `room`, so that row `cursor` is in the middle where it can be.

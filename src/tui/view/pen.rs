@@ -1,6 +1,10 @@
 //! The only way onto the buffer: text that is cleaned and cut, inside of the buffer, in a role.
 
-use ratatui::{buffer::Buffer, layout::Rect, style::Modifier};
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    style::{Modifier, Style},
+};
 
 use crate::tui::{
     text::{self, Glyphs},
@@ -25,6 +29,13 @@ impl<'a> Pen<'a> {
     /// Writes into at most `cells` from (x, y) on; how many cells it took.
     pub(crate) fn text(&mut self, x: u16, y: u16, cells: u16, what: &str, role: Role) -> u16 {
         self.styled(x, y, cells, what, role, Modifier::empty())
+    }
+
+    /// One of our own glyphs, which takes one cell: many of them are drawn, so it goes the short way.
+    pub(crate) fn glyph(&mut self, x: u16, y: u16, glyph: &'static str, role: Role) {
+        if let Some(cell) = self.buffer.cell_mut((x, y)) {
+            cell.set_symbol(glyph).set_style(self.theme.style(role));
+        }
     }
 
     /// The same, reversed and with a blank at both ends: a chip.
@@ -90,6 +101,12 @@ impl<'a> Pen<'a> {
             self.buffer.set_style(area, self.theme.style(Role::Text));
         }
         self.buffer.set_style(area, style);
+    }
+
+    /// Turns ink and ground around, for what is too small to be seen otherwise.
+    pub(crate) fn invert(&mut self, area: Rect) {
+        let area = area.intersection(self.buffer.area);
+        self.buffer.set_style(area, Style::new().add_modifier(Modifier::REVERSED));
     }
 
     /// An empty box with a title, on top of what is drawn; the inside.

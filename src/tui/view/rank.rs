@@ -2,10 +2,15 @@
 
 use ratatui::layout::Rect;
 
-use super::{Pen, gpu, logs, pen::Piece, ranks::STALE_BEAT_S};
+use super::{Pen, gpu, logs, pen::Piece};
 use crate::{
-    domain::{event::Fact, state::Rank, time::human},
-    tui::{app::App, text, theme::Role, words},
+    domain::{event::Fact, fleet::STALE_BEAT, state::Rank, time::human},
+    tui::{
+        app::{App, Tab},
+        text,
+        theme::Role,
+        words,
+    },
 };
 
 pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
@@ -20,7 +25,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     pen.chip(x, area.y, area.right().saturating_sub(x), &format!("{} {}", look.glyph, look.word), look.role);
     let (mut left, mut right) = (identity(app, rank), condition(app, rank));
     // In two columns the shorter one has the room.
-    if area.width >= 76 { &mut left } else { &mut right }.extend(gpu::facts(app, &app.state, rank));
+    if area.width >= 76 { &mut left } else { &mut right }.extend(gpu::facts(app, rank));
     let two = area.width >= 76;
     let want = if two { left.len().max(right.len()) } else { left.len() + right.len() } as u16;
     // The log has at least a third, where there is room for anything.
@@ -37,8 +42,100 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     }
     let below = facts.bottom() + u16::from(area.height > 14);
     let below = Rect { y: below, height: area.bottom().saturating_sub(below), ..area };
-    let below = gpu::history(app, &app.state, rank, pen, below);
-    logs::pane(app, pen, below);
+    let below = if app.tab == Tab::Gpu { below } else { gpu::beside(app, rank, pen, below) };
+    page(app, pen, rank, below);
+}
+
+/// The tab that is open, with the names of the others at the right.
+fn page(app: &App, pen: &mut Pen, rank: &Rank, area: Rect) {
+    if area.is_empty() {
+        return;
+    }
+    match app.tab {
+        Tab::Log if app.node > 0 => {
+            pen.rule(area, "log");
+            let text = "its log is on its own node: attach there to read it";
+            pen.text(area.x + 2, area.y + 1, area.width.saturating_sub(2), text, Role::Dim);
+        }
+        Tab::Log => logs::pane(app, pen, area),
+        Tab::Events => happened(app, pen, rank, area),
+        Tab::Peers => peers(app, pen, area),
+        Tab::Gpu => gpu::page(app, rank, pen, area),
+    }
+    let names: Vec<Piece> = Tab::ALL
+        .iter()
+        .map(|tab| (format!(" {} ", tab.name()), if *tab == app.tab { Role::Accent } else { Role::Dim }))
+        .collect();
+    let cells: u16 = names.iter().map(|(name, _)| name.len() as u16).sum();
+    if area.width > cells + 30 {
+        pen.pieces(area.right() - cells - 1, area.y, cells, &names);
+    }
+}
+
+/// What happened to the rank, as far as the recent events tell; the newest at the end.
+fn happened(app: &App, pen: &mut Pen, rank: &Rank, area: Rect) {
+    pen.rule(area, "events");
+    let Some(state) = app.state_of(app.node) else { return };
+    let is_its = |fact: &Fact| match fact {
+        Fact::RankStarted { local_rank, .. }
+        | Fact::RankExited { local_rank, .. }
+        | Fact::RankExitKnown { local_rank, .. } => *local_rank == rank.local_rank,
+        Fact::AlertRaised { alert } => alert.local_rank == Some(rank.local_rank),
+        Fact::AlertCleared { local_rank, .. } => *local_rank == Some(rank.local_rank),
+        Fact::CauseFound { cause, .. } => cause.rank.is_some() && cause.rank == rank.place.rank,
+        _ => false,
+    };
+    let room = usize::from(area.height.saturating_sub(1));
+    let lines: Vec<_> = state
+        .recent
+        .iter()
+        .filter(|event| is_its(&event.fact))
+        .filter_map(|event| Some((event.at, words::event(state, event, app.glyphs)?)))
+        .collect();
+    for ((at, (glyph, text, role)), y) in
+        lines.iter().skip(lines.len().saturating_sub(room)).zip(area.y + 1..area.bottom())
+    {
+        let clock = (format!("{} ", words::clock(*at, app.now, app.offset_s)), Role::Dim);
+        let line = [clock, (format!("{glyph} "), *role), (text.clone(), *role)];
+        pen.pieces(area.x + 1, y, area.width.saturating_sub(1), &line);
+    }
+}
+
+/// How the rank compares with all others: its figure, theirs, and the distance in robust standard deviations.
+fn peers(app: &App, pen: &mut Pen, area: Rect) {
+    pen.rule(area, "against its peers");
+    let fleet = &app.overview.fleet;
+    let Some(row) = fleet.rank(app.selected_id()) else { return };
+    let head = format!("{:<18}{:>10}{:>10}{:>8}", "", "this rank", "median", "apart");
+    let mut y = area.y + 1;
+    if y < area.bottom() {
+        pen.text(area.x + 1, y, area.width.saturating_sub(1), &head, Role::Title);
+        y += 1;
+    }
+    for comparison in fleet.norms.compare(&row.figures) {
+        if y >= area.bottom() {
+            return;
+        }
+        let number = |value: Option<f32>| value.map_or("n/a".into(), |value| format!("{value:.0}"));
+        let apart = comparison.apart.map_or("n/a".into(), |apart| format!("{apart:+.1}"));
+        let text = format!(
+            "{:<18}{:>10}{:>10}{apart:>8}",
+            comparison.name,
+            number(comparison.value),
+            number(comparison.median),
+        );
+        let role = match comparison.apart {
+            Some(apart) if apart >= 3.5 => Role::Warn,
+            Some(_) => Role::Text,
+            None => Role::Dim,
+        };
+        pen.text(area.x + 1, y, area.width.saturating_sub(1), &text, role);
+        y += 1;
+    }
+    let reason = fleet.reason(app.now, row);
+    if y < area.bottom() && !reason.is_empty() {
+        pen.text(area.x + 1, y, area.width.saturating_sub(1), &reason, Role::Warn);
+    }
 }
 
 fn column(pen: &mut Pen, area: Rect, facts: &[(&'static str, Piece)]) {
@@ -102,9 +199,7 @@ fn condition(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
     }
     let beat = match rank.beat_at {
         None => ("n/a".into(), Role::Dim),
-        Some(at) if !gone && app.now.since(at).as_secs() >= STALE_BEAT_S => {
-            (format!("{} ago", ago(at)), Role::Stale)
-        }
+        Some(at) if !gone && app.now.since(at) >= STALE_BEAT => (format!("{} ago", ago(at)), Role::Stale),
         Some(at) => (format!("{} ago", ago(at)), Role::Text),
     };
     let step = rank.step.map(|step| match rank.step_at {

@@ -1,4 +1,4 @@
-//! The ranks of this node, one row each. Columns go as the width does.
+//! Ranks, one row each. Columns go as the width does.
 
 use ratatui::layout::Rect;
 
@@ -7,7 +7,13 @@ use super::{
     gpu::{self, Figure},
 };
 use crate::{
-    domain::{rank::RankState, state::Rank, time::human},
+    domain::{
+        fleet::{RankId, RankRow, STALE_BEAT},
+        rank::RankState,
+        state::Rank,
+        suspicion::SUSPECT,
+        time::human,
+    },
     tui::{app::App, text, theme::Role, words},
 };
 
@@ -50,18 +56,15 @@ const COLUMNS: [(Column, &str, u16, u16, bool); 16] = [
 /// What is left out where GPUs want its room, up to this width of the pane.
 const FOR_GPUS: [(Column, u16); 3] = [(Column::Local, 110), (Column::Pid, 110), (Column::Threads, 120)];
 
-/// Heartbeats come once a second; one that is older than this is shown as stale.
-pub(super) const STALE_BEAT_S: u64 = 5;
-
 pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     if area.is_empty() {
         return;
     }
     let (area, below) = gpu::split(app, area);
     gpu::draw_line(app, pen, below);
-    let columns = columns(area, gpu::has_columns(&app.state));
+    let columns = columns(area, gpu::has_columns(app));
     let room = usize::from(area.height - 1);
-    let (first, count) = (first(app, room), app.state.ranks.len());
+    let (first, count) = (first(app, room), app.overview.rows.len());
     let shown = if count > room && room > 0 {
         format!(" {}-{} of {count}", first + 1, (first + room).min(count))
     } else {
@@ -77,30 +80,35 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
         }
     }
     pen.text(headings_end, area.y, area.width, &shown, Role::Dim);
-    if app.state.ranks.is_empty() {
-        let text =
-            if app.state.job.is_some() { "no rank has started yet" } else { "waiting for the job's state" };
+    if app.overview.rows.is_empty() {
+        let text = match (&app.state.job, app.overview.fleet.ranks.is_empty()) {
+            (_, false) => "no rank fits the filter; Esc takes it away",
+            (Some(_), true) => "no rank has started yet",
+            (None, true) => "waiting for the job's state",
+        };
         pen.text(area.x + 2, area.y + 1, area.width.saturating_sub(2), text, Role::Dim);
         return;
     }
-    for (rank, y) in app.state.ranks.iter().skip(first).take(room).zip(area.y + 1..) {
-        row(app, pen, rank, Rect { y, height: 1, ..area }, &columns);
+    for (shown, y) in app.overview.shown().skip(first).take(room).zip(area.y + 1..) {
+        if let Some(rank) = app.rank_at(shown.id) {
+            row(app, pen, (shown, rank), Rect { y, height: 1, ..area }, &columns);
+        }
     }
 }
 
 /// The rank in a row of the screen.
-pub(super) fn at(app: &App, area: Rect, y: u16) -> Option<u32> {
+pub(super) fn at(app: &App, area: Rect, y: u16) -> Option<RankId> {
     let (area, below) = gpu::split(app, area);
-    let first = first(app, usize::from(area.height - 1));
     if y >= below.y {
         return None;
     }
-    app.state.ranks.get(first + usize::from(y - area.y - 1)).map(|rank| rank.local_rank)
+    let first = first(app, usize::from(area.height - 1));
+    app.overview.shown().nth(first + usize::from(y - area.y - 1)).map(|row| row.id)
 }
 
 fn first(app: &App, room: usize) -> usize {
-    let cursor = app.state.ranks.iter().position(|rank| rank.local_rank == app.selected).unwrap_or(0);
-    first_shown(cursor, app.state.ranks.len(), room)
+    let cursor = app.overview.shown().position(|row| row.id == app.selected_id()).unwrap_or(0);
+    first_shown(cursor, app.overview.rows.len(), room)
 }
 
 /// The columns that are shown, each with its place. The last one takes what is left.
@@ -131,10 +139,16 @@ fn put(pen: &mut Pen, x: u16, y: u16, cells: u16, right: bool, what: &str, role:
     }
 }
 
-fn row(app: &App, pen: &mut Pen, rank: &Rank, area: Rect, columns: &[(Column, u16, u16, bool)]) {
+fn row(
+    app: &App,
+    pen: &mut Pen,
+    (shown, rank): (&RankRow, &Rank),
+    area: Rect,
+    columns: &[(Column, u16, u16, bool)],
+) {
     let narrow = area.width < 44;
     for (column, x, cells, right) in columns {
-        let (text, role) = cell(app, rank, *column, narrow);
+        let (text, role) = cell(app, shown, rank, *column, narrow);
         if *column == Column::State && role == Role::Ok {
             // Healthy is quiet: a little green is enough.
             pen.text(*x, area.y, *cells, &text, Role::Dim);
@@ -143,13 +157,13 @@ fn row(app: &App, pen: &mut Pen, rank: &Rank, area: Rect, columns: &[(Column, u1
         }
         put(pen, *x, area.y, *cells, *right, &text, role);
     }
-    if rank.local_rank == app.selected {
+    if shown.id == app.selected_id() {
         pen.over(area, Role::Selection);
         pen.text(area.x, area.y, 1, pen.glyphs.cursor, Role::Accent);
     }
 }
 
-fn cell(app: &App, rank: &Rank, column: Column, narrow: bool) -> (String, Role) {
+fn cell(app: &App, shown: &RankRow, rank: &Rank, column: Column, narrow: bool) -> (String, Role) {
     let gone = !rank.state.is_alive();
     let number = |value: Option<String>| match value {
         Some(text) if gone => (text, Role::Dim),
@@ -162,7 +176,10 @@ fn cell(app: &App, rank: &Rank, column: Column, narrow: bool) -> (String, Role) 
             None => ("-".into(), Role::Dim),
         },
         Column::Local => (rank.local_rank.to_string(), Role::Dim),
-        Column::Node => (app.state.job.as_ref().map_or("-".into(), |job| job.node.clone()), Role::Dim),
+        Column::Node => (
+            app.overview.fleet.nodes.get(shown.id.node as usize).map_or("-".into(), |n| n.name.clone()),
+            Role::Dim,
+        ),
         Column::Pid => (rank.proc.pid.to_string(), Role::Dim),
         Column::State => {
             let look = words::rank_state(rank, app.glyphs);
@@ -177,16 +194,16 @@ fn cell(app: &App, rank: &Rank, column: Column, narrow: bool) -> (String, Role) 
             None => ("-".into(), Role::Dim),
             Some(at) => {
                 let age = app.now.since(at);
-                let stale = age.as_secs() >= STALE_BEAT_S;
+                let stale = age >= STALE_BEAT;
                 (short_age(age), if stale { Role::Stale } else { Role::Dim })
             }
         },
-        Column::Gpu(figure) => match gpu::cell(app, &app.state, rank, figure) {
+        Column::Gpu(figure) => match gpu::cell(app, shown.id.node, rank, figure) {
             (Some(text), _) if gone => (text, Role::Dim),
             (Some(text), role) => (text, role),
             (None, role) => ("-".into(), role),
         },
-        Column::Last => last(app, rank),
+        Column::Last => last(app, shown, rank),
     }
 }
 
@@ -201,13 +218,19 @@ fn short_age(age: std::time::Duration) -> String {
 }
 
 /// The last line of a rank that works; what it does and for how long, of one that does not.
-fn last(app: &App, rank: &Rank) -> (String, Role) {
-    if rank.state == RankState::Exited && is_cause(app, rank) {
+fn last(app: &App, shown: &RankRow, rank: &Rank) -> (String, Role) {
+    if rank.state == RankState::Exited && is_cause(app, shown.id, rank) {
         let line = rank.last_line.as_deref().unwrap_or_default();
         return (format!("failed first: {line}"), Role::Crit);
     }
     let usual =
         matches!(rank.state, RankState::Running | RankState::Exited | RankState::Starting | RankState::Init);
+    if usual && rank.detail.is_none() && rank.state.is_alive() && shown.level >= SUSPECT {
+        let reason = app.overview.fleet.reason(app.now, shown);
+        if !reason.is_empty() {
+            return (reason, if shown.level > SUSPECT { Role::Warn } else { Role::Accent });
+        }
+    }
     if usual && rank.detail.is_none() {
         return (rank.last_line.clone().unwrap_or_default(), Role::Dim);
     }
@@ -220,8 +243,9 @@ fn last(app: &App, rank: &Rank) -> (String, Role) {
 }
 
 /// Whether the last failure began with this rank.
-fn is_cause(app: &App, rank: &Rank) -> bool {
-    let of_its_attempt = app.state.attempts.iter().find(|attempt| attempt.n == rank.attempt);
+fn is_cause(app: &App, id: RankId, rank: &Rank) -> bool {
+    let Some(state) = app.state_of(id.node) else { return false };
+    let of_its_attempt = state.attempts.iter().find(|attempt| attempt.n == rank.attempt);
     let cause = of_its_attempt.and_then(|attempt| attempt.cause.as_ref());
     cause.is_some_and(|cause| cause.rank.is_some() && cause.rank == rank.place.rank)
 }

@@ -1,5 +1,7 @@
 //! Under the header, only when there is something to say: alerts, and why the last attempt failed.
 
+use std::time::Duration;
+
 use ratatui::layout::Rect;
 
 use super::{Pen, pen::Piece};
@@ -7,6 +9,9 @@ use crate::{
     domain::{alert::Alert, rank::JobState, time::human},
     tui::{app::App, text, theme::Role, words},
 };
+
+/// A failure that was got over this long ago is no news any more.
+const OLD_NEWS: Duration = Duration::from_mins(15);
 
 /// Lines that the strip takes of at most `budget`.
 pub(super) fn height(app: &App, width: u16, budget: u16) -> u16 {
@@ -152,7 +157,12 @@ fn cause_lines(app: &App, width: usize, form: Form) -> Vec<Line> {
     let failed = app.state.attempts.iter().rev().find(|attempt| attempt.cause.is_some());
     let which = failed.map_or("failure".into(), |attempt| format!("attempt {}", attempt.n));
     if !news {
-        let ago = failed.and_then(|attempt| attempt.ended_at).map(|at| human(app.now.since(at)));
+        let ended = failed.and_then(|attempt| attempt.ended_at);
+        if ended.is_none_or(|at| app.now.since(at) >= OLD_NEWS) {
+            // The timeline has it.
+            return Vec::new();
+        }
+        let ago = ended.map(|at| human(app.now.since(at)));
         let ago = ago.map(|ago| format!("  {ago} ago")).unwrap_or_default();
         let room = width.saturating_sub(text::width(&ago));
         let sentence = format!("{} {which} failed: {}", app.glyphs.again, cause.text);

@@ -2,10 +2,11 @@
 
 use ratatui::layout::Rect;
 
-use super::{Pen, first_shown};
+use super::{Pen, first_shown, pen::Piece};
 use crate::{
     domain::{
         event::Reason,
+        goodput::{self, Goodput, Loss},
         rank::JobState,
         state::Attempt,
         time::{Stamp, human},
@@ -20,15 +21,41 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     }
     let about = (area.height / 2).min(12);
     let about = if area.height < 8 { 0 } else { about };
-    let lanes_want = app.state.attempts.len() as u16 + 2;
-    let lanes_height = lanes_want.min(area.height - about);
+    let (_, sum) = goodput::of(&app.state, app.now);
+    let sum = sum.filter(|_| area.height >= 6);
+    let sum_height = u16::from(sum.is_some());
+    let lanes_want = app.state.attempts.len() as u16 + 1;
+    let lanes_height = lanes_want.min(area.height - about - sum_height);
     lanes(app, pen, Rect { height: lanes_height, ..area }, true);
-    let below = Rect { y: area.y + lanes_height, height: area.height - lanes_height, ..area };
+    if let Some(sum) = sum {
+        let line = goodput_line("goodput", &sum);
+        pen.pieces(area.x + 1, area.y + lanes_height, area.width.saturating_sub(1), &line);
+    }
+    let used = lanes_height + sum_height;
+    let below = Rect { y: area.y + used, height: area.height - used, ..area };
     if about > 0
         && let Some(lane) = selected(app)
     {
         describe(app, pen, below, lane);
     }
+}
+
+/// `goodput 91.3 %  lost: restart 2m 31s, stalled 10m 00s`.
+fn goodput_line(label: &str, goodput: &Goodput) -> Vec<Piece> {
+    let mut line = vec![
+        (format!("{label} "), Role::Dim),
+        (
+            format!("{:.1} %", goodput.percent()),
+            if goodput.percent() >= 90.0 { Role::Ok } else { Role::Warn },
+        ),
+    ];
+    let losses = goodput.losses();
+    for (n, (loss, lost)) in losses.iter().enumerate() {
+        let before = if n == 0 { "  lost: " } else { ", " };
+        line.push((format!("{before}{} ", loss.name()), Role::Dim));
+        line.push((human(*lost), if *loss == Loss::Stall { Role::Warn } else { Role::Text }));
+    }
+    line
 }
 
 /// The pane of the overview.
@@ -177,6 +204,12 @@ fn describe(app: &App, pen: &mut Pen, area: Rect, lane: &Attempt) {
         ("restarts", words::spent(lane.restarts, max_restarts), Role::Text),
         ("last step", lane.last_step.map_or_else(unknown, |step| step.to_string()), Role::Text),
     ];
+    let at = app.state.attempts.iter().position(|attempt| attempt.n == lane.n);
+    let (each, _) = goodput::of(&app.state, app.now);
+    if let Some(goodput) = at.and_then(|at| each.get(at)) {
+        let text: String = goodput_line("", goodput).into_iter().map(|(piece, _)| piece).collect();
+        lines.push(("goodput", text.trim_start().to_owned(), Role::Text));
+    }
     if let Some(cause) = &lane.cause {
         lines.push(("cause", cause.text.clone(), Role::Crit));
         lines.extend(cause.evidence.iter().map(|fact| ("", fact.clone(), Role::Dim)));

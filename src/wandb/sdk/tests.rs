@@ -104,9 +104,9 @@ fn pieces_of_the_console_become_lines() {
     for (output_type, line) in
         [(out, "a"), (err, "e1\ne2"), (out, "b\r\n\nc"), (out, "\n"), (err, ""), (out, "end")]
     {
-        batch.push(&Kind::Output(Output { output_type, timestamp: None, line: line.into() })).unwrap();
+        batch.push(&Kind::Output(Output { output_type, line: line.into(), ..Output::default() })).unwrap();
     }
-    let long = Output { output_type: out, timestamp: None, line: "x".repeat(LONGEST_LINE) };
+    let long = Output { output_type: out, line: "x".repeat(LONGEST_LINE), ..Output::default() };
     batch.push(&Kind::Output(long)).unwrap();
     batch.push(&Kind::Exit(Exit { exit_code: -9, runtime: 0 })).unwrap();
     writer.append(&batch).unwrap();

@@ -22,7 +22,6 @@ mod finish;
 mod row;
 mod run;
 mod source;
-mod tree;
 
 use std::{
     io,
@@ -36,7 +35,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 pub use cursor::Cursor;
 
-use super::client::Client;
+use super::{client::Client, tree};
 use crate::domain::forward::{RunProgress, retry::Backoff};
 
 /// What to send, and as whom.

@@ -13,6 +13,7 @@
 //! * `T beat PID [r0] [step=N] [source=S] [groups=N]`
 //! * `T ask VIEWER set RUN_MODE|- RANK_SCOPE|-`
 //! * `T ask VIEWER stop|stop-now|restart|keep|unknown`, `T ask VIEWER signal RANK|all N`, `T signal-error TEXT`
+//! * `T routed RUN_MODE RANK_SCOPE`, `T run ID STATE [rows=N]`, `T stop-button RUN`, `T forwarded`: the forwarder's
 //! * `T storage LOST [TEXT]`, `T drained`, `T tick`
 //!
 //! What is due before a line happens before it. Signals to ranks are carried out at once.
@@ -26,14 +27,14 @@ use crate::{
         beat::GroupStatus,
         event::Reason,
         evidence,
-        forward::{Mode, Sources},
+        forward::{Mode, RunProgress, Sources},
         gpu::join::RankGpus,
         id::JobId,
         resolve::{Base, Facts, Given, RankScope, RunMode, Topology},
         sample::{Place, RankSample, Sighting},
     },
     probe::{finder::RankLook, proc::Look},
-    supervisor::hub::ViewerId,
+    supervisor::{forward::Told, hub::ViewerId},
 };
 
 /// When stories begin.
@@ -311,6 +312,20 @@ impl Story {
                 lost: word(2).parse().expect(line),
                 error: (words.len() > 3).then(|| rest(3)),
             },
+            "routed" => {
+                let wandb = self.folded.wandb.as_ref().expect("a job with W&B");
+                let held = wandb.settings.with((word(2).parse().expect(line), word(3).parse().expect(line)));
+                Input::Forward(Told::Planned(Box::new(held)))
+            }
+            "run" => {
+                let state = serde_json::from_str(&format!("\"{}\"", word(3))).expect(line);
+                let rows_logged = number(words, "rows").map_or(0, u64::from);
+                let run = RunProgress { state, rows_logged, ..RunProgress::default() };
+                let runs = BTreeMap::from([(word(2).to_owned(), run)]);
+                Input::Forward(Told::Progress { runs, ranks: BTreeMap::new() })
+            }
+            "stop-button" => Input::Forward(Told::StopAsked(word(2).to_owned())),
+            "forwarded" => Input::Forward(Told::Finished),
             "drained" => Input::Drained,
             "tick" => Input::Tick,
             other => panic!("unknown word {other}: {line}"),
@@ -372,11 +387,13 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
             };
             format!("steps {}", ranks.iter().map(step).collect::<Vec<_>>().join(" "))
         }
-        Fact::JobStarted { .. }
-        | Fact::Sample { .. }
-        | Fact::Progress { .. }
-        | Fact::WandbProgress { .. }
-        | Fact::WandbSample { .. } => return None,
+        Fact::JobStarted { .. } | Fact::Sample { .. } | Fact::Progress { .. } | Fact::WandbSample { .. } => {
+            return None;
+        }
+        Fact::WandbProgress { runs } => {
+            let of = |(id, run): (&String, &RunProgress)| format!("{id} {:?} {}", run.state, run.rows_logged);
+            format!("kept {}", runs.iter().map(of).collect::<Vec<_>>().join(", "))
+        }
         Fact::AgentStarted { proc } => format!("agent_started {proc}"),
         Fact::RankStarted { proc, local_rank, attempt, .. } => {
             format!("rank_started {} at {local_rank} {proc} attempt {attempt}", name(state, *local_rank))
@@ -416,6 +433,9 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
             format!("command {} by {by} {}", crate::domain::telling::command(command), word(outcome))
         }
         Fact::Note { text } => format!("note {text}"),
+        Fact::RankGuarded { local_rank, guard } => {
+            format!("guarded {} by {:?}", name(state, *local_rank), guard.by)
+        }
         Fact::Gpus { gpus, trouble, .. } => format!("gpus {} {trouble:?}", gpus.len()),
         Fact::GpuRanks { ranks, foreign_pids } => {
             let of = |rank: &RankGpus| format!(" {}={:?}", name(state, rank.local_rank), rank.gpus);
@@ -456,6 +476,9 @@ fn doing(effect: &Effect) -> Option<String> {
         Effect::Placed { pid, rank } => format!("-> place {pid} r{rank}"),
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
+        Effect::Examine { procs, .. } => format!("-> examine {}", procs.len()),
+        Effect::Dump { .. } => "-> dump".into(),
+        Effect::Drill { rank, order, .. } => format!("-> drill {} p{rank}", order.fault),
         Effect::Watch(_)
         | Effect::KeepLogs { .. }
         | Effect::ReadLastWords(_)

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Kind, LOCAL, Order, Position, RankFiles, RankMark, RunFile, Tail, Told, Worker, rank_name, source,
+    Kind, LOCAL, Order, RankFiles, RankMark, RunFile, Tail, Told, Worker, rank_name, sdk::SdkFiles, source,
 };
 use crate::{
     domain::{
@@ -168,8 +168,8 @@ impl Worker {
         let [out, err] = rank.outputs.clone();
         let paths = [Some(folder.join("metrics.jsonl")), out, err];
         let tails = Kind::ALL.into_iter().zip(paths).filter_map(|(kind, path)| {
-            let position = self.committed.sources.get(&source(rank.proc, kind)).copied();
-            let mut tail = Tail::new(path?, position.unwrap_or(Position::default()));
+            let position = self.position(&source(rank.proc, kind));
+            let mut tail = Tail::new(path?, position.unwrap_or_default());
             tail.is_closed = rank.seat.is_gone;
             Some((kind, tail))
         });
@@ -177,6 +177,7 @@ impl Worker {
             proc: rank.proc,
             local_rank: rank.seat.local_rank,
             tails: tails.collect(),
+            sdk: SdkFiles::of(folder.clone()),
             is_gone: rank.seat.is_gone,
             is_idle: false,
         });

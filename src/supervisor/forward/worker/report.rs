@@ -59,6 +59,12 @@ impl Worker {
         for id in self.runs.keys() {
             runs.entry(id.clone()).or_default();
         }
+        for rank in &self.ranks {
+            let seat = self.router.seat_of(rank.proc);
+            if let Some(run) = seat.and_then(|seat| runs.get_mut(seat.run.as_ref()?)) {
+                run.not_forwarded.extend(rank.sdk.not_forwarded());
+            }
+        }
         for (id, run) in &mut runs {
             let Some(book) = self.router.book(id) else { continue };
             (run.rows_logged, run.rows_lost) = (book.rows, book.lost);

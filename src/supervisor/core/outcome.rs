@@ -232,12 +232,14 @@ impl Core {
             && self.crew.values().all(|member| member.exit.is_some_and(Exit::is_success));
         let state = match self.agent_exit {
             // Also when all ranks took the SIGTERM for a good end.
+            _ if stopped && self.gave_up.is_some() => JobState::Failed,
             _ if stopped => JobState::Stopped,
             Some(exit) if exit.is_success() => JobState::Done,
             None if all_well || self.is_blind() => JobState::Done,
             _ => JobState::Failed,
         };
-        let cause = (state == JobState::Failed).then(|| self.best_cause()).flatten();
+        let given_up = self.given_up(now);
+        let cause = (state == JobState::Failed).then(|| given_up.or_else(|| self.best_cause())).flatten();
         self.finish(now, state, cause, out);
     }
 

@@ -1,0 +1,98 @@
+//! The sections of a file that only the screen reads: `[keys]`, and `[theme]` with its palette and roles.
+
+use std::collections::BTreeMap;
+
+use toml::{Table, Value};
+
+use crate::tui::{KeyOverrides, Themes, check_keys};
+
+/// Their names.
+pub const SECTIONS: [&str; 2] = ["keys", "theme"];
+
+/// What they say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Screen {
+    /// Keys by the name of their action.
+    pub keys: KeyOverrides,
+    /// A part of a theme that is laid over every theme.
+    pub theme: Option<String>,
+}
+
+impl Screen {
+    /// From the text of a file, as far as it can be read.
+    pub fn parse(text: &str) -> Screen {
+        let table: Table = text.parse().unwrap_or_default();
+        let section = |name: &str| table.get(name).and_then(Value::as_table);
+        let keys =
+            section("keys").map(|keys| keys.iter().filter_map(|(action, value)| own_keys(action, value)));
+        let theme = section("theme").and_then(|theme| toml::to_string(theme).ok());
+        Screen { keys: keys.map(Iterator::collect).unwrap_or_default(), theme }
+    }
+
+    /// Both files together; what `self` names wins.
+    pub fn over(self, below: Screen) -> Screen {
+        let mut keys: BTreeMap<_, _> = below.keys;
+        keys.extend(self.keys);
+        // Themes merge by role: the texts are read one after the other.
+        Screen { keys, theme: self.theme.or(below.theme) }
+    }
+}
+
+/// What is wrong in a section of this name; nothing when all is well.
+pub fn problem(text: &str, section: &str) -> Option<String> {
+    let screen = Screen::parse(text);
+    if section == "theme" {
+        let themes = Themes::new(Vec::new(), screen.theme);
+        return themes.load("default-dark").err().map(|error| error.text);
+    }
+    let table: Table = text.parse().unwrap_or_default();
+    let bad = table.get("keys").and_then(Value::as_table).into_iter().flatten();
+    let bad = bad.into_iter().find(|(action, value)| own_keys(action, value).is_none());
+    match bad {
+        Some((action, _)) => Some(format!("keys.{action} is no key and no list of keys")),
+        None => check_keys(&screen.keys).err().map(|error| error.text),
+    }
+}
+
+/// `"x"` or `["x", "F9"]`.
+fn own_keys(action: &str, value: &Value) -> Option<(String, Vec<String>)> {
+    let keys = match value {
+        Value::String(key) => vec![key.clone()],
+        Value::Array(keys) => {
+            keys.iter().map(|key| key.as_str().map(str::to_owned)).collect::<Option<_>>()?
+        }
+        _ => return None,
+    };
+    Some((action.to_owned(), keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str =
+        "[keys]\nrestart = \"Ctrl-R\"\ndetach = [\"q\", \"Z\"]\n[theme.roles]\ncrit = \"red\"\n";
+
+    #[test]
+    fn keys_and_theme_are_read_and_the_upper_file_wins() {
+        let screen = Screen::parse(TEXT);
+        assert_eq!(screen.keys["detach"], ["q", "Z"]);
+        assert!(screen.theme.as_ref().unwrap().contains("crit = \"red\""));
+        let upper = Screen::parse("[keys]\nrestart = \"X\"");
+        let both = upper.over(screen);
+        assert_eq!((both.keys["restart"].as_slice(), both.keys.len()), (&["X".to_owned()][..], 2));
+        assert!(both.theme.is_some());
+        assert_eq!((problem(TEXT, "keys"), problem(TEXT, "theme")), (None, None));
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for (text, section, says) in [
+            ("[keys]\nrestart = 7", "keys", "keys.restart is no key and no list of keys"),
+            ("[keys]\nfly = \"x\"", "keys", "keys.fly: there is no such action"),
+            ("[theme.roles]\ncrti = \"red\"", "theme", "there is no role \"crti\""),
+        ] {
+            assert!(problem(text, section).unwrap().contains(says), "{text}");
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! All ranks of a job over all its nodes, as an overview needs them: numbers only, with levels that do not flicker.
+//!
+//! A fleet is made of the states of one or many nodes, and made anew when they change. It remembers the levels that
+//! it gave, and nothing else.
+
+use std::time::Duration;
+
+use super::{
+    gpu::{fold::Gpus, words::TROUBLE},
+    rank::{JobState, RankState},
+    state::{Rank, State},
+    suspicion::{self, Figures, Norms, SUSPECT},
+    time::Stamp,
+};
+
+/// Heartbeats come once a second; one that is older than this is worth a look.
+pub const STALE_BEAT: Duration = Duration::from_secs(5);
+
+/// Figures of GPUs that are older than this are left out.
+const STALE_GPU: Duration = Duration::from_secs(15);
+
+/// Which rank: position of its node in the fleet, and its own on the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RankId {
+    /// Index into [`Fleet::nodes`].
+    pub node: u32,
+    /// Position on the node.
+    pub local: u32,
+}
+
+/// What is known of one node when a fleet is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// What its supervisor told.
+    pub state: &'a State,
+    /// How long nothing was heard of it; `None` while it answers.
+    pub silent: Option<Duration>,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeRow {
+    /// Host name, or `?` before it is known.
+    pub name: String,
+    /// What the job does there.
+    pub state: JobState,
+    /// How long nothing was heard of it; `None` while it answers.
+    pub silent: Option<Duration>,
+    /// Its ranks in [`Fleet::ranks`].
+    first: u32,
+    count: u32,
+    /// The highest level of its ranks.
+    pub worst: u8,
+    /// The rank that has it, as an index into [`Fleet::ranks`].
+    pub worst_rank: Option<u32>,
+}
+
+impl NodeRow {
+    /// Its ranks, as indices into [`Fleet::ranks`].
+    pub fn ranks(&self) -> std::ops::Range<usize> {
+        self.first as usize..(self.first + self.count) as usize
+    }
+}
+
+/// One rank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RankRow {
+    /// Which.
+    pub id: RankId,
+    /// Global rank, if known.
+    pub rank: Option<u32>,
+    /// What it is doing.
+    pub state: RankState,
+    /// Since when.
+    pub since: Stamp,
+    /// Whether it ended as it should.
+    pub ended_well: bool,
+    /// What is compared with the peers.
+    pub figures: Figures,
+    /// Last step told.
+    pub step: Option<u64>,
+    /// Resident memory in bytes.
+    pub rss_bytes: Option<u64>,
+    /// Age of the last heartbeat, of a rank that lives.
+    pub beat_age: Option<Duration>,
+    /// How suspicious it is, in robust standard deviations; states that are bad by themselves have a score of 12 or more.
+    pub score: f32,
+    /// The same in five levels.
+    pub level: u8,
+    /// Step of the chosen metric, 0 to 4; `None` when it is not known.
+    pub heat: Option<u8>,
+}
+
+impl RankRow {
+    /// The number to show.
+    pub fn number(&self) -> u32 {
+        self.rank.unwrap_or(self.id.local)
+    }
+
+    /// Whether it failed: it is shown whatever the filter.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.state, RankState::Zombie | RankState::Orphan)
+            || self.state == RankState::Exited && !self.ended_well
+    }
+}
+
+/// What the cells of the overview tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Metric {
+    /// Distance from the peers.
+    #[default]
+    Suspicion,
+    /// Steps behind the furthest.
+    StepLag,
+    /// Use of the GPU.
+    Gpu,
+    /// Use of the CPU.
+    Cpu,
+    /// Resident memory, relative to the largest.
+    Memory,
+    /// Age of the last heartbeat.
+    Beat,
+}
+
+impl Metric {
+    /// All, in the order in which a key goes through them.
+    pub const ALL: [Metric; 6] =
+        [Metric::Suspicion, Metric::StepLag, Metric::Gpu, Metric::Cpu, Metric::Memory, Metric::Beat];
+
+    /// Its name on screen.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Suspicion => "suspicion",
+            Metric::StepLag => "step lag",
+            Metric::Gpu => "GPU %",
+            Metric::Cpu => "CPU %",
+            Metric::Memory => "memory",
+            Metric::Beat => "heartbeat age",
+        }
+    }
+
+    /// The value, in the unit of [`Metric::edges`].
+    fn value(self, rank: &RankRow, largest_rss: u64) -> Option<f32> {
+        match self {
+            Metric::Suspicion => Some(rank.score),
+            Metric::StepLag => rank.figures.step_lag,
+            Metric::Gpu => rank.figures.gpu_pct,
+            Metric::Cpu => rank.figures.cpu_pct,
+            Metric::Memory => rank.rss_bytes.map(|bytes| bytes as f32 / largest_rss.max(1) as f32 * 100.0),
+            Metric::Beat => rank.beat_age.map(|age| age.as_secs_f32()),
+        }
+    }
+
+    /// Where steps 1 to 4 begin, and how far a value must pass an edge to change its step. Edges lie away from where
+    /// healthy values are.
+    fn edges(self) -> ([f32; 4], f32) {
+        match self {
+            Metric::Suspicion | Metric::StepLag => ([1.0, 3.0, 10.0, 30.0], 0.0),
+            Metric::Gpu | Metric::Cpu => ([5.0, 20.0, 50.0, 80.0], 3.0),
+            Metric::Memory => ([20.0, 40.0, 60.0, 85.0], 2.0),
+            Metric::Beat => ([3.0, 5.0, 15.0, 60.0], 0.5),
+        }
+    }
+
+    /// What the steps mean, from 0 to 4.
+    pub fn legend(self) -> [&'static str; 5] {
+        match self {
+            Metric::Suspicion => ["alike", "slight", "odd", "suspect", "bad"],
+            Metric::StepLag => ["0", "1", "3", "10", "30 steps behind"],
+            Metric::Gpu | Metric::Cpu => ["<5", "5", "20", "50", "80 % or more"],
+            Metric::Memory => ["<20", "20", "40", "60", "85 % of the largest"],
+            Metric::Beat => ["<3", "3", "5", "15", "60 s and older"],
+        }
+    }
+}
+
+/// In which order ranks are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The most suspicious first; those that are alike by number.
+    #[default]
+    Suspicion,
+    /// By global rank.
+    Rank,
+    /// The furthest behind first.
+    Step,
+    /// The busiest CPU first.
+    Cpu,
+    /// The largest first.
+    Memory,
+    /// The idlest GPU first.
+    Gpu,
+}
+
+impl Order {
+    /// All, in the order in which a key goes through them.
+    pub const ALL: [Order; 6] =
+        [Order::Suspicion, Order::Rank, Order::Step, Order::Cpu, Order::Memory, Order::Gpu];
+
+    /// Its name on screen.
+    pub fn name(self) -> &'static str {
+        match self {
+            Order::Suspicion => "suspicion",
+            Order::Rank => "rank",
+            Order::Step => "step",
+            Order::Cpu => "cpu",
+            Order::Memory => "memory",
+            Order::Gpu => "gpu",
+        }
+    }
+
+    /// Sorts indices into [`Fleet::ranks`].
+    pub fn sort(self, ranks: &[RankRow], rows: &mut [u32]) {
+        let of = |row: &u32| &ranks[*row as usize];
+        match self {
+            Order::Suspicion => {
+                rows.sort_by_key(|row| (u8::MAX - of(row).level, !of(row).has_failed(), *row));
+            }
+            Order::Rank => rows.sort_by_key(|row| (of(row).rank.unwrap_or(u32::MAX), *row)),
+            Order::Step => rows.sort_by_key(|row| (of(row).step.unwrap_or(u64::MAX), *row)),
+            Order::Cpu => rows.sort_by(|a, b| falling(of(a).figures.cpu_pct, of(b).figures.cpu_pct)),
+            Order::Memory => rows.sort_by_key(|row| (std::cmp::Reverse(of(row).rss_bytes), *row)),
+            Order::Gpu => rows.sort_by(|a, b| {
+                of(a)
+                    .figures
+                    .gpu_pct
+                    .unwrap_or(f32::MAX)
+                    .total_cmp(&of(b).figures.gpu_pct.unwrap_or(f32::MAX))
+            }),
+        }
+    }
+}
+
+fn falling(one: Option<f32>, other: Option<f32>) -> std::cmp::Ordering {
+    // Whole numbers, so that rows do not change places for a tenth.
+    let key = |value: Option<f32>| value.map_or(-1, |value| value.round() as i64);
+    key(other).cmp(&key(one))
+}
+
+/// All ranks, by node and position.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fleet {
+    /// In the order of the sources.
+    pub nodes: Vec<NodeRow>,
+    /// In the order of [`RankId`].
+    pub ranks: Vec<RankRow>,
+    /// What is normal.
+    pub norms: Norms,
+    /// What the cells tell.
+    metric: Metric,
+    former: Vec<RankRow>,
+    furthest: Option<u64>,
+}
+
+impl Fleet {
+    /// Looks at all nodes anew. Levels depend on those before, so that they do not flicker.
+    pub fn refresh<'a>(
+        &mut self,
+        now: Stamp,
+        metric: Metric,
+        sources: impl Iterator<Item = Source<'a>> + Clone,
+    ) {
+        if self.metric != metric {
+            self.ranks.iter_mut().for_each(|rank| rank.heat = None);
+            self.metric = metric;
+        }
+        std::mem::swap(&mut self.former, &mut self.ranks);
+        self.ranks.clear();
+        let steps = sources.clone().flat_map(|source| &source.state.ranks).filter_map(|rank| rank.step);
+        self.furthest = steps.max();
+        self.take_nodes(now, sources);
+        // A rank that is gone, or not there yet, is no peer.
+        let peers = self.ranks.iter().filter(|rank| rank.state.is_alive());
+        self.norms = Norms::of(peers.map(|rank| &rank.figures));
+        self.judge(metric);
+    }
+
+    fn take_nodes<'a>(&mut self, now: Stamp, sources: impl Iterator<Item = Source<'a>>) {
+        let mut count = 0;
+        for (n, source) in sources.enumerate() {
+            let first = self.ranks.len() as u32;
+            let over = source.state.state.is_over();
+            self.ranks.extend(
+                source
+                    .state
+                    .ranks
+                    .iter()
+                    .map(|rank| row(now, n as u32, rank, self.furthest, source.silent.is_some() || over)),
+            );
+            if let Some(gpus) = source.state.gpus.as_ref().filter(|_| !over) {
+                self.ranks[first as usize..].iter_mut().for_each(|row| take_gpu(now, gpus, row));
+            }
+            let name = source.state.job.as_ref().map_or("?", |job| job.node.as_str());
+            let state = source.state.state;
+            let row = NodeRow {
+                name: String::new(),
+                state,
+                silent: source.silent,
+                first,
+                count: self.ranks.len() as u32 - first,
+                worst: 0,
+                worst_rank: None,
+            };
+            match self.nodes.get_mut(n) {
+                Some(known) => {
+                    let mut kept = std::mem::take(&mut known.name);
+                    if kept != name {
+                        name.clone_into(&mut kept);
+                    }
+                    *known = NodeRow { name: kept, ..row };
+                }
+                None => self.nodes.push(NodeRow { name: name.to_owned(), ..row }),
+            }
+            count = n + 1;
+        }
+        self.nodes.truncate(count);
+    }
+
+    fn judge(&mut self, metric: Metric) {
+        let largest = self.ranks.iter().filter_map(|rank| rank.rss_bytes).max().unwrap_or(0);
+        let mut former = self.former.iter().peekable();
+        for (at, rank) in self.ranks.iter_mut().enumerate() {
+            while former.next_if(|before| before.id < rank.id).is_some() {}
+            let before = former.peek().filter(|before| before.id == rank.id);
+            let of_peers = if rank.state.is_alive() { self.norms.score(&rank.figures) } else { 0.0 };
+            rank.score = of_peers.max(own_score(rank));
+            rank.level = suspicion::level(rank.score, before.map_or(0, |before| before.level));
+            let (edges, margin) = metric.edges();
+            rank.heat = match metric {
+                Metric::Suspicion => Some(rank.level),
+                _ if !rank.state.is_alive() => None,
+                _ => metric
+                    .value(rank, largest)
+                    .map(|value| suspicion::step(value, &edges, margin, before.and_then(|b| b.heat))),
+            };
+            let node = &mut self.nodes[rank.id.node as usize];
+            if node.worst_rank.is_none() || rank.level > node.worst {
+                (node.worst, node.worst_rank) = (rank.level, Some(at as u32));
+            }
+        }
+    }
+
+    /// The rank, if it is there.
+    pub fn rank(&self, id: RankId) -> Option<&RankRow> {
+        self.position(id).map(|at| &self.ranks[at])
+    }
+
+    /// Its index in [`Fleet::ranks`].
+    pub fn position(&self, id: RankId) -> Option<usize> {
+        self.ranks.binary_search_by_key(&id, |rank| rank.id).ok()
+    }
+
+    /// The highest step of all ranks.
+    pub fn furthest(&self) -> Option<u64> {
+        self.furthest
+    }
+
+    /// Ranks worth a look, as indices; the worst first.
+    pub fn suspects(&self) -> Vec<u32> {
+        let mut rows: Vec<u32> =
+            (0..self.ranks.len() as u32).filter(|row| self.ranks[*row as usize].level >= SUSPECT).collect();
+        Order::Suspicion.sort(&self.ranks, &mut rows);
+        rows
+    }
+
+    /// Why a rank is suspicious, in one line; empty when it is not.
+    pub fn reason(&self, now: Stamp, rank: &RankRow) -> String {
+        let since = super::time::human(now.since(rank.since));
+        let own = match rank.state {
+            RankState::Zombie => format!("dead and not reaped for {since}"),
+            RankState::Exited if rank.ended_well => return String::new(),
+            RankState::Exited => format!("gone for {since}"),
+            RankState::Orphan => format!("its agent is dead for {since}"),
+            RankState::Stopped => format!("stopped for {since}"),
+            RankState::Blocked => format!("in uninterruptible sleep for {since}"),
+            RankState::GilStuck => format!("something holds Python's lock for {since}"),
+            RankState::Lagging => format!("others wait for it for {since}"),
+            _ => match rank.beat_age.filter(|age| *age >= STALE_BEAT) {
+                Some(age) => suspicion::silence(age),
+                None => String::new(),
+            },
+        };
+        let peers = if rank.state.is_alive() { self.norms.explain(&rank.figures) } else { String::new() };
+        match (own.is_empty(), peers.is_empty()) {
+            (false, false) => format!("{own}; {peers}"),
+            _ => own + &peers,
+        }
+    }
+
+    /// Whether any rank tells this metric.
+    pub fn knows(&self, metric: Metric) -> bool {
+        metric == Metric::Suspicion || self.ranks.iter().any(|rank| metric.value(rank, 1).is_some())
+    }
+}
+
+/// How bad a state is by itself, on the scale of the score.
+fn own_score(rank: &RankRow) -> f32 {
+    match rank.state {
+        RankState::Zombie | RankState::Orphan | RankState::GilStuck => 20.0,
+        RankState::Exited if !rank.ended_well => 20.0,
+        RankState::Stopped | RankState::Blocked => 13.0,
+        RankState::Lagging => 8.0,
+        _ if rank.beat_age.is_some_and(|age| age >= 12 * STALE_BEAT) => 7.0,
+        _ if rank.beat_age.is_some_and(|age| age >= STALE_BEAT) => 4.0,
+        _ => 0.0,
+    }
+}
+
+/// `frozen` says that ages mean nothing: nobody tells of new heartbeats.
+fn row(now: Stamp, node: u32, rank: &Rank, furthest: Option<u64>, frozen: bool) -> RankRow {
+    let alive = rank.state.is_alive();
+    let lag = rank.step.zip(furthest).map(|(step, furthest)| furthest.saturating_sub(step) as f32);
+    RankRow {
+        id: RankId { node, local: rank.local_rank },
+        rank: rank.place.rank,
+        state: rank.state,
+        since: rank.state_since,
+        // SIGTERM is how the agent ends the peers of a rank that failed.
+        ended_well: rank.exit.is_some_and(|exit| exit.is_success() || exit == super::exit::Exit::Signal(15)),
+        figures: Figures { step_lag: lag, cpu_pct: rank.cpu_pct, ..Figures::default() },
+        step: rank.step,
+        rss_bytes: rank.rss_bytes.filter(|_| alive),
+        beat_age: rank.beat_at.filter(|_| alive && !frozen).map(|at| now.since(at)),
+        score: 0.0,
+        level: 0,
+        heat: None,
+    }
+}
+
+/// What the driver tells of a rank's first GPU, unless that is old: a driver that hangs says nothing new.
+fn take_gpu(now: Stamp, gpus: &Gpus, row: &mut RankRow) {
+    let fresh = gpus.at.is_some_and(|at| now.since(at) < STALE_GPU);
+    let Some((gpu, ..)) = gpus.of_rank(row.id.local).filter(|_| fresh && row.state.is_alive()) else {
+        return;
+    };
+    let sample = &gpu.sample;
+    let figures = &mut row.figures;
+    figures.gpu_pct = sample.util_pct.map(|share| share as f32);
+    figures.power_w = sample.power_mw.map(|milliwatts| milliwatts as f32 / 1000.0);
+    figures.clock_mhz = sample.sm_clock_mhz.map(|clock| clock as f32);
+    figures.throttled = sample.throttle.map(|bits| bits & TROUBLE != 0);
+}
+
+#[cfg(test)]
+#[path = "fleet_tests.rs"]
+mod tests;

@@ -1,0 +1,95 @@
+//! Looking closely at ranks that do not move on, writing down what they do, and faults that were asked for.
+
+use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+
+use serde::Serialize;
+
+use super::Supervisor;
+use crate::{
+    domain::{
+        command::Command,
+        drill::{ORDER, Order, REFUSED, TAKEN},
+        id::ProcId,
+        report::Status,
+        verdict::Doing,
+    },
+    probe::{
+        proc,
+        suspect::{self, Thread},
+    },
+    supervisor::core::{Asker, Input},
+};
+
+/// What is written about a job that does not move on.
+#[derive(Debug, Serialize)]
+struct Dump<'a> {
+    verdict: &'a str,
+    status: Status,
+    ranks: Vec<RankDump>,
+}
+
+#[derive(Debug, Serialize)]
+struct RankDump {
+    rank: u32,
+    pid: i32,
+    main: Option<Doing>,
+    threads: Vec<Thread>,
+}
+
+impl Supervisor {
+    pub(super) fn examine(&mut self, procs: &[ProcId], whole: bool) {
+        for proc in procs {
+            if let Some(doing) = suspect::look(Path::new(proc::ROOT), *proc, whole) {
+                self.handle(Input::examined(*proc, doing));
+            }
+        }
+    }
+
+    /// Writes what the living ranks do into the job's folder.
+    pub(super) fn dump(&mut self, text: &str) {
+        let (now, root) = (self.clock.now(), Path::new(proc::ROOT));
+        let state = self.core.state();
+        let living = state.ranks.iter().filter(|rank| rank.state.is_alive());
+        let dump = Dump {
+            verdict: text,
+            status: Status::new(state, now),
+            ranks: living
+                .map(|rank| RankDump {
+                    rank: rank.number(),
+                    pid: rank.proc.pid,
+                    main: suspect::look(root, rank.proc, true),
+                    threads: suspect::threads(root, rank.proc),
+                })
+                .collect(),
+        };
+        let path = self.dir.root.join(format!("stall-{}.json", now.0));
+        let written = serde_json::to_vec_pretty(&dump)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| write_private(&path, &bytes));
+        let text = match written {
+            Ok(()) => format!("what the ranks do was written to {}", path.display()),
+            Err(error) => format!("what the ranks do cannot be written to {}: {error}", path.display()),
+        };
+        self.handle(Input::Noted(text));
+    }
+
+    /// Leaves an order in a rank's folder, which only the job's user can enter.
+    pub(super) fn drill(&mut self, rank: ProcId, order: &Order, asker: Asker, command: Command) {
+        let folder = self.dir.ranks().join(format!("{}-{}", rank.pid, rank.start));
+        for old in [ORDER, TAKEN, REFUSED] {
+            let _ = fs::remove_file(folder.join(old));
+        }
+        let new = folder.join("drill.new");
+        let written = serde_json::to_vec(order)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| write_private(&new, &bytes))
+            .and_then(|()| fs::rename(&new, folder.join(ORDER)));
+        let error = written.err().map(|error| format!("cannot write into {}: {error}", folder.display()));
+        self.handle(Input::Drilled { asker, command, error });
+    }
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)
+}

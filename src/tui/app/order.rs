@@ -1,0 +1,74 @@
+//! Commands to the supervisor: asked for, checked against what is known now, sent.
+
+use super::{App, Cmd, Dialog, LinkState};
+use crate::{
+    domain::{alert::AlertKind, command::Command, rank::JobState},
+    tui::{keys::Action, theme::Role, words},
+    wire::message::ToSupervisor,
+};
+
+impl App {
+    /// Why nothing can be changed now, if so.
+    pub(crate) fn cannot_change(&self) -> Option<String> {
+        match (&self.link, &self.read_only) {
+            (LinkState::Live, None) if self.state.state.is_over() => Some("the job is over".into()),
+            (LinkState::Live, None) => None,
+            (LinkState::Live, Some(why)) => Some(format!("read-only: {why}")),
+            _ if self.state.state.is_over() => Some("the job is over".into()),
+            _ => Some("no link to the supervisor now; the job goes on without it".into()),
+        }
+    }
+
+    pub(super) fn order(&mut self, action: Action, cmds: &mut Vec<Cmd>) {
+        if let Some(why) = self.cannot_change() {
+            return self.say(Role::Warn, why);
+        }
+        if action == Action::Signal && self.node > 0 {
+            return self.say(Role::Warn, "this rank is on another node: attach there to send it a signal");
+        }
+        match action {
+            Action::Stop => {
+                let now = self.state.state == JobState::TearingDown;
+                self.dialog = Some(Dialog::stop(self.state.ranks.len(), now));
+            }
+            Action::Restart => self.dialog = Some(Dialog::Restart),
+            Action::Signal => match self.rank() {
+                Some(rank) if rank.state.is_alive() => self.dialog = Some(Dialog::signal(rank)),
+                Some(_) => self.say(Role::Info, "this rank's process is gone: nothing to signal"),
+                None => self.say(Role::Info, "no rank yet"),
+            },
+            Action::Leftovers => self.list_leftovers(),
+            Action::KeepZombies => {
+                if self.state.alerts.iter().any(|alert| alert.kind == AlertKind::ZombieDeadlock) {
+                    self.send(Command::KeepZombies, cmds);
+                } else {
+                    self.say(Role::Info, "no zombie deadlock: nothing to keep");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends what a dialog asked for, unless the world changed while it was open.
+    pub(super) fn order_checked(&mut self, dialog: &Dialog, command: Command, cmds: &mut Vec<Cmd>) {
+        if let Some(why) = self.cannot_change() {
+            return self.say(Role::Warn, why);
+        }
+        if let Dialog::Signal { local_rank, proc, tag, .. } = dialog
+            && self.state.rank(*local_rank).map(|rank| rank.proc) != Some(*proc)
+        {
+            return self
+                .say(Role::Warn, format!("not sent: {tag} has a new process since this dialog opened"));
+        }
+        self.send(command, cmds);
+    }
+
+    pub(super) fn send(&mut self, command: Command, cmds: &mut Vec<Cmd>) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let what = words::command(&command);
+        self.say(Role::Info, format!("{what}: asked, waiting for the effect"));
+        self.asked.insert(id, what);
+        cmds.push(Cmd::Send(ToSupervisor::Do { id, command }));
+    }
+}

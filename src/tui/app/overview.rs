@@ -1,0 +1,210 @@
+//! The ranks of all nodes as the overview shows them: levels, order, filter, and which of them is selected.
+
+use super::App;
+use crate::{
+    domain::{
+        filter::{Filter, NUMBERS, Subject},
+        fleet::{Fleet, Metric, Order, RankId, RankRow, Source},
+        state::{Rank, State},
+        time::Stamp,
+    },
+    tui::words,
+    wire::message::ToViewer,
+};
+
+/// A node that says nothing for this long is shown with its age, in milliseconds.
+const SILENT_MS: u128 = 5_000;
+
+/// Another node of the job.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// What its supervisor told.
+    pub state: State,
+    /// When it was heard of last, by the viewer's clock.
+    pub heard_at: Stamp,
+}
+
+/// How far the overview is gone into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Zoom {
+    /// All nodes.
+    #[default]
+    Fleet,
+    /// The node of the selected rank.
+    Node,
+    /// The selected rank.
+    Rank,
+}
+
+/// A tab of a rank's page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Tab {
+    /// Its last lines.
+    #[default]
+    Log,
+    /// What happened to it.
+    Events,
+    /// How it compares with its peers.
+    Peers,
+    /// Its GPU over time.
+    Gpu,
+}
+
+impl Tab {
+    pub(crate) const ALL: [Tab; 4] = [Tab::Log, Tab::Events, Tab::Peers, Tab::Gpu];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Tab::Log => "log",
+            Tab::Events => "events",
+            Tab::Peers => "peers",
+            Tab::Gpu => "gpu",
+        }
+    }
+
+    pub(super) fn next(self) -> Tab {
+        Tab::ALL[(self as usize + 1) % Tab::ALL.len()]
+    }
+}
+
+/// What the overview is made of.
+#[derive(Debug, Default)]
+pub(crate) struct Overview {
+    pub(crate) fleet: Fleet,
+    pub(crate) metric: Metric,
+    pub(crate) order: Order,
+    pub(crate) filter: Filter,
+    /// The ranks that the filter lets through, in order, as indices into the fleet; at the zoom that holds.
+    pub(crate) rows: Vec<u32>,
+    /// Whether something was heard since the ranks were looked at.
+    is_behind: bool,
+}
+
+impl Overview {
+    /// The rows that are shown.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = &RankRow> {
+        self.rows.iter().filter_map(|row| self.fleet.ranks.get(*row as usize))
+    }
+}
+
+impl App {
+    /// Which rank is selected.
+    pub(crate) fn selected_id(&self) -> RankId {
+        RankId { node: self.node, local: self.selected }
+    }
+
+    pub(crate) fn select(&mut self, id: RankId) {
+        (self.node, self.selected) = (id.node, id.local);
+    }
+
+    /// What is known of a node; `None` where there is none of this number.
+    pub(crate) fn state_of(&self, node: u32) -> Option<&State> {
+        match node.checked_sub(1) {
+            None => Some(&self.state),
+            Some(peer) => self.peers.get(peer as usize).map(|peer| &peer.state),
+        }
+    }
+
+    /// All that is known of a rank of the fleet.
+    pub(crate) fn rank_at(&self, id: RankId) -> Option<&Rank> {
+        self.state_of(id.node)?.rank(id.local)
+    }
+
+    pub(super) fn heard_from(&mut self, node: usize, message: ToViewer) {
+        if self.peers.len() <= node {
+            self.peers.resize_with(node + 1, Peer::default);
+        }
+        let peer = &mut self.peers[node];
+        peer.heard_at = self.local;
+        match message {
+            ToViewer::Snapshot { state, .. } => peer.state = *state,
+            ToViewer::Events { events } => events.iter().for_each(|event| peer.state.apply(event)),
+            _ => return,
+        }
+        self.overview.is_behind = true;
+    }
+
+    /// Looks at all ranks if something was heard since the last look: once for all that came together.
+    pub fn settle(&mut self) {
+        if std::mem::take(&mut self.overview.is_behind) {
+            self.look_at_ranks();
+        }
+    }
+
+    /// Looks at all ranks anew, after something was heard or time went by.
+    pub(crate) fn look_at_ranks(&mut self) {
+        let local = self.local;
+        let first = Source { state: &self.state, silent: None };
+        let peers = self.peers.iter().map(|peer| {
+            let silent = local.since(peer.heard_at);
+            Source { state: &peer.state, silent: (silent.as_millis() >= SILENT_MS).then_some(silent) }
+        });
+        let Overview { fleet, metric, .. } = &mut self.overview;
+        fleet.refresh(self.now, *metric, std::iter::once(first).chain(peers));
+        self.list_ranks();
+        self.keep_selection();
+    }
+
+    /// Filters and orders the rows anew.
+    pub(super) fn list_ranks(&mut self) {
+        let fleet = &self.overview.fleet;
+        let of_node = (self.zoom != super::Zoom::Fleet && fleet.nodes.len() > 1).then_some(self.node);
+        let mut rows = std::mem::take(&mut self.overview.rows);
+        rows.clear();
+        let fits = |row: &RankRow| of_node.is_none_or(|node| row.id.node == node) && self.lets_through(row);
+        rows.extend((0_u32..).zip(&fleet.ranks).filter(|(_, row)| fits(row)).map(|(at, _)| at));
+        self.overview.order.sort(&fleet.ranks, &mut rows);
+        self.overview.rows = rows;
+    }
+
+    /// Whether the filter lets a rank through; one that failed is shown whatever the filter.
+    pub(crate) fn lets_through(&self, row: &RankRow) -> bool {
+        let filter = &self.overview.filter;
+        if filter.is_empty() || row.has_failed() {
+            return true;
+        }
+        let Some(rank) = self.rank_at(row.id) else { return false };
+        let look = words::rank_state(rank, self.glyphs);
+        let mut numbers = [None; NUMBERS.len()];
+        for ((name, _), number) in NUMBERS.iter().zip(&mut numbers) {
+            *number = match *name {
+                "gpu" => row.figures.gpu_pct.map(f64::from),
+                "cpu" => row.figures.cpu_pct.map(f64::from),
+                "mem" => row.rss_bytes.map(|bytes| bytes as f64),
+                "step" => row.step.map(|step| step as f64),
+                "lag" => row.figures.step_lag.map(f64::from),
+                "beat" => row.beat_age.map(|age| age.as_secs_f64()),
+                "level" => Some(f64::from(row.level)),
+                "power" => row.figures.power_w.map(f64::from),
+                "clock" => row.figures.clock_mhz.map(f64::from),
+                _ => None,
+            };
+        }
+        filter.matches(&Subject {
+            rank: row.number(),
+            local: row.id.local,
+            node: &self.overview.fleet.nodes[row.id.node as usize].name,
+            state: (&look.word, look.letter),
+            texts: [
+                rank.last_line.as_deref().unwrap_or_default(),
+                rank.detail.as_deref().unwrap_or_default(),
+                "",
+            ],
+            numbers,
+        })
+    }
+
+    fn keep_selection(&mut self) {
+        let fleet = &self.overview.fleet;
+        if fleet.rank(self.selected_id()).is_some() {
+            return;
+        }
+        match fleet.ranks.first() {
+            Some(first) => self.select(first.id),
+            None => {
+                self.select(RankId::default());
+                self.zoom = super::Zoom::Fleet;
+            }
+        }
+    }
+}

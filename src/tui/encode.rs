@@ -1,0 +1,294 @@
+//! Frames as bytes: what a terminal must be told so that it shows the next buffer instead of the last one.
+//!
+//! Thin lines are the reason for doing this here: one escape sequence for all that changes in a style, the shortest
+//! move, and cells of one look drawn together when that is shorter. The order of cells does not matter inside of
+//! a synchronised update.
+
+use std::io::Write as _;
+
+use ratatui::{
+    buffer::{Buffer, Cell},
+    style::{Color, Modifier},
+};
+
+/// Up to so many changed cells both orders are tried.
+const TRY_BOTH: usize = 3000;
+/// As many unchanged cells are written again rather than jumped over.
+const REWRITE: u16 = 4;
+
+/// What a cell looks like, besides its symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Look {
+    ink: Color,
+    ground: Color,
+    modifier: Modifier,
+}
+
+const PLAIN: Look = Look { ink: Color::Reset, ground: Color::Reset, modifier: Modifier::empty() };
+
+impl Look {
+    fn of(cell: &Cell) -> Look {
+        Look { ink: cell.fg, ground: cell.bg, modifier: cell.modifier }
+    }
+
+    /// Whether two looks show a blank alike.
+    fn same_blank(self, other: Look) -> bool {
+        let visible = Modifier::REVERSED | Modifier::UNDERLINED | Modifier::CROSSED_OUT;
+        self.ground == other.ground && !(self.modifier | other.modifier).intersects(visible)
+    }
+}
+
+/// The bytes that turn a terminal that shows `last` into one that shows `next`; none when it does already.
+///
+/// The terminal's style is plain before and after.
+pub fn encode(last: &Buffer, next: &Buffer) -> Vec<u8> {
+    let changes = last.diff(next);
+    if changes.is_empty() {
+        return Vec::new();
+    }
+    let straight = write(next, changes.iter().copied());
+    if changes.len() > TRY_BOTH {
+        return straight;
+    }
+    let mut grouped = changes;
+    let mut looks: Vec<Look> = Vec::new();
+    grouped.sort_by_cached_key(|(_, _, cell)| {
+        let look = Look::of(cell);
+        looks.iter().position(|known| *known == look).unwrap_or_else(|| {
+            looks.push(look);
+            looks.len() - 1
+        })
+    });
+    let grouped = write(next, grouped.into_iter());
+    if grouped.len() < straight.len() { grouped } else { straight }
+}
+
+fn write<'a>(next: &Buffer, cells: impl Iterator<Item = (u16, u16, &'a Cell)>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(4096);
+    let mut look = PLAIN;
+    // Where the cursor is, once it is known.
+    let mut cursor: Option<(u16, u16)> = None;
+    for (x, y, cell) in cells {
+        go_to(&mut out, next, &mut cursor, (x, y), look);
+        let wanted = Look::of(cell);
+        if wanted != look && !(cell.symbol() == " " && wanted.same_blank(look)) {
+            set_look(&mut out, look, wanted);
+            look = wanted;
+        }
+        out.extend(cell.symbol().as_bytes());
+        let cells = super::text::width(cell.symbol()).max(1) as u16;
+        // At the right edge terminals differ about where the cursor is.
+        cursor = Some((x + cells, y)).filter(|(x, _)| *x < next.area.right());
+    }
+    if look != PLAIN {
+        out.extend(b"\x1b[m");
+    }
+    out
+}
+
+/// Moves the cursor, by writing cells again where that is shorter than a jump.
+fn go_to(out: &mut Vec<u8>, next: &Buffer, cursor: &mut Option<(u16, u16)>, to: (u16, u16), look: Look) {
+    if *cursor == Some(to) {
+        return;
+    }
+    if let Some((x, y)) = *cursor
+        && y == to.1
+        && x < to.0
+    {
+        let between = || (x..to.0).map(|x| &next[(x, y)]);
+        let plain = |cell: &Cell| {
+            cell.symbol().len() == 1
+                && (Look::of(cell) == look || cell.symbol() == " " && Look::of(cell).same_blank(look))
+        };
+        if to.0 - x <= REWRITE && between().all(plain) {
+            between().for_each(|cell| out.extend(cell.symbol().as_bytes()));
+        } else if to.0 - x == 1 {
+            out.extend(b"\x1b[C");
+        } else {
+            let _ = write!(out, "\x1b[{}C", to.0 - x);
+        }
+    } else {
+        let _ = write!(out, "\x1b[{};{}H", to.1 + 1, to.0 + 1);
+    }
+    *cursor = Some(to);
+}
+
+const MODIFIERS: [(Modifier, u8); 8] = [
+    (Modifier::BOLD, 1),
+    (Modifier::DIM, 2),
+    (Modifier::ITALIC, 3),
+    (Modifier::UNDERLINED, 4),
+    (Modifier::SLOW_BLINK, 5),
+    (Modifier::REVERSED, 7),
+    (Modifier::HIDDEN, 8),
+    (Modifier::CROSSED_OUT, 9),
+];
+
+/// One sequence for all that differs.
+fn set_look(out: &mut Vec<u8>, from: Look, to: Look) {
+    let mut codes: Vec<u8> = Vec::with_capacity(48);
+    let mut from = from;
+    if !to.modifier.contains(from.modifier) {
+        // What is switched off needs a code each, and bold and dim share theirs.
+        codes.extend(b"0;");
+        from = PLAIN;
+    }
+    for (modifier, code) in MODIFIERS {
+        if to.modifier.contains(modifier) && !from.modifier.contains(modifier) {
+            let _ = write!(codes, "{code};");
+        }
+    }
+    if to.ink != from.ink {
+        color(&mut codes, to.ink, 30);
+    }
+    if to.ground != from.ground {
+        color(&mut codes, to.ground, 40);
+    }
+    codes.pop();
+    // A lone reset is shortest without its number.
+    if codes == b"0" {
+        codes.clear();
+    }
+    out.extend(b"\x1b[");
+    out.extend(codes);
+    out.push(b'm');
+}
+
+/// `base` is 30 for ink and 40 for ground.
+fn color(codes: &mut Vec<u8>, color: Color, base: u8) {
+    let named = |n: u8| base + n;
+    let bright = |n: u8| base + 60 + n;
+    let code = match color {
+        Color::Reset => base + 9,
+        Color::Black => named(0),
+        Color::Red => named(1),
+        Color::Green => named(2),
+        Color::Yellow => named(3),
+        Color::Blue => named(4),
+        Color::Magenta => named(5),
+        Color::Cyan => named(6),
+        Color::Gray => named(7),
+        Color::DarkGray => bright(0),
+        Color::LightRed => bright(1),
+        Color::LightGreen => bright(2),
+        Color::LightYellow => bright(3),
+        Color::LightBlue => bright(4),
+        Color::LightMagenta => bright(5),
+        Color::LightCyan => bright(6),
+        Color::White => bright(7),
+        Color::Indexed(index) => {
+            let _ = write!(codes, "{};5;{index};", base + 8);
+            return;
+        }
+        Color::Rgb(r, g, b) => {
+            let _ = write!(codes, "{};2;{r};{g};{b};", base + 8);
+            return;
+        }
+    };
+    let _ = write!(codes, "{code};");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZero;
+
+    use proptest::prelude::*;
+    use ratatui::{layout::Rect, style::Style};
+
+    use super::*;
+
+    const SIZE: (u16, u16) = (24, 6);
+
+    fn any_style() -> impl Strategy<Value = Style> {
+        let colors =
+            vec![Color::Reset, Color::Red, Color::LightBlue, Color::Indexed(100), Color::Rgb(1, 20, 255)];
+        let modifiers = vec![
+            Modifier::empty(),
+            Modifier::BOLD,
+            Modifier::REVERSED | Modifier::ITALIC,
+            Modifier::UNDERLINED,
+            Modifier::BOLD | Modifier::REVERSED,
+        ];
+        let color = proptest::sample::select(colors);
+        (color.clone(), color, proptest::sample::select(modifiers))
+            .prop_map(|(ink, ground, modifier)| Style::new().fg(ink).bg(ground).add_modifier(modifier))
+    }
+
+    fn any_buffer() -> impl Strategy<Value = Buffer> {
+        let piece = (0..SIZE.0, 0..SIZE.1, "[a-z ▁█漢]{0,9}", any_style());
+        proptest::collection::vec(piece, 0..24).prop_map(|pieces| {
+            let mut buffer = Buffer::empty(Rect::new(0, 0, SIZE.0, SIZE.1));
+            for (x, y, text, style) in pieces {
+                buffer.set_stringn(x, y, text, usize::from(SIZE.0 - x), style);
+            }
+            buffer
+        })
+    }
+
+    /// What a terminal shows, cell by cell.
+    fn shown(parser: &vt100::Parser) -> Vec<String> {
+        let cells = (0..SIZE.1).flat_map(|y| (0..SIZE.0).map(move |x| (x, y)));
+        let look = |(x, y): (u16, u16)| {
+            let cell = parser.screen().cell(y, x).unwrap();
+            let text = if cell.contents().is_empty() { " " } else { cell.contents() };
+            if cell.is_wide_continuation() {
+                return String::new();
+            }
+            // Of a blank only the ground is seen.
+            let ink = (cell.fgcolor(), cell.bold(), cell.italic());
+            let seen = if text == " " && !cell.inverse() && !cell.underline() { None } else { Some(ink) };
+            format!("{text} {:?} {:?} {} {}", cell.bgcolor(), seen, cell.inverse(), cell.underline())
+        };
+        cells.map(look).collect()
+    }
+
+    fn terminal() -> vt100::Parser {
+        vt100::Parser::new(NonZero::new(SIZE.1).unwrap(), NonZero::new(SIZE.0).unwrap(), 0)
+    }
+
+    proptest! {
+        #[test]
+        fn the_terminal_shows_what_was_drawn(buffers in proptest::collection::vec(any_buffer(), 1..6)) {
+            let mut last = Buffer::empty(buffers[0].area);
+            let mut parser = terminal();
+            for next in &buffers {
+                parser.process(&encode(&last, next));
+                let mut whole = terminal();
+                whole.process(&encode(&Buffer::empty(next.area), next));
+                prop_assert_eq!(shown(&parser), shown(&whole));
+                last = next.clone();
+            }
+            // And the whole is what ratatui's own backend makes of it.
+            let mut bytes = Vec::new();
+            let blank = Buffer::empty(last.area);
+            ratatui::backend::Backend::draw(
+                &mut ratatui::backend::CrosstermBackend::new(&mut bytes),
+                blank.diff(&last).into_iter(),
+            ).unwrap();
+            let mut other = terminal();
+            other.process(&bytes);
+            prop_assert_eq!(shown(&parser), shown(&other));
+        }
+    }
+
+    #[test]
+    fn nothing_new_is_no_byte_and_one_cell_is_few() {
+        let mut last = Buffer::empty(Rect::new(0, 0, 200, 50));
+        assert!(encode(&last, &last).is_empty());
+        let before = last.clone();
+        last[(120, 30)].set_symbol("7");
+        assert_eq!(encode(&before, &last), b"\x1b[31;121H7");
+    }
+
+    #[test]
+    fn cells_of_one_look_are_drawn_together() {
+        let last = Buffer::empty(Rect::new(0, 0, 200, 50));
+        let mut next = last.clone();
+        let looks = [Style::new().fg(Color::Rgb(10, 20, 30)), Style::new().fg(Color::Rgb(200, 100, 30))];
+        for n in 0..40_u16 {
+            next[(n * 4 % 190, n)].set_symbol("█").set_style(looks[usize::from(n % 2)]);
+        }
+        let bytes = encode(&last, &next);
+        assert!(bytes.len() < 40 * 12 + 60, "{} bytes", bytes.len());
+    }
+}

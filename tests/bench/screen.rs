@@ -1,0 +1,154 @@
+//! What a viewer costs: taking in one second of events, drawing, and from a key to the bytes for the terminal.
+//!
+//! `cargo bench --bench screen`. Prints bytes per frame and the size of the process, too; asserts nothing.
+
+use std::{fs, hint::black_box, time::Duration};
+
+use criterion::{BatchSize, Criterion};
+use elastictop::domain::time::Stamp;
+use elastictop::tui::{App, ColorDepth, KeyOverrides, Layout, Msg, Options, Theme, Themes, draw, encode};
+use ratatui::{
+    Terminal,
+    backend::TestBackend,
+    buffer::Buffer,
+    crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
+};
+
+#[path = "../support/fleet.rs"]
+mod fleet;
+
+use fleet::Fleet;
+
+const SIZE: (u16, u16) = (200, 50);
+/// Nodes of eight ranks.
+const NODES: [u32; 4] = [1, 8, 64, 512];
+
+fn options() -> Options {
+    Options {
+        theme: Theme::load("default-dark").expect("a built-in theme"),
+        ascii: false,
+        color: ColorDepth::True,
+        viewer: "bench".into(),
+        mouse: false,
+        themes: Themes::default(),
+        keys: KeyOverrides::default(),
+        from_list: false,
+        budget: None,
+        layout: Layout::default(),
+        layout_file: None,
+    }
+}
+
+fn take(app: &mut App, now: Stamp, messages: Vec<Msg>) {
+    app.update(Msg::Tick(now));
+    for msg in messages {
+        app.update(msg);
+    }
+    app.settle();
+}
+
+fn key(app: &mut App, code: KeyCode) {
+    app.update(Msg::Key(KeyEvent::new(code, KeyModifiers::NONE)));
+}
+
+struct Glass(Terminal<TestBackend>);
+
+impl Glass {
+    fn new() -> Glass {
+        Glass(Terminal::new(TestBackend::new(SIZE.0, SIZE.1)).expect("a terminal without errors"))
+    }
+
+    fn draw(&mut self, app: &App) -> Buffer {
+        self.0.draw(|frame| draw(app, frame)).expect("a terminal without errors").buffer.clone()
+    }
+}
+
+fn times(criterion: &mut Criterion) {
+    for nodes in NODES {
+        let mut fleet = Fleet::troubled(nodes, 8);
+        let ranks = nodes * 8;
+        let mut app = fleet.app(&options(), SIZE);
+        let mut glass = Glass::new();
+        criterion.bench_function(&format!("apply one second of {ranks} ranks"), |bench| {
+            bench.iter_batched(
+                || {
+                    let events = fleet.second();
+                    (fleet.now(), Fleet::messages(events))
+                },
+                |(now, messages)| take(&mut app, now, messages),
+                BatchSize::LargeInput,
+            );
+        });
+        criterion.bench_function(&format!("draw {ranks} ranks at 200x50"), |bench| {
+            bench.iter(|| black_box(glass.draw(&app)));
+        });
+        let mut last = glass.draw(&app);
+        let mut down = false;
+        criterion.bench_function(&format!("key to bytes with {ranks} ranks"), |bench| {
+            bench.iter(|| {
+                down = !down;
+                key(&mut app, if down { KeyCode::Right } else { KeyCode::Left });
+                let next = glass.draw(&app);
+                let bytes = encode(&last, &next);
+                last = next;
+                black_box(bytes)
+            });
+        });
+    }
+}
+
+fn bytes() {
+    println!("\nbytes per frame at 200x50, true colour");
+    for nodes in NODES {
+        let mut fleet = Fleet::healthy(nodes, 8);
+        let mut app = fleet.app(&options(), SIZE);
+        let mut glass = Glass::new();
+        let empty = Buffer::empty(ratatui::layout::Rect::new(0, 0, SIZE.0, SIZE.1));
+        let first = glass.draw(&app);
+        let messages = Fleet::messages(fleet.second());
+        take(&mut app, fleet.now(), messages);
+        let second = glass.draw(&app);
+        let ranks = nodes * 8;
+        fleet.slow = (0..ranks.div_ceil(100)).map(|n| (n * 97 % ranks, u64::from(n % 4))).collect();
+        let messages = Fleet::messages(fleet.second());
+        take(&mut app, fleet.now(), messages);
+        let third = glass.draw(&app);
+        println!(
+            "{ranks:>5} ranks: whole {:>6}, a quiet second {:>5}, one rank in a hundred changes {:>5}, nothing new {}",
+            encode(&empty, &first).len(),
+            encode(&first, &second).len(),
+            encode(&second, &third).len(),
+            encode(&third, &third).len(),
+        );
+    }
+}
+
+/// Resident memory of this process with one viewer of 4096 ranks in it, and nothing else.
+fn memory() {
+    let resident = || {
+        let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        pages * 4096 / 1024
+    };
+    let before = resident();
+    let mut fleet = Fleet::troubled(512, 8);
+    let mut app = fleet.app(&options(), SIZE);
+    let mut glass = Glass::new();
+    for _ in 0..10 {
+        let messages = Fleet::messages(fleet.second());
+        take(&mut app, fleet.now(), messages);
+        black_box(glass.draw(&app));
+    }
+    println!(
+        "\nmemory with 4096 ranks, the made-up supervisors' states included: {before} -> {} KiB",
+        resident()
+    );
+}
+
+fn main() {
+    memory();
+    bytes();
+    let criterion =
+        Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
+    times(&mut criterion.configure_from_args());
+}

@@ -1,0 +1,363 @@
+//! Metrics from ranks to a W&B server: which run, which rows, and what becomes of them when things go wrong.
+
+use std::{collections::BTreeMap, fs, process::Child, time::Duration};
+
+use rustix::process::Signal;
+use serde_json::{Map, Value};
+
+use crate::{
+    harness::{Job, Lab, PATIENCE, finish, kill, script, wait_until},
+    wandb_server::{Fault, KEY, Run, Server, What},
+};
+
+/// Run mode and rank scope.
+const COMBINATIONS: [[&str; 2]; 6] = [
+    ["auto", "global"],
+    ["auto", "worker"],
+    ["shared", "global"],
+    ["shared", "worker"],
+    ["new", "global"],
+    ["new", "worker"],
+];
+
+/// What one run has on the server; times and what only elastictop adds are left out.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    group: Option<String>,
+    /// The rows of each rank, in the order of their arrival.
+    rows: BTreeMap<i64, Vec<Map<String, Value>>>,
+    /// Keys of config and summary.
+    config: Vec<String>,
+    summary: Vec<String>,
+    complete: bool,
+    exit_code: Option<i64>,
+}
+
+/// All runs of a project.
+fn seen(server: &Server, project: &str) -> BTreeMap<String, Seen> {
+    let store = server.store();
+    let runs = store.runs.values().filter(|run| run.project == project);
+    runs.map(|run| (run.name.clone(), look(run))).collect()
+}
+
+fn look(run: &Run) -> Seen {
+    let mut rows: BTreeMap<i64, Vec<_>> = BTreeMap::new();
+    for client in run.clients.keys() {
+        for mut row in run.rows(client) {
+            assert!(row["_timestamp"].is_number() && row["_runtime"].is_number(), "{row:?}");
+            row.retain(|key, _| !["_timestamp", "_runtime"].contains(&key.as_str()));
+            rows.entry(row["rank"].as_i64().expect("a rank")).or_default().push(row);
+        }
+    }
+    let keys = |map: &Map<String, Value>| map.keys().filter(|key| !key.starts_with('_')).cloned().collect();
+    Seen {
+        group: run.group.clone(),
+        rows,
+        config: keys(&run.config),
+        summary: keys(&run.summary),
+        complete: run.complete,
+        exit_code: run.exit_code,
+    }
+}
+
+fn wandb_args<'a>(mode: &'a str, scope: &'a str, project: &'a str, base: &'a str) -> Vec<&'a str> {
+    vec!["--run-mode", mode, "--rank-scope", scope, "--wandb-project", project, "--wandb-base", base]
+}
+
+fn environment(server: &Server) -> Vec<(String, String)> {
+    let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    vec![
+        set("WANDB_BASE_URL", &server.url()),
+        set("WANDB_API_KEY", KEY),
+        set("WANDB_ERROR_REPORTING", "false"),
+        set("WANDB_SILENT", "true"),
+        set("WANDB_X_DISABLE_META", "true"),
+    ]
+}
+
+fn start<'a>(lab: &'a Lab, server: &Server, name: &str, args: &[&str]) -> Job<'a> {
+    let env = environment(server);
+    let env: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    lab.start_with(name, args, &env)
+}
+
+fn wait_until_sent(job: &Job<'_>) {
+    job.wait_for("all is sent", |status| {
+        let runs = status["wandb"]["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
+        !runs.is_empty() && runs.iter().all(|run| run["state"] == "finished")
+    });
+}
+
+/// The same script under the real SDK alone: a process for each rank, told by `elastictop plan` where to log.
+fn run_sdk(lab: &Lab, server: &Server, [mode, scope]: [&str; 2], nodes: u32, code: &str) {
+    let nnodes = nodes.to_string();
+    let mut args = vec!["plan", "--json", "--nnodes", &nnodes, "--nproc-per-node", "2"];
+    args.extend(wandb_args(mode, scope, "sdk", "b"));
+    let plan: Value = serde_json::from_str(&lab.must(&args)).expect("a plan");
+    let python = lab.python().to_owned();
+    let start = |rank: &Value| -> Option<Child> {
+        let id = rank["run_id"].as_str()?;
+        let number = rank["rank"].to_string();
+        let mut command = lab.command(&python);
+        command.args([&script("log_rows.py"), "sdk", "5", code]).envs(environment(server));
+        command.envs([("RANK", number.as_str()), ("WANDB_RUN_ID", id), ("WANDB_PROJECT", "sdk")]);
+        command.env("WANDB_DIR", lab.dir()).env("WANDB_CONSOLE", "off").env("WANDB_X_DISABLE_STATS", "true");
+        if let Some(group) = rank["group"].as_str() {
+            command.env("WANDB_RUN_GROUP", group);
+        }
+        if rank["shared"] == true {
+            let primary = rank["primary"].to_string();
+            command.env("WANDB_MODE", "shared").env("WANDB_X_LABEL", rank["label"].as_str()?);
+            command.env("WANDB_X_PRIMARY", &primary).env("WANDB_X_UPDATE_FINISH_STATE", primary);
+        }
+        Some(lab.spawn(&format!("sdk-{mode}-{scope}-{nodes}-{number}"), &mut command))
+    };
+    let ranks: Vec<_> = plan["ranks"].as_array().into_iter().flatten().collect();
+    // The primary finishes last, as no other rank could log to a run that is complete.
+    let (last, first): (Vec<_>, Vec<_>) = ranks.into_iter().partition(|rank| rank["primary"] == true);
+    for part in [first, last] {
+        let mut children: Vec<Child> = part.into_iter().filter_map(start).collect();
+        for child in &mut children {
+            child.wait().expect("a child");
+        }
+    }
+}
+
+/// One node, or two supervisors on this host that meet through torchrun's own rendezvous.
+fn run_elastictop(lab: &Lab, server: &Server, [mode, scope]: [&str; 2], nodes: u32, code: &str) {
+    let port = free_port().to_string();
+    let endpoint = format!("127.0.0.1:{port}");
+    let nnodes = nodes.to_string();
+    let script = script("log_rows.py");
+    let mut args = wandb_args(mode, scope, "et", "b");
+    args.extend(["--nproc-per-node", "2"]);
+    if nodes > 1 {
+        let rdzv = ["--nnodes", nnodes.as_str(), "--rdzv-backend", "c10d", "--rdzv-id", "x"];
+        args.extend(rdzv);
+        args.extend(["--rdzv-endpoint", endpoint.as_str()]);
+    }
+    args.extend([script.as_str(), "sdk", "5", code]);
+    let jobs: Vec<_> =
+        (0..nodes).map(|node| start(lab, server, &format!("{mode}-{scope}-{nodes}-{node}"), &args)).collect();
+    for job in &jobs {
+        job.wait_for_end();
+    }
+    jobs.iter().for_each(wait_until_sent);
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// Each job is one of elastictop with real torchrun, and one of the SDK alone; servers of their own keep them apart.
+fn compare(nodes: u32, code: &str) {
+    let Some(lab) = Lab::with_torch() else { return };
+    if !has_sdk(&lab) {
+        return;
+    }
+    for combination in COMBINATIONS {
+        let (ours, theirs) = (Server::start(), Server::start());
+        run_sdk(&lab, &theirs, combination, nodes, code);
+        run_elastictop(&lab, &ours, combination, nodes, code);
+        let (ours_seen, theirs_seen) = (seen(&ours, "et"), seen(&theirs, "sdk"));
+        assert_eq!(ours_seen, theirs_seen, "{combination:?} on {nodes} nodes");
+        assert!(!ours_seen.is_empty() && ours_seen.values().all(|run| run.complete));
+        ours.assert_sound();
+    }
+}
+
+fn has_sdk(lab: &Lab) -> bool {
+    finish(lab.command(lab.python()).args(["-c", "import wandb"])).0 == 0
+}
+
+#[test]
+fn a_job_on_one_node_leaves_what_the_sdk_leaves() {
+    compare(1, "0");
+}
+
+#[test]
+fn a_job_on_two_nodes_leaves_what_the_sdk_leaves() {
+    compare(2, "0");
+}
+
+/// A job without torch whose ranks log in one of the ways.
+fn local<'a>(lab: &'a Lab, server: &Server, name: &str, more: &[&str], rest: &[&str]) -> Job<'a> {
+    let script = script("log_rows.py");
+    let mut args = vec!["--launcher", "local", "--nproc-per-node", "2"];
+    args.extend(more);
+    args.push(script.as_str());
+    args.extend(rest);
+    start(lab, server, name, &args)
+}
+
+fn steps_of(rows: &[Map<String, Value>]) -> Vec<i64> {
+    rows.iter().map(|row| row["nested"]["x"].as_i64().expect("a step")).collect()
+}
+
+fn run_named<T>(server: &Server, name: &str, look: impl FnOnce(&Run) -> T) -> T {
+    let store = server.store();
+    look(store.runs.values().find(|run| run.name == name).unwrap_or_else(|| panic!("no run {name}")))
+}
+
+#[test]
+fn rows_of_every_source_arrive_with_the_job_s_exit_code() {
+    let (lab, server) = (Lab::new(), Server::start());
+    for (way, code) in [("lines", "0"), ("log", "7")] {
+        let args = wandb_args("shared", "global", "p", way);
+        let job = local(&lab, &server, way, &args, &[way, "50", code]);
+        job.wait_for_end();
+        wait_until_sent(&job);
+        let seen = run_named(&server, way, look);
+        assert_eq!(seen.rows.len(), 2, "{seen:?}");
+        for rows in seen.rows.values() {
+            assert_eq!(steps_of(rows), (0..50).collect::<Vec<_>>());
+            assert!(rows.iter().all(|row| row["_step"] == row["nested"]["x"]));
+        }
+        assert_eq!(seen.exit_code, code.parse().ok());
+        let console: Vec<_> = run_named(&server, way, |run| {
+            run.clients.values().flat_map(|client| client.console.lines.clone()).collect()
+        });
+        for rank in 0..2 {
+            let line = console.iter().find(|line| line.contains(&format!("rank {rank} begins")));
+            let line = line.unwrap_or_else(|| panic!("{console:?}"));
+            assert!(line.contains(&format!("\"label\":\"rank-{rank}\"")), "{line}");
+        }
+        assert!(console.iter().all(|line| !line.contains("loss")), "{console:?}");
+    }
+    server.assert_sound();
+}
+
+#[test]
+fn a_supervisor_that_is_killed_at_random_moments_loses_and_doubles_no_row() {
+    let (lab, server) = (Lab::new(), Server::start());
+    for (on, times, chance, what) in [
+        ("file_stream", 0, 0.2, What::Status { status: 503, retry_after: None }),
+        ("file_stream", 0, 0.1, What::DropAfter),
+        ("file_stream", 3, 1.0, What::Status { status: 429, retry_after: Some("0.2".into()) }),
+        ("graphql", 0, 0.2, What::DropBefore),
+    ] {
+        server.fail(Fault { on: on.into(), times, chance, what });
+    }
+    const STEPS: i64 = 2000;
+    let script = lab.path("slow.py");
+    let text = format!(
+        "import json, os, time, elastictop\nrank = int(os.environ['RANK'])\nfor step in range({STEPS}):\n    \
+         row = {{'rank': rank, 'nested': {{'x': step}}}}\n    if rank: elastictop.log(row, step=step)\n    \
+         else: print(json.dumps({{'_step': step, **row}}), flush=True)\n    time.sleep(0.015)\n"
+    );
+    fs::write(&script, text).expect("a script");
+    let mut args = vec!["--launcher", "local", "--nproc-per-node", "2"];
+    args.extend(wandb_args("new", "global", "p", "b"));
+    args.push(&script);
+    let job = start(&lab, &server, "killed", &args);
+    let mut random = 0x2545_f491_u64;
+    for _ in 0..20 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        std::thread::sleep(Duration::from_millis(random % 900));
+        kill(job.supervisor(), Signal::KILL);
+        // Whatever asks for the job's status takes it over; nobody there has a key, but the job has.
+        job.status();
+    }
+    server.heal();
+    job.wait_for_end();
+    wait_until_sent(&job);
+    for rank in 0..2 {
+        let seen = run_named(&server, &format!("b-rank-{rank}"), look);
+        assert_eq!(steps_of(&seen.rows[&rank]), (0..STEPS).collect::<Vec<_>>(), "rank {rank}");
+        assert!(seen.complete);
+    }
+    server.assert_sound();
+}
+
+#[test]
+fn a_switch_of_the_plan_takes_effect_at_once_and_no_row_is_lost() {
+    let (lab, server) = (Lab::new(), Server::start());
+    let folder = lab.path("");
+    let args = wandb_args("new", "global", "p", "b");
+    let job = local(&lab, &server, "switched", &args, &["lines", "40", "0", &folder]);
+    let logged = |id: &str, rows: u64| {
+        job.wait_for(&format!("{rows} rows in {id}"), |status| {
+            let runs = status["wandb"]["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
+            runs.iter().any(|run| run["id"] == id && run["rows_logged"] == rows)
+        })
+    };
+    (0..2).for_each(|rank| drop(logged(&format!("b-rank-{rank}"), 20)));
+    let said = lab.must(&["set", &job.id, "run_mode=shared"]);
+    assert!(said.contains("shared/global"), "{said}");
+    lab.touch("go");
+    logged("b", 40);
+    lab.must(&["set", &job.id, "run_mode=new"]);
+    lab.touch("end");
+    job.wait_for_end();
+    wait_until_sent(&job);
+    for rank in 0..2 {
+        let first = run_named(&server, &format!("b-rank-{rank}"), look);
+        assert_eq!(steps_of(&first.rows[&rank]), (0..20).collect::<Vec<_>>());
+        let second = run_named(&server, "b", look);
+        assert_eq!(steps_of(&second.rows[&rank]), (20..40).collect::<Vec<_>>());
+        assert!(first.complete && second.complete);
+    }
+    server.assert_sound();
+}
+
+#[test]
+fn the_stop_button_stops_the_job() {
+    let (lab, server) = (Lab::new(), Server::start());
+    let folder = lab.path("");
+    let args = wandb_args("auto", "global", "p", "b");
+    let job = local(&lab, &server, "stopped", &args, &["lines", "4", "0", &folder]);
+    server.wait_for("the run is there", |store| !store.runs.is_empty());
+    server.fail(Fault { on: "file_stream".into(), times: 0, chance: 1.0, what: What::Stopped });
+    lab.touch("go");
+    job.wait_for_state("stopped");
+    let notes = job.events_of("note");
+    assert!(
+        notes.iter().any(|note| note.to_string().contains("stop button on W&B's page of run b")),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn what_was_written_offline_is_read_and_sent_by_the_sdk_s_own_tools() {
+    let Some(lab) = Lab::with_torch() else { return };
+    if !has_sdk(&lab) {
+        return;
+    }
+    let server = Server::start();
+    let mut args = wandb_args("new", "global", "p", "b");
+    args.extend(["--wandb-mode", "offline"]);
+    let job = local(&lab, &server, "offline", &args, &["lines", "30", "0"]);
+    job.wait_for_end();
+    wait_until("the files end", PATIENCE, || (runs_of(&job).len() == 2).then_some(()));
+    wait_until("the supervisor ends", PATIENCE, || {
+        lab.processes("").iter().all(|(_, command)| !command.contains("__supervise")).then_some(())
+    });
+    assert!(server.store().runs.is_empty());
+    let wandb = lab.python().with_file_name("wandb");
+    for run in runs_of(&job) {
+        let mut leet = lab.command(&wandb);
+        let (code, out, err) = finish(leet.args(["leet", "inspect", "--json"]).arg(&run));
+        assert_eq!(code, 0, "{err}");
+        assert!(out.matches("nested").count() >= 30, "{out}");
+        let mut sync = lab.command(&wandb);
+        sync.envs(environment(&server)).env_remove("WANDB_SILENT");
+        let (code, out, err) = finish(sync.arg("sync").arg(&run));
+        assert_eq!(code, 0, "{out}{err}");
+    }
+    for rank in 0..2 {
+        let seen = run_named(&server, &format!("b-rank-{rank}"), look);
+        assert_eq!(steps_of(&seen.rows[&rank]), (0..30).collect::<Vec<_>>());
+        assert_eq!((seen.complete, seen.exit_code), (true, Some(0)));
+    }
+}
+
+fn runs_of(job: &Job<'_>) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(job.dir().join("wandb")).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir() && !path.is_symlink() && !path.ends_with("local"))
+        .collect()
+}

@@ -1,0 +1,236 @@
+//! Jobs of many nodes, made by folding events as real ones are: for tests, benches and pictures. Deterministic.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use elastictop::{
+    domain::{
+        event::{Event, Fact, JobInfo, Launcher},
+        exit::Exit,
+        id::{JobId, ProcId},
+        rank::{JobState, RankState},
+        sample::{Place, RankSample},
+        state::State,
+        time::Stamp,
+    },
+    tui::{App, Msg, Options},
+    wire::message::{PROTOCOL, ToViewer},
+};
+
+/// 2026-11-20T09:40:16Z.
+pub const BEGIN: Stamp = Stamp(1_795_167_616_000);
+/// Seconds between two samples.
+const PERIOD_S: u64 = 1;
+/// What happened before the first look, in seconds.
+const AGE_S: u64 = 11_520;
+
+/// A job on some nodes.
+pub struct Fleet {
+    pub nodes: u32,
+    pub per_node: u32,
+    pub states: Vec<State>,
+    /// Looks taken so far.
+    looks: u64,
+    seq: u64,
+    healthy: bool,
+    /// Steps behind of ranks that somebody slowed down.
+    pub slow: BTreeMap<u32, u64>,
+}
+
+/// A number that depends on its inputs alone.
+fn noise(a: u64, b: u64) -> u64 {
+    let mut x = a.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ b.wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+    x ^= x >> 29;
+    x = x.wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x ^ (x >> 32)
+}
+
+impl Fleet {
+    /// All ranks work; none stands out.
+    pub fn healthy(nodes: u32, per_node: u32) -> Fleet {
+        Fleet::new(nodes, per_node, true)
+    }
+
+    /// Some ranks are dead, some lag, one node is behind.
+    pub fn troubled(nodes: u32, per_node: u32) -> Fleet {
+        Fleet::new(nodes, per_node, false)
+    }
+
+    fn new(nodes: u32, per_node: u32, healthy: bool) -> Fleet {
+        let states = vec![State::default(); nodes as usize];
+        let mut fleet = Fleet { nodes, per_node, states, looks: 0, seq: 0, healthy, slow: BTreeMap::new() };
+        for node in 0..nodes {
+            for (after_ms, fact) in fleet.start(node) {
+                fleet.apply(node, BEGIN + Duration::from_millis(after_ms), fact);
+            }
+        }
+        for _ in 0..2 {
+            for (node, event) in fleet.second() {
+                fleet.states[node as usize].apply(&event);
+            }
+        }
+        if !healthy {
+            fleet.trouble();
+        }
+        fleet
+    }
+
+    fn apply(&mut self, node: u32, at: Stamp, fact: Fact) {
+        self.seq += 1;
+        let event = Event { seq: self.seq, at, fact };
+        self.states[node as usize].apply(&event);
+    }
+
+    fn world(&self) -> u32 {
+        self.nodes * self.per_node
+    }
+
+    /// Now, by all clocks.
+    pub fn now(&self) -> Stamp {
+        BEGIN + Duration::from_secs(AGE_S + self.looks * PERIOD_S)
+    }
+
+    fn start(&self, node: u32) -> Vec<(u64, Fact)> {
+        let job = JobInfo {
+            id: JobId("llama-70b-x3k9".into()),
+            name: "llama-70b".into(),
+            launcher: Launcher::Torchrun,
+            node: format!("gpu-n{node:03}"),
+            command: vec!["torchrun".into(), "train.py".into()],
+            cwd: "/home/ada/llama".into(),
+            max_restarts: Some(3),
+            local_world_size: Some(self.per_node),
+            nodes: (1, self.nodes),
+            uid: 1000,
+        };
+        let world_size = Some(self.world());
+        let proc = ProcId { pid: 48_210, start: 100 };
+        let mut facts = vec![
+            (0, Fact::JobStarted { job }),
+            (400, Fact::AgentStarted { proc }),
+            (1200, Fact::GroupStarted { attempt: 0, world_size }),
+        ];
+        for local_rank in 0..self.per_node {
+            let place = Place {
+                rank: Some(node * self.per_node + local_rank),
+                local_rank: Some(local_rank),
+                group_rank: Some(node),
+                world_size,
+                local_world_size: Some(self.per_node),
+                restart_count: Some(0),
+                max_restarts: Some(3),
+                run_id: Some("none_4f2a".into()),
+            };
+            let proc = ProcId { pid: 48_220 + local_rank as i32, start: 160 };
+            facts.push((1300, Fact::RankStarted { proc, agent_pid: 48_210, local_rank, attempt: 0, place }));
+        }
+        facts.push((1400, Fact::JobState { state: JobState::Running, deadline: None }));
+        for local_rank in 0..self.per_node {
+            facts.push((9000, Fact::RankState { local_rank, state: RankState::Running, detail: None }));
+        }
+        facts
+    }
+
+    /// Steps that a rank is behind.
+    fn lag(&self, rank: u32) -> u64 {
+        let node = rank / self.per_node;
+        if let Some(lag) = self.slow.get(&rank) {
+            return *lag;
+        }
+        match (self.healthy, noise(u64::from(rank), 7) % 97) {
+            (false, 3) => 4 + noise(u64::from(rank), 9) % 30,
+            (false, _) if self.nodes > 4 && node == self.nodes * 2 / 3 => 12,
+            _ => 0,
+        }
+    }
+
+    /// One second of events: a sample from each node. They are not applied.
+    pub fn second(&mut self) -> Vec<(u32, Event)> {
+        self.looks += 1;
+        let (now, looks) = (self.now(), self.looks);
+        let step = 18_204 + looks;
+        let events = (0..self.nodes).map(|node| {
+            let sample = |local_rank: u32| {
+                let rank = node * self.per_node + local_rank;
+                let own = step - self.lag(rank);
+                let jitter = noise(u64::from(rank), looks) % 60;
+                RankSample {
+                    local_rank,
+                    cpu_ns: Some(1_000_000_000 * (looks + 10) * 97 / 100 + jitter * 1_000_000),
+                    rss_bytes: Some((4 << 30) + (noise(u64::from(rank), 1) % 600 << 20)),
+                    threads: Some(61 + rank % 5),
+                    step: Some(own),
+                    step_at: Some(now),
+                    beat_at: Some(now),
+                    last_line: Some(format!(
+                        "step {own} loss {:.4} lr 3.0e-04 grad_norm 0.81",
+                        2.31 - own as f64 / 40_000.0
+                    )),
+                    lines: own,
+                    ..RankSample::default()
+                }
+            };
+            let alive = |local: &u32| {
+                self.states[node as usize].rank(*local).is_none_or(|rank| rank.state.is_alive())
+            };
+            let ranks = (0..self.per_node).filter(alive).map(sample).collect();
+            (node, Event { seq: 0, at: now, fact: Fact::Sample { ranks } })
+        });
+        events.collect()
+    }
+
+    fn trouble(&mut self) {
+        let world = self.world();
+        let at = self.now();
+        let mut place = |rank: u32, since_s: u64, fact: fn(u32) -> Fact| {
+            let at = Stamp(at.0 - since_s * 1000);
+            let (node, local) = (rank % world / self.per_node, rank % self.per_node);
+            self.apply(node, at, fact(local));
+        };
+        let blocked = |local_rank| Fact::RankState {
+            local_rank,
+            state: RankState::Blocked,
+            detail: Some("reading from NFS: nfs_wait_bit_killable".into()),
+        };
+        place(world / 3 + 1, 74, blocked);
+        place(world * 5 / 8 + 3, 12, |local_rank| Fact::RankState {
+            local_rank,
+            state: RankState::Lagging,
+            detail: None,
+        });
+        place(world / 4 + 2, 41, |local_rank| Fact::RankExited {
+            local_rank,
+            proc: ProcId { pid: 48_220 + local_rank as i32, start: 160 },
+            rank: None,
+            exit: Some(Exit::Signal(9)),
+        });
+    }
+
+    /// A screen that shows this job over links that work.
+    pub fn app(&self, options: &Options, size: (u16, u16)) -> App {
+        let now = self.now();
+        let mut app = App::new(options, size, now, 0);
+        app.update(Msg::Tick(now));
+        app.update(Msg::Linked);
+        let welcome = ToViewer::Welcome { protocol: PROTOCOL, version: "0.1.0".into(), now, read_only: None };
+        app.update(Msg::Heard(Box::new(welcome)));
+        for (node, state) in self.states.iter().enumerate().skip(1) {
+            let snapshot = ToViewer::Snapshot { state: Box::new(state.clone()), lost: 0 };
+            app.update(Msg::HeardFrom(node - 1, Box::new(snapshot)));
+        }
+        let snapshot = ToViewer::Snapshot { state: Box::new(self.states[0].clone()), lost: 0 };
+        app.update(Msg::Heard(Box::new(snapshot)));
+        app
+    }
+
+    /// Events as the links of a viewer deliver them.
+    pub fn messages(events: Vec<(u32, Event)>) -> Vec<Msg> {
+        let message = |(node, event): (u32, Event)| {
+            let events = Box::new(ToViewer::Events { events: vec![event] });
+            match node.checked_sub(1) {
+                None => Msg::Heard(events),
+                Some(peer) => Msg::HeardFrom(peer as usize, events),
+            }
+        };
+        events.into_iter().map(message).collect()
+    }
+}
