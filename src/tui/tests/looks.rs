@@ -105,6 +105,7 @@ fn scenes() -> Vec<Scene> {
         scene("rank_troubled", fixture::troubled, "j <Enter>"),
         scene("gpus", fixture::on_gpus, ""),
         scene("gpus_rank", fixture::on_gpus, "j j j <Enter>"),
+        scene("gpus_rank_tab", fixture::on_gpus, "j j j <Enter> t t t"),
         scene("gpus_leftovers", fixture::on_gpus, "X j"),
         scene("gpus_none", fixture::without_gpus, ""),
         scene("logs_merged", fixture::veteran, "L"),
