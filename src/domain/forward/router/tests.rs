@@ -173,10 +173,12 @@ fn the_primary_s_node_completes_a_shared_run() {
 
 #[test]
 fn figures_of_silent_ranks_go_where_their_node_logs() {
-    let first = router(RunMode::Auto, RankScope::Global);
+    let mut first = router(RunMode::Auto, RankScope::Global);
     let label = |label: &str| Some(label.to_owned());
     assert_eq!(first.figures_of(proc(10)), Some(("b", label("rank-0"))));
     assert_eq!(first.figures_of(proc(11)), Some(("b", label("rank-1"))));
+    first.gone(proc(10), None);
+    assert_eq!(first.figures_of(proc(11)), Some(("b", label("rank-1"))), "between two lives");
     let new = router(RunMode::New, RankScope::Global);
     assert_eq!(new.figures_of(proc(11)), Some(("b-rank-1", None)));
     let mut second = Router::default();
