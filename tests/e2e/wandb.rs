@@ -20,6 +20,9 @@ const COMBINATIONS: [[&str; 2]; 6] = [
     ["new", "worker"],
 ];
 
+/// Steps of the job whose supervisor is killed.
+const STEPS: i64 = 2000;
+
 /// What one run has on the server; times and what only elastictop adds are left out.
 #[derive(Debug, PartialEq)]
 struct Seen {
@@ -239,7 +242,6 @@ fn a_supervisor_that_is_killed_at_random_moments_loses_and_doubles_no_row() {
     ] {
         server.fail(Fault { on: on.into(), times, chance, what });
     }
-    const STEPS: i64 = 2000;
     let script = lab.path("slow.py");
     let text = format!(
         "import json, os, time, elastictop\nrank = int(os.environ['RANK'])\nfor step in range({STEPS}):\n    \
