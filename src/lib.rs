@@ -104,6 +104,7 @@
 //! | sign of a failure in a log line | [`domain::evidence`]; how it weighs against others: [`domain::cause`] |
 //! | decision with a time in it | a machine in [`domain`], fed by [`supervisor::core`] |
 //! | source of numbers | [`probe`], an `Input` of the core, a field in [`domain::sample`] |
+//! | difference between ranks' flight recorders | [`domain::flight::analyse`]; what is taken of ranks: [`supervisor::forensic`] |
 //! | flag of torchrun | `FLAGS` in [`domain::launch`]; what elastictop adds to a job: the plan beside it |
 //! | command | a [`domain::command::Command`], its answer in the core's `ask`, a file in [`cli`], a key in the table of [`tui`] |
 //! | view | a file in `tui/view`, a line in the table of keys |

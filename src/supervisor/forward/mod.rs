@@ -19,6 +19,8 @@ mod sending;
 mod tail;
 mod worker;
 
+pub use sending::{Left, left};
+
 use std::{
     collections::BTreeMap,
     io,
