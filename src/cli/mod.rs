@@ -3,6 +3,7 @@
 mod config;
 mod control;
 mod demo;
+mod drill;
 mod forensic;
 mod list;
 mod plain;
@@ -12,6 +13,7 @@ mod read;
 mod run;
 pub mod run_args;
 mod screen;
+mod sync;
 mod wandb;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -73,6 +75,10 @@ enum Command {
     Restart(control::RestartArgs),
     /// Send a signal to a rank
     Signal(control::SignalArgs),
+    /// Send to W&B what was kept of a job, or of any run on disk, and is not sent yet
+    Sync(sync::SyncArgs),
+    /// Put a fault into a healthy rank, and measure how soon it is told
+    Drill(drill::DrillArgs),
     /// Remove what is kept of jobs that are over
     Rm(control::RmArgs),
     /// Print a completion script for a shell
@@ -129,6 +135,8 @@ impl Cli {
             Some(Command::Set(args)) => control::set(&args),
             Some(Command::Restart(args)) => control::restart(&args),
             Some(Command::Signal(args)) => control::signal(&args),
+            Some(Command::Sync(args)) => sync::sync(&args),
+            Some(Command::Drill(args)) => drill::drill(&args),
             Some(Command::Rm(args)) => control::rm(&args),
             Some(Command::Completions { shell }) => {
                 clap_complete::generate(shell, &mut Cli::command(), "elastictop", &mut std::io::stdout());

@@ -47,7 +47,10 @@ pub fn encode(last: &Buffer, next: &Buffer) -> Vec<u8> {
         return Vec::new();
     }
     let straight = write(next, changes.iter().copied());
-    if changes.len() > TRY_BOTH {
+    // Where wide characters come or go, cells lie over each other: then the order does matter.
+    let wide = |cell: &Cell| cell.symbol().len() > 1 && super::text::width(cell.symbol()) > 1;
+    let overlaps = || changes.iter().any(|(x, y, cell)| wide(cell) || wide(&last[(*x, *y)]));
+    if changes.len() > TRY_BOTH || overlaps() {
         return straight;
     }
     let mut grouped = changes;

@@ -34,6 +34,7 @@ const SOURCES: &[&str] = &[
     include_str!("restarts.rs"),
     include_str!("storage.rs"),
     include_str!("terminal.rs"),
+    include_str!("verdicts.rs"),
     include_str!("viewers.rs"),
     include_str!("wandb.rs"),
     include_str!("wandb_script.rs"),

@@ -16,6 +16,7 @@ mod ranks;
 mod restarts;
 mod storage;
 mod terminal;
+mod verdicts;
 mod viewers;
 mod wandb;
 mod wandb_script;

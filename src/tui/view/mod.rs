@@ -18,6 +18,7 @@ mod stacks;
 mod strip;
 mod suspects;
 mod timeline;
+mod verdict;
 
 use ratatui::{Frame, buffer::Buffer, layout::Rect};
 

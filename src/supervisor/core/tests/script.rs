@@ -333,7 +333,7 @@ impl Story {
                 let rows_logged = number(words, "rows").map_or(0, u64::from);
                 let run = RunProgress { state, rows_logged, ..RunProgress::default() };
                 let runs = BTreeMap::from([(word(2).to_owned(), run)]);
-                Input::Forward(Told::Progress { runs, ranks: BTreeMap::new() })
+                Input::Forward(Told::Progress { runs, ranks: Vec::new() })
             }
             "stop-button" => Input::Forward(Told::StopAsked(word(2).to_owned())),
             "forwarded" => Input::Forward(Told::Finished),
