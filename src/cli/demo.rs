@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use clap::Args;
 
 use super::{
-    run::{Watch, start},
+    reach::Target,
+    run::{Watch, start, start_quietly},
     screen::{self, ScreenArgs},
 };
 use crate::{
@@ -36,10 +37,36 @@ pub struct DemoArgs {
     crash_step: u64,
 }
 
-/// `elastictop demo`.
-pub fn demo(args: &DemoArgs, screen: &ScreenArgs) -> Result<u8> {
+fn request(ranks: u32, words: Vec<String>) -> Result<Request> {
     let program = std::env::current_exe()
         .map_err(|error| Error::environment(format!("cannot find the elastictop binary: {error}")))?;
+    Ok(Request {
+        local: true,
+        flags: BTreeMap::from([
+            ("nproc-per-node".to_owned(), ranks.to_string()),
+            ("no-python".to_owned(), String::new()),
+        ]),
+        script: program.to_string_lossy().into_owned(),
+        args: words,
+        env: std::env::vars().collect(),
+        ..Request::default()
+    })
+}
+
+/// A demo that trains until it is ended, for a drill. With `zombie` its agent does not see that ranks die.
+pub fn start_for_drill(zombie: bool, hang_after_s: u64) -> Result<Target> {
+    let words = ["__trainer", "--steps=100000000", "--step-ms=100"].map(str::to_owned);
+    let mut request = request(4, words.to_vec())?;
+    request.policy.hang_after_ms = hang_after_s.saturating_mul(1000);
+    request.env.remove("ELASTICTOP_DRILL");
+    if zombie {
+        request.env.insert("ELASTICTOP_DRILL".into(), "zombie".into());
+    }
+    start_quietly(&request, "drill")
+}
+
+/// `elastictop demo`.
+pub fn demo(args: &DemoArgs, screen: &ScreenArgs) -> Result<u8> {
     let mut words = vec![
         "__trainer".to_owned(),
         format!("--steps={}", args.steps),
@@ -50,17 +77,7 @@ pub fn demo(args: &DemoArgs, screen: &ScreenArgs) -> Result<u8> {
         words.push(format!("--crash-rank={}", args.ranks / 2));
         words.push(format!("--crash-step={}", args.crash_step));
     }
-    let request = Request {
-        local: true,
-        flags: BTreeMap::from([
-            ("nproc-per-node".to_owned(), args.ranks.to_string()),
-            ("no-python".to_owned(), String::new()),
-        ]),
-        script: program.to_string_lossy().into_owned(),
-        args: words,
-        env: std::env::vars().collect(),
-        ..Request::default()
-    };
+    let request = request(args.ranks, words)?;
     let watch = if args.detach {
         Watch::Detach
     } else if args.plain || !screen::is_possible() {

@@ -124,12 +124,8 @@ pub fn start(
     let planned = plan(request, python, call_it)?;
     let settings = planned.wandb(request, layers)?;
     let hint = wandb::hint(settings.as_ref());
-    let Planned { roots, id, plan } = planned;
-    detach::start(describe(&id, &plan), rules(request, &plan), spec(&plan), settings)?;
-    let manifest = roots.job(&id).manifest();
-    let manifest =
-        manifest.map_err(|error| Error::io("cannot read", &roots.job(&id).manifest_path(), &error))?;
-    let target = Target::Own { roots, manifest: Box::new(manifest) };
+    let id = planned.id.clone();
+    let target = launch(request, planned, settings)?;
     if let Some(warning) = session::warning() {
         eprintln!("warning: {warning}");
     }
@@ -144,6 +140,21 @@ pub fn start(
         Watch::Screen => block_on(screen::watch(&target, &options)),
         Watch::Plain | Watch::Quiet => block_on(plain::follow(&target, watch == Watch::Quiet, true)),
     }
+}
+
+fn launch(request: &Request, planned: Planned, settings: Option<Settings>) -> Result<Target> {
+    let Planned { roots, id, plan } = planned;
+    detach::start(describe(&id, &plan), rules(request, &plan), spec(&plan), settings)?;
+    let manifest = roots.job(&id).manifest();
+    let manifest =
+        manifest.map_err(|error| Error::io("cannot read", &roots.job(&id).manifest_path(), &error))?;
+    Ok(Target::Own { roots, manifest: Box::new(manifest) })
+}
+
+/// Starts a job that nobody watches; W&B is off.
+pub fn start_quietly(request: &Request, call_it: &str) -> Result<Target> {
+    let planned = plan(request, None, Some(call_it))?;
+    launch(request, planned, None)
 }
 
 struct Planned {

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{
     alert::AlertKind,
+    beat::GroupStatus,
     cause::Cause,
     event::Launcher,
     forward::WandbReport,
@@ -11,6 +12,7 @@ use super::{
     rank::{JobState, RankState},
     state::{Rank, State},
     time::Stamp,
+    verdict::{Guard, Role},
 };
 
 /// The version of all JSON that elastictop prints.
@@ -98,8 +100,33 @@ pub struct RankReport {
     pub step: Option<u64>,
     /// Seconds since the last heartbeat.
     pub heartbeat_age_s: Option<f64>,
+    /// The process groups that it told of last.
+    pub groups: Vec<GroupStatus>,
+    /// The collective that it waits in, or that others wait for; null when it does neither.
+    pub collective: Option<CollectiveReport>,
+    /// Its communication backends, and what would end it when its heart stops; null before it has a group.
+    pub guard: Option<Guard>,
     /// The rank's GPU; null when it has none or it is not known.
     pub gpu: Option<RankGpuReport>,
+}
+
+/// A collective that a rank waits in, or that others wait for, in `status --json`.
+#[derive(Debug, Serialize)]
+pub struct CollectiveReport {
+    /// `waiting` or `lagging`.
+    pub role: Role,
+    /// Name of the group.
+    pub group: String,
+    /// Number of the collective in the group.
+    pub seq: u64,
+    /// Its name, once that is known.
+    pub op: Option<String>,
+    /// RFC 3339, UTC.
+    pub since: Stamp,
+    /// Collectives by which the rank is behind.
+    pub behind: u64,
+    /// Seconds until its time limit ends the wait and the rank; null when that is not known.
+    pub abort_in_s: Option<f64>,
 }
 
 /// An alert in `status --json`.
@@ -163,6 +190,17 @@ impl RankReport {
             threads: rank.threads,
             step: rank.step,
             heartbeat_age_s: rank.beat_at.map(|at| now.since(at).as_secs_f64()),
+            groups: rank.groups.clone(),
+            collective: rank.standing.as_ref().map(|standing| CollectiveReport {
+                role: standing.role,
+                group: standing.group.clone(),
+                seq: standing.seq,
+                op: standing.op.clone(),
+                since: standing.since,
+                behind: standing.behind,
+                abort_in_s: standing.aborts_at().map(|at| at.since(now).as_secs_f64()),
+            }),
+            guard: rank.guard.clone(),
             gpu: state.gpus.as_ref().and_then(|gpus| RankGpuReport::new(gpus, rank)),
         }
     }

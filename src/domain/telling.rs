@@ -3,6 +3,7 @@
 use super::{
     alert::AlertKind,
     command::{Command, Outcome},
+    drill::Fault,
     event::{Event, Fact, Launcher, Reason},
     exit::signal_name,
     forward::{Mode, Settings},
@@ -174,6 +175,8 @@ pub fn command(command: &Command) -> String {
         }
         Command::Drill { rank, fault, seconds } => format!("drill {fault} on r{rank} for {seconds} s"),
         Command::KeepZombies => "keep zombies".into(),
+        Command::Stacks { rank: None, .. } => "stacks".into(),
+        Command::Stacks { rank: Some(rank), .. } => format!("stacks of r{rank}"),
         Command::SetWandb { run_mode, rank_scope } => {
             let mode = run_mode.map(|mode| format!("run_mode={mode}"));
             let scope = rank_scope.map(|scope| format!("rank_scope={scope}"));
@@ -182,6 +185,21 @@ pub fn command(command: &Command) -> String {
         Command::EndLeftover { proc } => format!("end leftover {proc}"),
         Command::Unknown => "unknown command".into(),
     }
+}
+
+/// What a drill will do to a rank.
+pub fn drill(fault: Fault, rank: u32) -> String {
+    let what = match fault {
+        Fault::Hang => "will sleep",
+        Fault::Busy => "will spin",
+        Fault::Gil => "will hold Python's lock in C code",
+        Fault::Read => "will read from a pipe that gives nothing",
+        Fault::Oom => "will raise MemoryError",
+        Fault::Stop => "will be stopped by SIGSTOP",
+        Fault::Kill => "will be ended by SIGKILL",
+        Fault::Zombie | Fault::Unknown => "will end with all others",
+    };
+    format!("rank {rank} {what}")
 }
 
 /// An alert's kind in words.

@@ -29,6 +29,8 @@ use serde_json::json;
 
 use super::shim::{Beat, write_atomically};
 
+mod drill;
+
 /// Trains a small model, to have something to watch.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "elastictop __trainer", disable_version_flag = true)]
@@ -141,8 +143,12 @@ fn train(args: &Args, me: Me, peers: &mut Peers, progress: &Mutex<Progress>) -> 
         tell(me, &format!("training {} steps on {} ranks", args.steps, me.world_size));
     }
 
+    let orders = drill::folder();
     for step in done + 1..=args.steps {
         let began = Instant::now();
+        if let Some(folder) = &orders {
+            drill::obey(folder, progress)?;
+        }
         let crashes = args.crash_rank == Some(me.rank) && args.crash_step == Some(step);
         if crashes && me.restart_count == 0 {
             return Err(Raised(format!("injected failure at step {step} (demo)")));
@@ -150,6 +156,8 @@ fn train(args: &Args, me: Me, peers: &mut Peers, progress: &Mutex<Progress>) -> 
 
         // The gradient of the loss, and the loss itself, averaged over all ranks.
         let mut sums = batch_gradient(&weights, u64::from(me.rank), step);
+        // Before the ranks meet, as if the work took that long: who came early would stay early else, and wait.
+        thread::sleep(Duration::from_millis(args.step_ms).saturating_sub(began.elapsed()));
         collective(progress, || peers.all_reduce(&mut sums))?;
         for sum in &mut sums {
             *sum /= f64::from(me.world_size);
@@ -158,7 +166,6 @@ fn train(args: &Args, me: Me, peers: &mut Peers, progress: &Mutex<Progress>) -> 
         for (weight, slope) in weights.iter_mut().zip(gradient) {
             *weight -= LEARNING_RATE * slope;
         }
-        thread::sleep(Duration::from_millis(args.step_ms).saturating_sub(began.elapsed()));
 
         lock(progress).finish_step(step);
         let speed = f64::from(BATCH) / began.elapsed().as_secs_f64().max(1e-9);
@@ -411,6 +418,7 @@ struct Progress {
     met: bool,
     step: Option<u64>,
     step_at: Option<f64>,
+    step_seq: Option<u64>,
     /// Collectives entered and left.
     entered: u64,
     left: u64,
@@ -420,6 +428,7 @@ struct Progress {
 impl Progress {
     fn finish_step(&mut self, step: u64) {
         self.step = Some(step);
+        self.step_seq = Some(self.entered);
         self.step_at = Some(epoch_seconds());
     }
 }
@@ -444,6 +453,10 @@ struct Heart {
 
 impl Heart {
     const PERIOD: Duration = Duration::from_secs(1);
+    /// Share of the period by which beats vary.
+    const JITTER: f64 = 0.8;
+    /// Its multiples fill an interval most evenly.
+    const GOLDEN: f64 = 0.618_033_988_749_895;
 
     /// `None` when nobody listens.
     fn start(me: Me, progress: Arc<Mutex<Progress>>) -> Option<Heart> {
@@ -457,13 +470,16 @@ impl Heart {
                 let _ = beat.send(datagram.to_string().as_bytes());
             };
             send("hello", 0, 0.0);
+            // At odd moments: beats in step with the training would always see the same.
+            let phase = |n: u64| (f64::from(std::process::id()) + n as f64) * Heart::GOLDEN % 1.0;
             for n in 1.. {
                 let slept = Instant::now();
-                if stopped.recv_timeout(Heart::PERIOD) != Err(RecvTimeoutError::Timeout) {
+                let wait = Heart::PERIOD.mul_f64(1.0 + Heart::JITTER * (phase(n) - phase(n - 1)));
+                if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
                     send("bye", n, 0.0);
                     return;
                 }
-                send("beat", n, slept.elapsed().saturating_sub(Heart::PERIOD).as_secs_f64());
+                send("beat", n, slept.elapsed().saturating_sub(wait).as_secs_f64());
             }
         };
         let thread = thread::Builder::new().name("heart".into()).spawn(work).ok()?;
@@ -500,6 +516,7 @@ fn datagram(me: Me, progress: &Progress, kind: &str, n: u64, late: f64) -> serde
         "restart_count": me.restart_count,
         "step": progress.step,
         "step_at": progress.step_at,
+        "step_seq": progress.step_seq,
         "step_source": progress.step.map(|_| "log"),
         "late": late,
         "groups": if progress.met { vec![group] } else { Vec::new() },

@@ -78,6 +78,8 @@ pub(crate) enum Action {
     Restart,
     /// Send a signal to the selected rank.
     Signal,
+    /// Read the stacks of all ranks, or of the one that is shown alone.
+    Stacks,
     /// Keep the zombie watchdog from acting.
     KeepZombies,
     /// Mouse on or off.
@@ -110,6 +112,8 @@ pub(crate) enum View {
     Timeline,
     /// What happened.
     Events,
+    /// Where the ranks are in their code; comes and goes with its key, and has no tab.
+    Stacks,
     /// Runs in W&B.
     Runs,
 }
@@ -145,6 +149,7 @@ impl View {
             View::Logs => "logs",
             View::Timeline => "timeline",
             View::Events => "events",
+            View::Stacks => "stacks",
             View::Runs => "W&B",
         }
     }
@@ -233,6 +238,7 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Everywhere, &["Enter"], Action::Enter, "into the selected"),
     key(Everywhere, &["Esc", "Backspace"], Action::Back, "out of it"),
     key(Everywhere, &["L"], Action::MergedLog, "log of all ranks, merged"),
+    key(Everywhere, &["s"], Action::Stacks, "stacks: where the ranks are in their code"),
     key(Everywhere, &["y"], Action::Yank, "copy the selected line (OSC 52)"),
     key(Everywhere, &["M"], Action::Mouse, "mouse on or off"),
     key(Everywhere, &["C"], Action::Theme, "next theme"),

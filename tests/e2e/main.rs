@@ -8,6 +8,7 @@ mod wandb_server;
 
 mod adopt;
 mod causes;
+mod forensic;
 mod gpu;
 mod input;
 mod orphans;
@@ -15,6 +16,7 @@ mod ranks;
 mod restarts;
 mod storage;
 mod terminal;
+mod verdicts;
 mod viewers;
 mod wandb;
 mod wandb_script;

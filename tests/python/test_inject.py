@@ -193,6 +193,53 @@ class UnderTorchrun(InjectTest):
             self.assertEqual([own[0]["kind"], own[-1]["kind"]], ["hello", "bye"])
             self.assertEqual([datagram["n"] for datagram in own], list(range(len(own))))
 
+    def test_a_rank_answers_questions_and_serves_its_recorder_though_a_forked_child_ends(self):
+        script = self.file("train.py", """
+            import os, sys, time
+            import torch, torch.distributed as dist
+            def train_step(): dist.all_reduce(torch.ones(1))
+            dist.init_process_group("gloo")
+            dist.all_reduce(torch.ones(1))
+            if os.environ["RANK"] == "1":
+                while not os.path.exists(os.environ["BEAT"] + f".srv.{os.getpid()}"): time.sleep(0.02)
+                if os.fork() == 0: sys.exit(0)  # collects all objects, the server's too
+                os.wait()
+                while not os.path.exists(os.environ["STOP"]): time.sleep(0.02)
+            train_step()
+        """)
+        job = self.torchrun(script, BEAT=self.beats.path)
+        seen = self.beats.wait_for("both ranks", lambda all: (found := {
+            beat["rank"]: beat["pid"] for beat in all if beat["groups"]}) and len(found) == 2 and found)
+
+        def ask(pid, word):
+            answer = self.dir / "answer"
+            ask = pathlib.Path(f"{self.beats.path}.ask.{pid}")
+            (self.dir / "asking").write_text(f"{word}\n{answer}\n")
+            os.rename(self.dir / "asking", ask)
+            until = time.monotonic() + TIMEOUT
+            while not answer.exists():
+                self.assertLess(time.monotonic(), until, f"no answer to {word}")
+                time.sleep(0.02)
+            text = answer.read_text()
+            answer.unlink()
+            self.assertFalse(ask.exists())
+            return json.loads(text)
+
+        main, = [thread for thread in ask(seen[0], "stacks")["threads"] if thread["is_main"]]
+        self.assertIn("train_step", [frame["name"] for frame in main["frames"]])
+        flight = ask(seen[0], "flight")
+        self.assertEqual(flight["groups"]["0"], {"name": "0", "desc": "default_pg", "ranks": [0, 1]})
+        self.assertEqual(flight["dumps"][0]["entries"][-1]["profiling_name"], "gloo:all_reduce")
+        for pid in seen.values():
+            with socket.socket(socket.AF_UNIX) as server:
+                server.settimeout(TIMEOUT)
+                server.connect(f"{self.beats.path}.srv.{pid}")
+                server.sendall(b"POST /handler/ping HTTP/1.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                self.assertIn(b"200 OK", server.recv(1000))
+        self.stop.touch()
+        code, _, err = self.finish(job)
+        self.assertEqual(code, 0, err)
+
     def test_a_collective_that_one_rank_does_not_join_ends_after_the_timeout_set(self):
         job = self.torchrun(SCRIPTS / "hang.py", "--step=2", ELASTICTOP_COLLECTIVE_TIMEOUT_SEC="2")
         code, _, err = self.finish(job)
@@ -397,6 +444,64 @@ class InOneProcess(InjectTest):
         self.addCleanup(successor.close)
         [beat, *_] = successor.wait_for("beat", lambda seen: list(seen))
         self.assertEqual((beat["kind"], beat["pid"]), ("beat", process.pid))
+
+    def order(self, process, fault, seconds=0.2, at=None, pid=None, mode=0o600):
+        new = self.dir / "drill.new"
+        new.write_text(json.dumps({"fault": fault, "seconds": seconds, "pid": pid or process.pid, "at": at or time.time()}))
+        new.chmod(mode)
+        new.rename(self.dir / "drill.json")
+
+    def drilled(self, outcome, *orders, **env):
+        """Gives what a rank that goes round and round says at its end, and whether it took the orders."""
+        script = self.file("round.py", """
+            import os
+            rounds = 0
+            try:
+                while not os.path.exists(os.environ["STOP"]):
+                    rounds += 1
+            except MemoryError:
+                print("out of memory")
+        """)
+        process = self.start(self.shim, sys.executable, script, **env)
+        self.beats.wait_for("a beat", lambda seen: len(seen) > 1)
+        for order in orders:
+            self.order(process, **order)
+            due = time.monotonic() + TIMEOUT
+            while not (self.dir / outcome).exists():
+                self.assertLess(time.monotonic(), due, os.listdir(self.dir))
+                time.sleep(0.02)
+            (self.dir / outcome).unlink()
+        before = len(self.beats.seen)
+        if process.poll() is None and orders[-1]["fault"] != "oom":
+            self.beats.wait_for("beats after the fault", lambda seen: len(seen) > before + 1)
+            self.stop.touch()
+        return self.finish(process)
+
+    def test_faults_are_made_on_order_and_end_by_themselves(self):
+        faults = [{"fault": fault} for fault in ("hang", "busy", "read", "gil")]
+        self.assertEqual(self.drilled("drill.taken.json", *faults), (0, "", ""))
+
+    def test_the_fault_for_memory_is_the_error_alone(self):
+        self.assertEqual(self.drilled("drill.taken.json", {"fault": "oom"}), (0, "out of memory\n", ""))
+
+    def test_orders_that_are_old_of_others_or_unknown_are_refused(self):
+        bad = [{"fault": "hang", "at": time.time() - 60}, {"fault": "hang", "pid": 1}, {"fault": "format the disk"},
+               {"fault": "hang", "mode": 0o666}]
+        self.assertEqual(self.drilled("drill.refused.json", *bad), (0, "", ""))
+
+    def test_drills_can_be_forbidden(self):
+        self.assertEqual(self.drilled("drill.refused.json", {"fault": "hang"}, ELASTICTOP_DRILL="0"), (0, "", ""))
+
+    def test_a_loss_that_is_no_number_is_told(self):
+        code, _, err = self.as_rank("""
+            import elastictop, os, time
+            elastictop.log({"loss": 0.5, "lr": float("inf")}, step=1)
+            elastictop.log({"loss": float("nan")}, step=2)
+            elastictop.log({"train_loss": float("inf"), "note": "x"}, step=3)
+            elastictop.log({"lr": 0.1}, step=4)
+        """)
+        self.assertEqual((code, err), (0, ""))
+        self.assertEqual(self.beats.settle()[-1]["nan"], {"key": "train_loss", "step": 3, "rows": 2})
 
     def test_a_process_that_is_no_rank_imports_next_to_nothing(self):
         code, out, _ = self.finish(self.start(sys.executable, "-c", "import sys; print(*sorted(sys.modules))",

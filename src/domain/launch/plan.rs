@@ -168,6 +168,9 @@ impl Draft<'_> {
         if self.request.is_on("virtual-local-rank") {
             argv.push("--virtual-local-rank".into());
         }
+        if self.request.env.get("ELASTICTOP_DRILL").is_some_and(|drill| drill == "zombie") {
+            argv.push("--deadlock".into());
+        }
         argv.extend(["--shim".into(), self.facts.elastictop.clone(), "--".into()]);
         argv.extend(self.rank_program());
         argv.extend(self.request.args.iter().cloned());

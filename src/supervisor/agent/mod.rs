@@ -65,6 +65,9 @@ pub struct Args {
     /// Give each rank one GPU and LOCAL_RANK 0.
     #[arg(long)]
     pub virtual_local_rank: bool,
+    /// For drills: do not see that ranks die, as an agent in the zombie deadlock, until a signal comes.
+    #[arg(long, hide = true)]
+    pub deadlock: bool,
     /// What each rank runs.
     #[arg(last = true, required = true, value_name = "PROG ARGS")]
     pub command: Vec<OsString>,

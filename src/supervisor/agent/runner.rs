@@ -72,6 +72,7 @@ pub async fn run(args: Args) -> Result<Outcome> {
         let deadline = group.deadline().map(|at| runner.began + at);
         let input = tokio::select! {
             received = signals.next() => match received {
+                Received::Child if runner.args.deadlock => None,
                 Received::Child => runner.reap(),
                 Received::Ending(number) => {
                     report::log('W', &format!("Received {number} death signal, shutting down workers"));
@@ -85,7 +86,13 @@ pub async fn run(args: Args) -> Result<Outcome> {
             }
         };
         if let Some(input) = input {
+            let is_signal = matches!(input, Input::Signal(_));
             group.handle(runner.began.elapsed(), input, &mut effects);
+            if is_signal && std::mem::take(&mut runner.args.deadlock) {
+                // A real agent's lock is interrupted by the signal, too.
+                let ends = runner.reap();
+                ends.into_iter().for_each(|ends| group.handle(runner.began.elapsed(), ends, &mut effects));
+            }
         }
     }
 }

@@ -74,6 +74,7 @@ pub struct Core {
     verdict: Verdict,
     /// Why elastictop itself ends the job.
     gave_up: Option<String>,
+    dumping: judge::Dumping,
     deadlock: Option<Stamp>,
     ending: Ending,
     /// The agent has begun to end the ranks of this group.
@@ -183,6 +184,7 @@ impl Core {
             zombies: Zombies::new(Duration::from_millis(rules.monitor_interval_ms)),
             verdict: Verdict::new(rules.policy, 0),
             gave_up: None,
+            dumping: judge::Dumping::No,
             deadlock: None,
             ending: Ending::default(),
             teardown_seen: false,
@@ -285,6 +287,10 @@ impl Core {
             Input::Asked(asker, command) => self.asked(now, asker, command, out),
             Input::Signalled { asker, command, sent, error } => {
                 self.signalled(now, asker, command, &sent, error, out);
+            }
+            Input::Dumped(text) => self.dumped(now, text, out),
+            Input::StacksTaken { asker, command, summary } => {
+                self.answer(now, asker, command, Outcome::Done(summary), out);
             }
             Input::Drilled { asker, command, error } => self.drilled(now, asker, command, error, out),
             // Comes every second, and concerns neither the job's state nor its end.
@@ -534,6 +540,7 @@ impl Core {
             }
             Input::Asked(Asker { reply: Some(to), .. }, _)
             | Input::Signalled { asker: Asker { reply: Some(to), .. }, .. }
+            | Input::StacksTaken { asker: Asker { reply: Some(to), .. }, .. }
             | Input::LeftoverSignalled { asker: Asker { reply: Some(to), .. }, .. } => {
                 (to, Outcome::Refused("the job is over".into()))
             }

@@ -9,6 +9,7 @@ mod overview;
 mod prompt;
 mod remember;
 mod runs;
+mod stacks;
 
 use std::collections::BTreeMap;
 
@@ -140,6 +141,7 @@ pub struct App {
     pub(crate) prompt: Option<Prompt>,
     /// First line of the help that is shown, while it is.
     pub(crate) help: Option<usize>,
+    pub(crate) stacks: stacks::Taken,
     pub(crate) toast: Option<Toast>,
     pub(crate) theme: Theme,
     pub(crate) glyphs: Glyphs,
@@ -189,6 +191,7 @@ impl App {
             dialog: None,
             prompt: None,
             help: None,
+            stacks: stacks::Taken::default(),
             toast: None,
             theme: options.theme.at(options.color),
             glyphs: GlyphSet::of(options.ascii),
@@ -300,6 +303,7 @@ impl App {
                     self.say(role, text);
                 }
             }
+            ToViewer::Stacks { stacks, .. } => self.show_stacks(stacks),
             ToViewer::Bye { text } => self.say(Role::Info, text),
             ToViewer::Unknown => {}
         }
@@ -345,7 +349,7 @@ impl App {
             View::Overview => Scope::Ranks,
             View::Logs => Scope::Logs,
             View::Runs => Scope::Runs,
-            View::Timeline | View::Events => Scope::Everywhere,
+            View::Timeline | View::Events | View::Stacks => Scope::Everywhere,
         }
     }
 

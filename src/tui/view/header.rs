@@ -226,6 +226,13 @@ fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
             (&[Action::Help], "help"),
             (&[Action::Detach], "detach"),
         ],
+        View::Stacks => &[
+            (&[Action::Stacks], "again"),
+            (SELECT, "scroll"),
+            (&[Action::Back], "back"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
+        ],
         View::Runs if app.runs.preview.is_some() => &[
             (&[Action::NextRunMode], "run mode"),
             (&[Action::NextRankScope], "rank scope"),

@@ -14,9 +14,11 @@ mod rank;
 mod ranks;
 mod runs;
 mod spread;
+mod stacks;
 mod strip;
 mod suspects;
 mod timeline;
+mod verdict;
 
 use ratatui::{Frame, buffer::Buffer, layout::Rect};
 
@@ -30,6 +32,11 @@ use super::{
     theme::Role,
 };
 use crate::domain::fleet::RankId;
+
+/// How many lines the stacks have at this size.
+pub(crate) fn stacks_length(app: &App, size: (u16, u16)) -> usize {
+    stacks::length(app, size.0)
+}
 
 /// Draws the job screen.
 pub fn draw(app: &App, frame: &mut Frame) {
@@ -53,6 +60,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
         View::Logs => logs::draw(app, &mut pen, plan.body),
         View::Timeline => timeline::draw(app, &mut pen, plan.body),
         View::Events => events::draw(app, &mut pen, plan.body),
+        View::Stacks => stacks::draw(app, &mut pen, plan.body),
         View::Runs => runs::draw(app, &mut pen, plan.body),
     }
     if app.is_stale() {

@@ -2,9 +2,9 @@
 
 use ratatui::layout::Rect;
 
-use super::{Pen, logs, pen::Piece};
+use super::{Pen, logs, pen::Piece, verdict};
 use crate::{
-    domain::{event::Fact, fleet::STALE_BEAT, state::Rank, time::human},
+    domain::{event::Fact, state::Rank, time::human},
     tui::{
         app::{App, Tab},
         text,
@@ -194,8 +194,8 @@ fn condition(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
     }
     let beat = match rank.beat_at {
         None => ("n/a".into(), Role::Dim),
-        Some(at) if !gone && app.now.since(at) >= STALE_BEAT => (format!("{} ago", ago(at)), Role::Stale),
-        Some(at) => (format!("{} ago", ago(at)), Role::Text),
+        Some(at) if gone => (format!("{} ago", ago(at)), Role::Text),
+        Some(at) => (format!("{} ago", ago(at)), verdict::beat_role(app.now.since(at), Role::Text)),
     };
     let step = rank.step.map(|step| match rank.step_at {
         Some(at) => format!("{step}, {} ago", ago(at)),
@@ -210,5 +210,6 @@ fn condition(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
         ("lines", known(Some(rank.lines.to_string()))),
         ("started", known(Some(words::clock(rank.started_at, app.now, app.offset_s)))),
     ]);
+    facts.extend(verdict::facts(app, rank));
     facts
 }

@@ -2,10 +2,10 @@
 
 use ratatui::layout::Rect;
 
-use super::{Pen, first_shown};
+use super::{Pen, first_shown, verdict};
 use crate::{
     domain::{
-        fleet::{RankId, RankRow, STALE_BEAT},
+        fleet::{RankId, RankRow},
         rank::RankState,
         state::Rank,
         suspicion::SUSPECT,
@@ -172,8 +172,7 @@ fn cell(app: &App, shown: &RankRow, rank: &Rank, column: Column, narrow: bool) -
             None => ("-".into(), Role::Dim),
             Some(at) => {
                 let age = app.now.since(at);
-                let stale = age >= STALE_BEAT;
-                (short_age(age), if stale { Role::Stale } else { Role::Dim })
+                (short_age(age), verdict::beat_role(age, Role::Dim))
             }
         },
         Column::Last => last(app, shown, rank),
@@ -209,6 +208,9 @@ fn last(app: &App, shown: &RankRow, rank: &Rank) -> (String, Role) {
     }
     let since = human(app.now.since(rank.state_since));
     let look = words::rank_state(rank, app.glyphs);
+    if let Some(doing) = verdict::doing(app, rank) {
+        return (doing, look.role);
+    }
     match &rank.detail {
         Some(detail) => (format!("{detail}, {since}"), look.role),
         None => (format!("for {since}"), look.role),

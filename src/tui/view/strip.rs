@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ratatui::layout::Rect;
 
-use super::{Pen, pen::Piece};
+use super::{Pen, pen::Piece, verdict};
 use crate::{
     domain::{alert::Alert, rank::JobState, time::human},
     tui::{app::App, text, theme::Role, words},
@@ -98,6 +98,9 @@ fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> 
         return vec![head];
     }
     let mut lines = wrapped_head(head, width);
+    if form != Form::Line && verdict::is_about_waiting(alert.kind) {
+        lines.extend(verdict::gatherings(app, width));
+    }
     if form == Form::Full {
         lines.extend(evidence(app, &alert.evidence, width));
     }

@@ -34,6 +34,7 @@ use std::{
 use tokio::sync::{Notify, mpsc, watch};
 
 pub use cursor::Cursor;
+pub use source::rows_in;
 
 use super::{client::Client, tree};
 use crate::domain::forward::{RunProgress, retry::Backoff};
