@@ -9,10 +9,10 @@
 //! | [`cli`] | the command line: one file for each family of commands | all |
 //! | [`domain`] | vocabulary and decisions, pure: ids, events, the state, the machines, the launch plan, sentences | nothing of the crate |
 //! | [`error`] | one error type with hints and exit code | domain |
-//! | [`probe`] | adapters in: `/proc`, cgroups, process descriptors, heartbeats, the GPU count, jobs of others | domain, error |
-//! | [`wandb`] | adapters out to W&B; empty so far | domain, error |
+//! | [`probe`] | adapters in: `/proc`, cgroups, process descriptors, heartbeats, GPUs, flight recorders, stacks, NCCL's RAS, jobs of others | domain, error |
+//! | [`wandb`] | adapters out to W&B: `.wandb` files, what ranks' own SDK writes, credentials, the client, sending | domain, error |
 //! | [`wire`] | frames, messages, sockets, links between viewer and supervisor | domain, error |
-//! | [`supervisor`] | the loop and its core, children, hub, journal, logbook; the shim, the launcher and the trainer | domain, error, probe, wandb, wire |
+//! | [`supervisor`] | the loop and its core, children, hub, journal, logbook, the forwarder of metrics; the shim, the launcher and the trainer | domain, error, probe, wandb, wire |
 //! | [`tui`] | app state and keys, theme, terminal, one file for each view | domain, error, wire |
 //!
 //! `tui` never reaches `supervisor`, `supervisor` never reaches `tui`: what they have in common is an event.
@@ -23,6 +23,7 @@
 //! ```text
 //!  /proc, pidfds ──▶ probe ─┐
 //!  log files ─▶ logbook ────┤            supervisor (the only writer)
+//!  NVML ─▶ thread ─▶ slot ──┤
 //!  heartbeats ──▶ probe ────┼──▶ Input ──▶ Core::handle ──▶ Event ──┬──▶ journal ──▶ events, replay, adoption
 //!  viewers' commands ───────┤                  │                    └──▶ hub ──▶ link ──▶ State::apply ──▶ draw
 //!  time ────────────────────┘                  └──▶ Effect: spawn, signal, reply, keep a log, finish
@@ -33,6 +34,21 @@
 //! * [`domain::state::State::apply`] folds events into the state. Supervisor, viewer, adoption and tests use the same one.
 //! * [`domain::report`] and [`domain::telling`] turn state and events into JSON and sentences.
 //! * A viewer gets a snapshot, then events. It asks for log pages; it never reads the job's files.
+//!
+//! # How metrics reach W&B
+//!
+//! ```text
+//!  files of ranks ─▶ tail ─▶ Row ─▶ Router ─▶ .wandb file of the run ─▶ upload ─▶ W&B
+//!                                      │        and cursor.jsonl
+//!  Core ── plan, deaths, figures ──────┘                                      (supervisor::forward, a thread)
+//! ```
+//!
+//! * [`domain::resolve`] says which rank logs to which run; [`domain::forward::router`] gives each row its run and step.
+//! * Each row is read from a file that its rank wrote and lies in one `.wandb` file. A commit after each batch says how
+//!   long that file is and up to where the sources were read: after a death at any moment both are taken up there.
+//! * Sending reads committed bytes of `.wandb` files alone, with a cursor of its own. The job never waits for it.
+//! * A switch of the plan first routes all that was logged before, then closes runs that are left and opens new ones; the
+//!   viewer that asked is answered after that.
 //!
 //! # Processes of a job
 //!
@@ -53,6 +69,8 @@
 //! * The job runs the `elastictop` in `JOB/bin`, a link to the one that started it: an upgrade does not touch it.
 //! * A rank is a child of the agent that leads a session and has rank variables; [`domain::tree`] has the traps. An
 //!   incarnation is (node, agent pid, rank pid, start time). The agent's restart count is shown, never used as identity.
+//! * The driver of GPUs is only called on threads of its own, which never end a wait: whoever wants figures takes the newest
+//!   answer out of a slot. [`probe::gpu`] asks, [`domain::gpu`] says what the answers mean.
 //! * Signals go through process descriptors, after the start time was compared: never to a recycled pid.
 //!
 //! # How a job is adopted
@@ -88,12 +106,15 @@
 //! | fact | [`domain::event::Fact`], its fold in [`domain::state`], its sentence in [`domain::telling`], the table in the README |
 //! | sign of a failure in a log line | [`domain::evidence`]; how it weighs against others: [`domain::cause`] |
 //! | decision with a time in it | a machine in [`domain`], fed by [`supervisor::core`] |
+//! | figure of a GPU | [`domain::gpu::GpuSample`], its question in `probe/gpu/nvml.rs` (nine calls for a GPU at most), `stub.c` |
 //! | source of numbers | [`probe`], an `Input` of the core, a field in [`domain::sample`] |
+//! | difference between ranks' flight recorders | [`domain::flight::analyse`]; what is taken of ranks: [`supervisor::forensic`] |
 //! | flag of torchrun | `FLAGS` in [`domain::launch`]; what elastictop adds to a job: the plan beside it |
 //! | command | a [`domain::command::Command`], its answer in the core's `ask`, a file in [`cli`], a key in the table of [`tui`] |
 //! | view | a file in `tui/view`, a line in the table of keys |
 //! | setting | a line of the table in `cli/config/registry.rs`, which makes flag, help, file key and check |
-//! | theme | a file in `themes/` and a line in `tui/theme.rs` |
+//! | theme | a file in `themes/` and a line in `tui/theme/store.rs` |
+//! | figure that tells ranks apart | [`domain::suspicion`], its source in [`domain::fleet`] |
 //! | story about real torchrun | `tests/e2e`, with its script in `tests/scripts` |
 //!
 //! # Choices that were open
@@ -107,6 +128,12 @@
 //! * Links are JSON in frames: slower than a binary form, but an old viewer can skip what it does not know.
 //! * Sockets lie in `/tmp/elastictop-UID` unless the user lingers: systemd removes `$XDG_RUNTIME_DIR` at logout, and a
 //!   job must be found after that. Sockets below deep folders are reached through a descriptor of the folder.
+//! * elastictop's own figures (`elastictop/restarts`, `…/heartbeat_age_s`, `…/step_lag` and others) are events of a W&B
+//!   run, as system metrics are: they come by the clock while a rank hangs, and a row of history would take a step from
+//!   the script. Only `elastictop/step`, the script's own step of a row that got another one, is in the history.
+//! * A printed line that is a row is not repeated in W&B's console.
+//! * A row whose step is not above the last one gets the next step, rather than being merged or dropped: after a restart
+//!   from a checkpoint both lives of a step are there.
 //! * Settings are looked up one by one through the layers (`cli::config`), so that no layer resets what it does not
 //!   name. What else a job needs travels with its task; nothing but the command line reads files of settings.
 //! * The plan for W&B is never stored: supervisor, shim, viewer and dry run each resolve it from the same facts. A rank

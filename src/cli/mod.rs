@@ -4,6 +4,7 @@ mod config;
 mod control;
 mod demo;
 mod drill;
+mod forensic;
 mod list;
 mod plain;
 mod plan;
@@ -12,6 +13,7 @@ mod read;
 mod run;
 pub mod run_args;
 mod screen;
+mod sync;
 mod wandb;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -57,6 +59,14 @@ enum Command {
     Events(read::EventsArgs),
     /// Print what the ranks wrote
     Logs(read::LogsArgs),
+    /// Show where ranks are in their Python code, the odd ones first
+    Stacks(forensic::StacksArgs),
+    /// Compare the flight recorders of all ranks: who is missing, or calls something else
+    Diagnose(forensic::DiagnoseArgs),
+    /// Ask NCCL's own health service (RAS) about a job
+    Ras(forensic::RasArgs),
+    /// Put all that is known about a job into one file, without secrets
+    Bundle(forensic::BundleArgs),
     /// End a job
     Stop(control::StopArgs),
     /// Change how a running job's metrics go to W&B
@@ -65,6 +75,8 @@ enum Command {
     Restart(control::RestartArgs),
     /// Send a signal to a rank
     Signal(control::SignalArgs),
+    /// Send to W&B what was kept of a job, or of any run on disk, and is not sent yet
+    Sync(sync::SyncArgs),
     /// Put a fault into a healthy rank, and measure how soon it is told
     Drill(drill::DrillArgs),
     /// Remove what is kept of jobs that are over
@@ -115,10 +127,15 @@ impl Cli {
             Some(Command::Status(args)) => read::status(&args),
             Some(Command::Events(args)) => read::events(&args),
             Some(Command::Logs(args)) => read::logs(&args),
+            Some(Command::Stacks(args)) => forensic::stacks(&args),
+            Some(Command::Diagnose(args)) => forensic::diagnose(&args),
+            Some(Command::Ras(args)) => forensic::ras(&args),
+            Some(Command::Bundle(args)) => forensic::bundle(&args),
             Some(Command::Stop(args)) => control::stop(&args),
             Some(Command::Set(args)) => control::set(&args),
             Some(Command::Restart(args)) => control::restart(&args),
             Some(Command::Signal(args)) => control::signal(&args),
+            Some(Command::Sync(args)) => sync::sync(&args),
             Some(Command::Drill(args)) => drill::drill(&args),
             Some(Command::Rm(args)) => control::rm(&args),
             Some(Command::Completions { shell }) => {

@@ -173,6 +173,18 @@ async fn greet_for_ever(link: &mut Link, watch: bool) -> Result<(State, Option<S
 /// # Errors
 /// It was refused, or the supervisor left before it answered.
 pub async fn carry_out(link: &mut Link, command: Command) -> Result<String> {
+    carry_out_with(link, command, |_| {}).await
+}
+
+/// The same, with what comes before the answer given to `each`.
+///
+/// # Errors
+/// As [`carry_out`].
+pub async fn carry_out_with(
+    link: &mut Link,
+    command: Command,
+    mut each: impl FnMut(ToViewer),
+) -> Result<String> {
     let lost = || Error::environment("the supervisor left before it answered; see elastictop status");
     link.outgoing.send(ToSupervisor::Do { id: 1, command }).await.map_err(|_| lost())?;
     while let Some(message) = link.incoming.recv().await {
@@ -180,7 +192,7 @@ pub async fn carry_out(link: &mut Link, command: Command) -> Result<String> {
             ToViewer::Reply { outcome: Outcome::Done(text), .. } => return Ok(text),
             ToViewer::Reply { outcome: Outcome::Refused(text), .. } => return Err(Error::job(text)),
             ToViewer::Bye { text } => return Err(Error::environment(text)),
-            _ => {}
+            other => each(other),
         }
     }
     Err(lost())

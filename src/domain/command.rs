@@ -6,6 +6,7 @@ use super::{
     drill::Fault,
     id::ProcId,
     resolve::{RankScope, RunMode},
+    stack::Source,
 };
 
 /// A request that changes something.
@@ -46,6 +47,15 @@ pub enum Command {
         /// What that is applied to; `None` leaves it.
         #[serde(default)]
         rank_scope: Option<RankScope>,
+    },
+    /// Read where ranks are in their Python code. Changes nothing; the stacks come before the answer.
+    Stacks {
+        /// Global rank; `None` means all ranks of this node.
+        #[serde(default)]
+        rank: Option<u32>,
+        /// Only this way; `None` means the first that works.
+        #[serde(default)]
+        by: Option<Source>,
     },
     /// End a process that holds GPU memory and belongs to no rank: SIGTERM, and SIGKILL when asked again.
     EndLeftover {

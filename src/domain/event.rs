@@ -257,9 +257,9 @@ pub enum Fact {
     WandbSample {
         /// By run id; those that are not told of stay as they are.
         runs: BTreeMap<String, RunProgress>,
-        /// What ranks logged, by global rank; those that are not told of stay as they are.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        ranks: BTreeMap<u32, RankRows>,
+        /// What all ranks of this node logged.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ranks: Vec<RankRows>,
     },
     /// What GPUs there are, or why nothing is known of them. Told anew when it changes.
     Gpus {

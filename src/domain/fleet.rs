@@ -410,6 +410,9 @@ fn own_score(rank: &RankRow) -> f32 {
 fn row(now: Stamp, node: u32, rank: &Rank, furthest: Option<u64>, frozen: bool) -> RankRow {
     let alive = rank.state.is_alive();
     let lag = rank.step.zip(furthest).map(|(step, furthest)| furthest.saturating_sub(step) as f32);
+    // Who told of groups and stands in none is with the others.
+    let standing = rank.standing.as_ref().map(|standing| standing.behind as f32);
+    let behind = standing.or((!rank.groups.is_empty()).then_some(0.0)).filter(|_| alive);
     RankRow {
         id: RankId { node, local: rank.local_rank },
         rank: rank.place.rank,
@@ -417,7 +420,12 @@ fn row(now: Stamp, node: u32, rank: &Rank, furthest: Option<u64>, frozen: bool) 
         since: rank.state_since,
         // SIGTERM is how the agent ends the peers of a rank that failed.
         ended_well: rank.exit.is_some_and(|exit| exit.is_success() || exit == super::exit::Exit::Signal(15)),
-        figures: Figures { step_lag: lag, cpu_pct: rank.cpu_pct, ..Figures::default() },
+        figures: Figures {
+            step_lag: lag,
+            collective_lag: behind,
+            cpu_pct: rank.cpu_pct,
+            ..Figures::default()
+        },
         step: rank.step,
         rss_bytes: rank.rss_bytes.filter(|_| alive),
         beat_age: rank.beat_at.filter(|_| alive && !frozen).map(|at| now.since(at)),

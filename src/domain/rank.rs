@@ -88,3 +88,41 @@ impl JobState {
         )
     }
 }
+
+/// Numbers of ranks for a sentence: `rank 3`, `ranks 0-6, 9`, `ranks 0, 2, 4, 6, 8, 10 and 20 more`.
+pub fn list(ranks: &[u32]) -> String {
+    const MOST: usize = 6;
+    let mut sorted = ranks.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let mut spans: Vec<(u32, u32)> = Vec::new();
+    for rank in &sorted {
+        match spans.last_mut() {
+            Some((_, last)) if *last + 1 == *rank => *last = *rank,
+            _ => spans.push((*rank, *rank)),
+        }
+    }
+    let hidden: u64 = spans.iter().skip(MOST).map(|(first, last)| u64::from(last - first) + 1).sum();
+    let shown = spans.iter().take(MOST).map(|(first, last)| match last - first {
+        0 => first.to_string(),
+        1 => format!("{first}, {last}"),
+        _ => format!("{first}-{last}"),
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let more = if hidden > 0 { format!(" and {hidden} more") } else { String::new() };
+    format!("rank{} {shown}{more}", if sorted.len() == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::list;
+
+    #[test]
+    fn lists_of_ranks_are_short() {
+        assert_eq!(list(&[3]), "rank 3");
+        assert_eq!(list(&[4, 0, 1, 2, 2, 9, 8]), "ranks 0-2, 4, 8, 9");
+        assert_eq!(list(&(0..4096).collect::<Vec<_>>()), "ranks 0-4095");
+        let even: Vec<_> = (0..20).step_by(2).collect();
+        assert_eq!(list(&even), "ranks 0, 2, 4, 6, 8, 10 and 4 more");
+    }
+}

@@ -1,4 +1,8 @@
-//! Keeping secrets off the screen, the journal and the dry run.
+//! Keeping secrets off the screen, the journal, the dry run and what is handed on.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 /// What is shown in a secret's place.
 pub const HIDDEN: &str = "[hidden]";
@@ -63,6 +67,10 @@ impl Secrets {
         let of_options = differ.map(|word| word.split_once('=').map_or(word, |(_, value)| value));
         let mut values: Vec<_> =
             named.chain(of_options).filter(|value| value.len() >= SHORTEST).map(str::to_owned).collect();
+        // The same as it stands in JSON.
+        let escaped: Vec<_> =
+            values.iter().map(|value| escape(value)).filter(|text| !values.contains(text)).collect();
+        values.extend(escaped);
         // A value that holds another goes first.
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
         values.dedup();
@@ -85,6 +93,43 @@ impl Secrets {
     }
 }
 
+fn escape(value: &str) -> String {
+    let quoted = serde_json::Value::from(value).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// What looks like a secret, whosever it is: keys of well-known services, 40 hexadecimal digits (W&B keys; hashes of
+/// commits look the same), passwords in addresses, and what stands behind a name that tells of one.
+///
+/// For text that leaves the machine after its job's environment is gone: it takes out too much rather than too little.
+pub fn unknown(text: &str) -> String {
+    static KEY: LazyLock<Regex> = LazyLock::new(|| {
+        let keys = [
+            r"[0-9a-fA-F]{40}",
+            r"(?:wandb_v[0-9]+|local)[-_][0-9A-Za-z_-]{20,}",
+            r"hf_[0-9A-Za-z]{20,}",
+            r"sk-[0-9A-Za-z_-]{20,}",
+            r"gh[pousr]_[0-9A-Za-z]{20,}",
+            r"glpat-[0-9A-Za-z_-]{20,}",
+            r"xox[abprs]-[0-9A-Za-z-]{10,}",
+            r"(?:AKIA|ASIA)[0-9A-Z]{16}",
+            r"eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{10,}",
+        ];
+        Regex::new(&keys.join("|")).expect("a pattern that compiles")
+    });
+    static NAMED: LazyLock<Regex> = LazyLock::new(|| {
+        let names = "TOKEN|SECRET|PASSWORD|PASSWD|API[-_]?KEY|ACCESS[-_]KEY|PRIVATE[-_]KEY|CREDENTIAL";
+        let value = r#"(?:\\?"[^"]{4,}|'[^']{4,}|[^\s"',;)}\]]{8,})"#;
+        Regex::new(&format!(r#"(?i)((?:{names})[0-9A-Z_-]*\\?["']?\s*[=:]\s*){value}"#))
+            .expect("a pattern that compiles")
+    });
+    static ADDRESS: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(://[^/\s:@]*:)[^@/\s]+@").expect("a pattern that compiles"));
+    let text = NAMED.replace_all(text, format!("${{1}}{HIDDEN}"));
+    let text = ADDRESS.replace_all(&text, format!("${{1}}{HIDDEN}@"));
+    KEY.replace_all(&text, HIDDEN).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +146,37 @@ mod tests {
             "key [hidden], [hidden] 1 /home/someone"
         );
         assert_eq!(format!("{secrets:?}"), "2 secrets");
+    }
+
+    #[test]
+    fn what_looks_like_a_secret_goes_and_the_rest_stays() {
+        let key = "0123456789abcdef0123456789abcdef01234567";
+        for text in [
+            format!("key is {key}."),
+            format!("WANDB_API_KEY={key}"),
+            r#"{"api_key": "not-so-plain value"}"#.into(),
+            r#"{\"db_password\": \"hunter2hunter2\"}"#.into(),
+            "my_token: abcdefgh".into(),
+            "--hf-token=abcdefgh".into(),
+            "https://me:hunter2@host/x".into(),
+            "hf_abcdefghijklmnopqrstuvwxyz and AKIAABCDEFGHIJKLMNOP".into(),
+        ] {
+            let hidden = unknown(&text);
+            assert!(hidden.contains(HIDDEN), "{text}");
+            for secret in [key, "not-so-plain", "hunter2", "abcdefgh", "AKIAA"] {
+                assert!(!hidden.contains(secret), "{hidden}");
+            }
+        }
+        for text in ["step 12 loss 0.3", "tokens: 512", "max_tokens=4096", "https://host:80/a", "0123abcd"] {
+            assert_eq!(unknown(text), text);
+        }
+    }
+
+    #[test]
+    fn secrets_in_json_go_too() {
+        let secrets = Secrets::new([("MY_SECRET", "a\"b\\c\u{7}defg")], &[]);
+        let json = serde_json::json!({"line": "x a\"b\\c\u{7}defg y"}).to_string();
+        assert_eq!(secrets.hide(json), r#"{"line":"x [hidden] y"}"#);
     }
 
     #[test]

@@ -288,7 +288,7 @@ impl State {
             Fact::WandbSample { runs, ranks } => {
                 self.take_progress(runs);
                 if let Some(wandb) = &mut self.wandb {
-                    wandb.ranks.extend(ranks.iter().map(|(rank, rows)| (*rank, rows.clone())));
+                    wandb.ranks.clone_from(ranks);
                 }
             }
             Fact::Gpus { source, driver, trouble, gpus } => {

@@ -175,6 +175,8 @@ pub fn command(command: &Command) -> String {
         }
         Command::Drill { rank, fault, seconds } => format!("drill {fault} on r{rank} for {seconds} s"),
         Command::KeepZombies => "keep zombies".into(),
+        Command::Stacks { rank: None, .. } => "stacks".into(),
+        Command::Stacks { rank: Some(rank), .. } => format!("stacks of r{rank}"),
         Command::SetWandb { run_mode, rank_scope } => {
             let mode = run_mode.map(|mode| format!("run_mode={mode}"));
             let scope = rank_scope.map(|scope| format!("rank_scope={scope}"));

@@ -5,9 +5,13 @@ pub mod cgroup;
 #[cfg(test)]
 mod fake;
 pub mod finder;
+pub mod flight;
 pub mod gpu;
 pub mod host;
 pub mod proc;
+pub mod rank;
+pub mod ras;
 pub mod scan;
 pub mod signal;
+pub mod stack;
 pub mod suspect;

@@ -304,6 +304,17 @@ pub fn read_env(proc_root: &Path, pid: i32) -> Option<EnvFacts> {
     read_up_to(&process_dir(proc_root, pid).join("environ"), MAX_ENVIRON).ok().map(|bytes| parse_env(&bytes))
 }
 
+/// The whole environment at the last exec, bad bytes replaced. `None` when it may not be read.
+pub fn whole_env(proc_root: &Path, pid: i32) -> Option<Vec<(String, String)>> {
+    let bytes = read_up_to(&process_dir(proc_root, pid).join("environ"), MAX_ENVIRON).ok()?;
+    let entries = bytes.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+    Some(
+        entries
+            .filter_map(|entry| entry.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())))
+            .collect(),
+    )
+}
+
 /// Picks what torchrun sets out of an environment, `NAME=value` ended by zero bytes each.
 pub fn parse_env(bytes: &[u8]) -> EnvFacts {
     let mut env = EnvFacts { bytes: bytes.len(), ..EnvFacts::default() };

@@ -161,8 +161,11 @@ fn supervise() -> Result<()> {
     Ok(())
 }
 
-/// The lock that only one supervisor of a job can hold.
-fn take_lock(roots: &Roots, id: &JobId) -> Result<File> {
+/// The lock that only one supervisor of a job can hold, or who does its work once it is over.
+///
+/// # Errors
+/// Somebody holds it.
+pub fn take_lock(roots: &Roots, id: &JobId) -> Result<File> {
     let path = roots.lock(id);
     let file = File::options()
         .create(true)

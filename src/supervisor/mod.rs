@@ -2,11 +2,13 @@
 
 pub mod agent;
 pub mod aside;
+pub mod bundle;
 pub mod child;
 pub mod clock;
 pub mod core;
 pub mod desk;
 pub mod detach;
+pub mod forensic;
 pub mod forward;
 pub mod gpus;
 pub mod hub;

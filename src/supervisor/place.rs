@@ -171,7 +171,7 @@ impl JobDir {
     pub fn create(&self) -> io::Result<()> {
         let mut builder = fs::DirBuilder::new();
         builder.mode(0o700).create(&self.root)?;
-        [self.logs(), self.ranks(), self.python(), self.root.join("fr"), self.root.join("bin")]
+        [self.logs(), self.ranks(), self.python(), self.flight(), self.root.join("bin")]
             .iter()
             .try_for_each(|dir| builder.create(dir))
     }
@@ -199,6 +199,16 @@ impl JobDir {
     /// One folder for each incarnation of a rank, made by the shim.
     pub fn ranks(&self) -> PathBuf {
         self.root.join("ranks")
+    }
+
+    /// Where torch leaves dumps of its flight recorder: `rank_N`.
+    pub fn flight(&self) -> PathBuf {
+        self.root.join("fr")
+    }
+
+    /// What was taken of the ranks when the job hung: one folder for each time.
+    pub fn dumps(&self) -> PathBuf {
+        self.root.join("dumps")
     }
 
     /// The injected Python files.

@@ -6,6 +6,7 @@ mod gpus;
 mod metrics;
 mod script;
 mod suspects;
+mod work;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -27,6 +28,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
+use self::work::Done;
 use super::{
     child::Spec,
     clock::Clock,
@@ -90,6 +92,8 @@ pub struct Supervisor {
     beat: BeatSocket,
     finder: Option<Finder>,
     deaths: JoinSet<ProcId>,
+    /// What was asked for and takes longer than the loop may wait, each on a thread of its own.
+    work: JoinSet<Done>,
     pidfds: HashMap<ProcId, Arc<OwnedFd>>,
     children: Signal,
     last_sample: Stamp,
@@ -151,6 +155,7 @@ impl Supervisor {
             beat,
             finder: None,
             deaths: JoinSet::new(),
+            work: JoinSet::new(),
             pidfds: HashMap::new(),
             children,
             last_sample: Stamp(0),
@@ -257,6 +262,11 @@ impl Supervisor {
                 Some(died) = self.deaths.join_next(), if !self.deaths.is_empty() => {
                     if let Ok(proc) = died {
                         self.process_died(proc);
+                    }
+                }
+                Some(done) = self.work.join_next(), if !self.work.is_empty() => {
+                    if let Ok(done) = done {
+                        self.work_done(done);
                     }
                 }
                 Ok(message) = self.beat.next() => self.rank_said(message),
@@ -366,6 +376,7 @@ impl Supervisor {
                 }
                 self.handle(Input::Signalled { asker, command, sent, error: failed });
             }
+            Effect::TakeStacks { ranks, by, asker, command } => self.take_stacks(ranks, by, asker, command),
             Effect::SignalLeftover { proc, signal, asker } => {
                 let error = kill::signal(proc, signal).err().map(|error| error.to_string());
                 self.handle(Input::LeftoverSignalled { asker, proc, signal, error });

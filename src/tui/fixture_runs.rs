@@ -90,7 +90,7 @@ pub(crate) fn each_rank() -> Story {
         ),
         ("llama-7b-x3k9-a0".into(), RunProgress { state: RunState::Finished, ..sending(&story, 88, 88) }),
     ]);
-    story.fact(Fact::WandbSample { runs, ranks: Default::default() }).wait(3.0);
+    story.fact(Fact::WandbSample { runs, ranks: Vec::new() }).wait(3.0);
     story
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn offline() -> Story {
     let progress = RunProgress { state: RunState::Local, ..sending(&story, 310, 0) };
     story.fact(Fact::WandbSample {
         runs: BTreeMap::from([("llama-7b-x3k9-a0".into(), progress)]),
-        ranks: Default::default(),
+        ranks: Vec::new(),
     });
     story
 }
@@ -124,6 +124,6 @@ pub(crate) fn many() -> Story {
     let settings = settings(Writer::Elastictop, RunMode::Shared, RankScope::Global, 64, 8);
     story.fact(planned(settings, None));
     let runs = BTreeMap::from([("llama-7b-x3k9-a0".to_owned(), sending(&story, 61_000, 60_990))]);
-    story.fact(Fact::WandbSample { runs, ranks: Default::default() });
+    story.fact(Fact::WandbSample { runs, ranks: Vec::new() });
     story
 }

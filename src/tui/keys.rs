@@ -78,8 +78,12 @@ pub(crate) enum Action {
     Restart,
     /// Send a signal to the selected rank.
     Signal,
+    /// Read the stacks of all ranks, or of the one that is shown alone.
+    Stacks,
     /// Keep the zombie watchdog from acting.
     KeepZombies,
+    /// Processes that hold GPU memory and belong to no rank.
+    Leftovers,
     /// Mouse on or off.
     Mouse,
     /// Next theme.
@@ -110,6 +114,8 @@ pub(crate) enum View {
     Timeline,
     /// What happened.
     Events,
+    /// Where the ranks are in their code; comes and goes with its key, and has no tab.
+    Stacks,
     /// Runs in W&B.
     Runs,
 }
@@ -145,6 +151,7 @@ impl View {
             View::Logs => "logs",
             View::Timeline => "timeline",
             View::Events => "events",
+            View::Stacks => "stacks",
             View::Runs => "W&B",
         }
     }
@@ -233,6 +240,7 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Everywhere, &["Enter"], Action::Enter, "into the selected"),
     key(Everywhere, &["Esc", "Backspace"], Action::Back, "out of it"),
     key(Everywhere, &["L"], Action::MergedLog, "log of all ranks, merged"),
+    key(Everywhere, &["s"], Action::Stacks, "stacks: where the ranks are in their code"),
     key(Everywhere, &["y"], Action::Yank, "copy the selected line (OSC 52)"),
     key(Everywhere, &["M"], Action::Mouse, "mouse on or off"),
     key(Everywhere, &["C"], Action::Theme, "next theme"),
@@ -240,6 +248,7 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Everywhere, &[":"], Action::Palette, "commands by name"),
     change(Everywhere, &["R"], Action::Restart, "restart the group, no restart spent"),
     change(Everywhere, &["K"], Action::KeepZombies, "keep zombies: stop the watchdog"),
+    change(Everywhere, &["X"], Action::Leftovers, "processes left over on GPUs: list and end them"),
     change(Everywhere, &["Q"], Action::Stop, "stop the job"),
     key(Everywhere, &["Ctrl-C"], Action::Interrupt, "says how to leave or stop"),
     key(Ranks, &["l"], Action::RankLog, "log of the selected rank"),

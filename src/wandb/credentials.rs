@@ -1,4 +1,4 @@
-//! Who the user is to W&B: the API key, and what the SDK's own settings file says.
+//! Who the user is to W&B: the API key.
 //!
 //! A key is looked for in `WANDB_API_KEY`, then in the netrc file under the host of the server's address. Without one
 //! nothing is sent. No text that is made here holds a key.
@@ -190,53 +190,6 @@ impl Iterator for Tokens<'_> {
     }
 }
 
-/// What the SDK's own settings file says: below all flags and variables.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SdkSettings {
-    /// The file, for the origin of a value.
-    pub path: PathBuf,
-    /// Entity.
-    pub entity: Option<String>,
-    /// Project.
-    pub project: Option<String>,
-    /// Address of the API.
-    pub base_url: Option<String>,
-}
-
-impl SdkSettings {
-    /// Reads `settings` in `WANDB_CONFIG_DIR` or `~/.config/wandb`; `None` if there is none that can be read.
-    pub fn read(environment: Environment<'_>) -> Option<SdkSettings> {
-        let given = |name| environment(name).filter(|value| !value.is_empty());
-        let folder = given("WANDB_CONFIG_DIR")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(given("HOME")?).join(".config/wandb")))?;
-        let path = folder.join("settings");
-        let text = fs::read_to_string(&path).ok()?;
-        Some(SdkSettings { path, ..SdkSettings::parse(&text) })
-    }
-
-    /// Reads the section `[default]` of the file's text.
-    fn parse(text: &str) -> SdkSettings {
-        let mut settings = SdkSettings::default();
-        let mut is_default = false;
-        for line in text.lines().map(str::trim) {
-            if let Some(section) = line.strip_prefix('[') {
-                is_default = section.trim_end_matches(']').trim() == "default";
-                continue;
-            }
-            let Some((key, value)) = line.split_once(['=', ':']).filter(|_| is_default) else { continue };
-            let value = Some(value.trim().to_owned()).filter(|value| !value.is_empty());
-            match key.trim() {
-                "entity" => settings.entity = value,
-                "project" => settings.project = value,
-                "base_url" => settings.base_url = value,
-                _ => {}
-            }
-        }
-        settings
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -303,15 +256,6 @@ mod tests {
         assert_eq!(of("machine host login u"), None);
         assert_eq!(of("machine host password ''"), None);
         assert_eq!(of("machine"), None);
-    }
-
-    #[test]
-    fn the_settings_file_of_the_sdk_is_read() {
-        let text = "[other]\nentity = no\n[default]\nentity = me\nproject=demo\nbase_url = https://w.org\nmode = x\n";
-        let settings = SdkSettings::parse(text);
-        assert_eq!(settings.entity.as_deref(), Some("me"));
-        assert_eq!(settings.project.as_deref(), Some("demo"));
-        assert_eq!(settings.base_url.as_deref(), Some("https://w.org"));
     }
 
     proptest! {

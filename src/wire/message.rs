@@ -6,6 +6,7 @@ use crate::domain::{
     command::{Command, Outcome},
     event::Event,
     log::{LogPage, LogQuery},
+    stack::Stacks,
     state::State,
     time::Stamp,
 };
@@ -89,6 +90,13 @@ pub enum ToViewer {
         id: u64,
         /// The answer.
         page: LogPage,
+    },
+    /// What [`Command::Stacks`] found; its [`ToViewer::Reply`] follows.
+    Stacks {
+        /// Of the command.
+        id: u64,
+        /// The stacks, folded.
+        stacks: Stacks,
     },
     /// Nothing more will come.
     Bye {

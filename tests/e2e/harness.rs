@@ -27,6 +27,7 @@ const TAIL: usize = 4000;
 const SOURCES: &[&str] = &[
     include_str!("adopt.rs"),
     include_str!("causes.rs"),
+    include_str!("forensic.rs"),
     include_str!("input.rs"),
     include_str!("orphans.rs"),
     include_str!("ranks.rs"),

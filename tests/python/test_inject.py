@@ -193,6 +193,53 @@ class UnderTorchrun(InjectTest):
             self.assertEqual([own[0]["kind"], own[-1]["kind"]], ["hello", "bye"])
             self.assertEqual([datagram["n"] for datagram in own], list(range(len(own))))
 
+    def test_a_rank_answers_questions_and_serves_its_recorder_though_a_forked_child_ends(self):
+        script = self.file("train.py", """
+            import os, sys, time
+            import torch, torch.distributed as dist
+            def train_step(): dist.all_reduce(torch.ones(1))
+            dist.init_process_group("gloo")
+            dist.all_reduce(torch.ones(1))
+            if os.environ["RANK"] == "1":
+                while not os.path.exists(os.environ["BEAT"] + f".srv.{os.getpid()}"): time.sleep(0.02)
+                if os.fork() == 0: sys.exit(0)  # collects all objects, the server's too
+                os.wait()
+                while not os.path.exists(os.environ["STOP"]): time.sleep(0.02)
+            train_step()
+        """)
+        job = self.torchrun(script, BEAT=self.beats.path)
+        seen = self.beats.wait_for("both ranks", lambda all: (found := {
+            beat["rank"]: beat["pid"] for beat in all if beat["groups"]}) and len(found) == 2 and found)
+
+        def ask(pid, word):
+            answer = self.dir / "answer"
+            ask = pathlib.Path(f"{self.beats.path}.ask.{pid}")
+            (self.dir / "asking").write_text(f"{word}\n{answer}\n")
+            os.rename(self.dir / "asking", ask)
+            until = time.monotonic() + TIMEOUT
+            while not answer.exists():
+                self.assertLess(time.monotonic(), until, f"no answer to {word}")
+                time.sleep(0.02)
+            text = answer.read_text()
+            answer.unlink()
+            self.assertFalse(ask.exists())
+            return json.loads(text)
+
+        main, = [thread for thread in ask(seen[0], "stacks")["threads"] if thread["is_main"]]
+        self.assertIn("train_step", [frame["name"] for frame in main["frames"]])
+        flight = ask(seen[0], "flight")
+        self.assertEqual(flight["groups"]["0"], {"name": "0", "desc": "default_pg", "ranks": [0, 1]})
+        self.assertEqual(flight["dumps"][0]["entries"][-1]["profiling_name"], "gloo:all_reduce")
+        for pid in seen.values():
+            with socket.socket(socket.AF_UNIX) as server:
+                server.settimeout(TIMEOUT)
+                server.connect(f"{self.beats.path}.srv.{pid}")
+                server.sendall(b"POST /handler/ping HTTP/1.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                self.assertIn(b"200 OK", server.recv(1000))
+        self.stop.touch()
+        code, _, err = self.finish(job)
+        self.assertEqual(code, 0, err)
+
     def test_a_collective_that_one_rank_does_not_join_ends_after_the_timeout_set(self):
         job = self.torchrun(SCRIPTS / "hang.py", "--step=2", ELASTICTOP_COLLECTIVE_TIMEOUT_SEC="2")
         code, _, err = self.finish(job)

@@ -28,7 +28,10 @@ parser.add_argument("--rank", type=int, default=1)
 parser.add_argument("--step", type=int, default=5)
 parser.add_argument("--step-ms", type=float, default=0, help="length of a step")
 parser.add_argument("--mode", choices=MODES, default="sleep")
+parser.add_argument("--api-key", help="told in the log, where it does not belong")
 args = parser.parse_args()
+if args.api_key:
+    say(f"the key is {args.api_key}")
 
 dist.init_process_group("gloo")
 for step in range(args.step):

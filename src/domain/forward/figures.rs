@@ -3,6 +3,8 @@
 //! They are events of a run, not rows of its history: they come by the clock while a rank hangs or restarts, which is
 //! when they matter, and a row of history would take a step from the script's own rows.
 
+use std::time::Duration;
+
 use super::Source;
 use crate::domain::{
     rank::RankState,
@@ -18,6 +20,9 @@ pub struct Machine {
     /// Memory in bytes.
     pub memory_bytes: u64,
 }
+
+/// Older figures of a GPU are not told again.
+const FRESH: Duration = Duration::from_secs(30);
 
 /// A name without the prefix `system.`, and a value.
 pub type Figure = (String, f64);
@@ -42,6 +47,9 @@ pub fn of_rank(
         let share = |bytes: u64| bytes as f64 / machine.memory_bytes as f64 * 100.0;
         tell("proc.memory.percent", rank.rss_bytes.map(share));
     }
+    if has(Source::System) {
+        of_gpus(state, rank, now, &mut tell);
+    }
     if has(Source::Job) {
         let is_zombie = |rank: &&Rank| rank.state == RankState::Zombie;
         tell("elastictop/restarts", Some(f64::from(state.restarts)));
@@ -59,11 +67,52 @@ pub fn of_rank(
     figures
 }
 
+/// Figures of the GPUs that a rank has; those that no rank has are told with the first rank of the node.
+fn of_gpus(state: &State, rank: &Rank, now: Stamp, tell: &mut impl FnMut(&str, Option<f64>)) {
+    // A driver that hangs has no news.
+    let Some(known) = state.gpus.as_ref().filter(|gpus| gpus.at.is_some_and(|at| now.since(at) < FRESH))
+    else {
+        return;
+    };
+    let is_first = state.ranks.first().is_some_and(|first| first.local_rank == rank.local_rank);
+    let owner =
+        |index: u32| known.ranks.iter().find(|owner| owner.gpus.contains(&index)).map(|o| o.local_rank);
+    for gpu in &known.gpus {
+        let (index, sample) = (gpu.info.index, &gpu.sample);
+        if sample.lost || owner(index).map_or(!is_first, |owner| owner != rank.local_rank) {
+            continue;
+        }
+        let used = sample.mem_used_bytes.map(|bytes| bytes as f64);
+        let share = |part: Option<f64>, all: Option<f64>| Some(part? / all.filter(|all| *all > 0.0)? * 100.0);
+        let watts = |milliwatts: Option<u32>| milliwatts.map(|power| f64::from(power) / 1000.0);
+        let (power, limit) = (watts(sample.power_mw), watts(sample.power_limit_mw));
+        let figures = [
+            ("gpu", sample.util_pct.map(f64::from)),
+            ("memoryAllocated", share(used, sample.mem_total_bytes.map(|bytes| bytes as f64))),
+            ("memoryAllocatedBytes", used),
+            ("temp", sample.temp_c.map(f64::from)),
+            ("powerWatts", power),
+            ("enforcedPowerLimitWatts", limit),
+            ("powerPercent", share(power, limit)),
+            ("smClock", sample.sm_clock_mhz.map(f64::from)),
+            ("memoryClock", sample.mem_clock_mhz.map(f64::from)),
+            ("correctedMemoryErrors", sample.ecc_corrected.map(|errors| errors as f64)),
+            ("uncorrectedMemoryErrors", sample.ecc_uncorrected.map(|errors| errors as f64)),
+        ];
+        figures.into_iter().for_each(|(name, value)| tell(&format!("gpu.{index}.{name}"), value));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::{
         event::{Event, Fact},
+        gpu::{
+            GpuInfo, GpuSample,
+            fold::{Gpu, Gpus},
+            join::{JoinSource, RankGpus},
+        },
         id::ProcId,
         sample::{Place, RankSample},
     };
@@ -114,6 +163,46 @@ mod tests {
                 "elastictop/step_lag 3",
             ]
         );
+    }
+
+    #[test]
+    fn a_gpu_s_figures_go_with_its_rank_and_others_with_the_first() {
+        let mut state = state();
+        let gpu = |index: u32| Gpu {
+            info: GpuInfo { index, ..GpuInfo::default() },
+            sample: GpuSample {
+                index,
+                util_pct: Some(90),
+                mem_used_bytes: Some(1 << 30),
+                mem_total_bytes: Some(4 << 30),
+                power_mw: Some(350_000),
+                power_limit_mw: Some(700_000),
+                ..GpuSample::default()
+            },
+            ..Gpu::default()
+        };
+        let ranks = vec![RankGpus { local_rank: 1, pid: 11, gpus: vec![0], source: JoinSource::LocalRank }];
+        state.gpus =
+            Some(Gpus { at: Some(Stamp(2000)), gpus: vec![gpu(0), gpu(1)], ranks, ..Gpus::default() });
+        let of = |local_rank: usize, at: u64| {
+            let only = |source| source == Source::System;
+            let figures = of_rank(&state, &state.ranks[local_rank], MACHINE, Stamp(at), only);
+            let gpus = figures.into_iter().filter(|(name, _)| name.starts_with("gpu."));
+            gpus.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>()
+        };
+        let expected = |index: u32| {
+            let figures = [
+                "gpu 90",
+                "memoryAllocated 25",
+                "memoryAllocatedBytes 1073741824",
+                "powerWatts 350",
+                "enforcedPowerLimitWatts 700",
+                "powerPercent 50",
+            ];
+            figures.map(|figure| format!("gpu.{index}.{figure}"))
+        };
+        assert_eq!((of(1, 2500), of(0, 2500)), (expected(0).to_vec(), expected(1).to_vec()));
+        assert_eq!(of(0, 60_000), [""; 0], "the driver has not answered for long");
     }
 
     #[test]

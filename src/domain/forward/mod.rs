@@ -159,14 +159,16 @@ pub struct Wandb {
     pub pending: Option<(RunMode, RankScope)>,
     /// How far the runs of this node have come, by run id; runs that left the plan too.
     pub runs: BTreeMap<String, RunProgress>,
-    /// What the ranks of this node logged, by global rank.
+    /// What the ranks of this node logged, in the order of their numbers.
     #[serde(default)]
-    pub ranks: BTreeMap<u32, RankRows>,
+    pub ranks: Vec<RankRows>,
 }
 
 /// What a rank of this node has logged in its newest life, sent or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankRows {
+    /// Global rank.
+    pub rank: u32,
     /// Rows.
     pub rows: u64,
     /// The last of them as the rank wrote it, cut short.

@@ -11,6 +11,7 @@ use crate::domain::{
     event::Fact,
     exit::signal_name,
     id::ProcId,
+    stack::Source,
     time::Stamp,
     verdict, watchdog,
 };
@@ -50,6 +51,7 @@ impl Core {
         match command {
             Command::Stop { now: at_once } => self.asked_to_stop(now, asker, at_once, out),
             Command::Restart => self.asked_to_restart(now, asker, out),
+            Command::Stacks { rank, by } => self.asked_for_stacks(now, asker, rank, by, out),
             Command::Signal { rank, signal } => self.asked_to_signal(now, asker, rank, signal, out),
             Command::Drill { rank, fault, seconds } => {
                 self.asked_to_drill(now, asker, (rank, fault, seconds), out);
@@ -130,17 +132,9 @@ impl Core {
 
     fn asked_to_signal(&mut self, now: Stamp, asker: Asker, rank: Option<u32>, signal: i32, out: &mut Out) {
         let command = Command::Signal { rank, signal };
-        let live = self.crew.iter().filter(|(_, member)| member.is_alive());
-        let ranks: Vec<(u32, ProcId)> = live
-            .filter(|(local, m)| rank.is_none_or(|rank| m.place.rank.unwrap_or(*local) == rank))
-            .map(|(local, m)| (local, m.proc))
-            .collect();
+        let ranks: Vec<_> = self.living(rank).map(|(local, _, proc)| (local, proc)).collect();
         if ranks.is_empty() {
-            let text = match rank {
-                Some(rank) => format!("there is no living rank {rank} on this node"),
-                None => "no rank lives on this node".into(),
-            };
-            return self.refuse(now, asker, command, text, out);
+            return self.refuse(now, asker, command, nobody(rank), out);
         }
         self.verdict.handle(now, verdict::Input::Meddled, &mut Vec::new());
         for (local_rank, _) in &ranks {
@@ -148,6 +142,30 @@ impl Core {
             self.ledger.note(now, clue);
         }
         out.effects.push(Effect::SignalRanks { ranks, signal, asker, command });
+    }
+
+    fn asked_for_stacks(
+        &mut self,
+        now: Stamp,
+        asker: Asker,
+        rank: Option<u32>,
+        by: Option<Source>,
+        out: &mut Out,
+    ) {
+        let command = Command::Stacks { rank, by };
+        let ranks: Vec<_> = self.living(rank).map(|(_, number, proc)| (number, proc)).collect();
+        if ranks.is_empty() {
+            return self.refuse(now, asker, command, nobody(rank), out);
+        }
+        out.effects.push(Effect::TakeStacks { ranks, by, asker, command });
+    }
+
+    /// Position, global rank and process of the living ranks, or of the one with this global rank. The position stands
+    /// in for a global rank that is not known.
+    fn living(&self, rank: Option<u32>) -> impl Iterator<Item = (u32, u32, ProcId)> {
+        let live = self.crew.iter().filter(|(_, member)| member.is_alive());
+        let numbered = live.map(|(local, member)| (local, member.place.rank.unwrap_or(local), member.proc));
+        numbered.filter(move |(_, number, _)| rank.is_none_or(|rank| *number == rank))
     }
 
     pub(super) fn signalled(
@@ -264,5 +282,13 @@ impl Core {
         if let Some(to) = asker.reply {
             out.effects.push(Effect::Reply { to, outcome });
         }
+    }
+}
+
+/// Why a command that concerns living ranks cannot be carried out.
+fn nobody(rank: Option<u32>) -> String {
+    match rank {
+        Some(rank) => format!("there is no living rank {rank} on this node"),
+        None => "no rank lives on this node".into(),
     }
 }

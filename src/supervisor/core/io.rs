@@ -18,6 +18,7 @@ use crate::{
         gpu::{Reading, XidSeen, join::RankFacts},
         id::ProcId,
         sample::Sighting,
+        stack::Source,
         time::Stamp,
         verdict::{Doing, Policy},
     },
@@ -145,6 +146,17 @@ pub enum Input {
         /// Why others did not.
         error: Option<String>,
     },
+    /// What [`Effect::Dump`] asked for was written, or not: in a sentence.
+    Dumped(String),
+    /// The stacks that somebody wanted were read and sent.
+    StacksTaken {
+        /// Who asked.
+        asker: Asker,
+        /// What for.
+        command: Command,
+        /// What they show, in one sentence.
+        summary: String,
+    },
     /// A rank was told to make a fault, or could not be told.
     Drilled {
         /// Who asked.
@@ -217,6 +229,17 @@ pub enum Effect {
         ranks: Vec<(u32, ProcId)>,
         /// Signal number.
         signal: i32,
+        /// Who asked.
+        asker: Asker,
+        /// What for.
+        command: Command,
+    },
+    /// Read stacks because somebody asked, send them, then tell by [`Input::StacksTaken`].
+    TakeStacks {
+        /// Global rank, or the position where that is not known, and process of each.
+        ranks: Vec<(u32, ProcId)>,
+        /// Only this way.
+        by: Option<Source>,
         /// Who asked.
         asker: Asker,
         /// What for.

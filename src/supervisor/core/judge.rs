@@ -81,6 +81,7 @@ impl Core {
                 Output::Examine(locals) => self.examine(&locals, out),
                 Output::Dump { text } => {
                     if self.read_only().is_none() {
+                        self.dumping = Dumping::Now;
                         out.effects.push(Effect::Dump { text });
                     }
                 }
@@ -103,8 +104,20 @@ impl Core {
         }
     }
 
+    pub(super) fn dumped(&mut self, now: Stamp, text: String, out: &mut Out) {
+        self.emit(now, Fact::Note { text }, out);
+        if let Dumping::ThenRestart { text } = std::mem::take(&mut self.dumping) {
+            self.restart_for(now, &text, out);
+        }
+    }
+
     fn restart_for(&mut self, now: Stamp, text: &str, out: &mut Out) {
         if self.goal.is_ending() || self.read_only().is_some() {
+            return;
+        }
+        if self.dumping != Dumping::No {
+            // Ranks that are being ended tell nothing any more.
+            self.dumping = Dumping::ThenRestart { text: text.to_owned() };
             return;
         }
         let text = format!("elastictop restarts the group because of --on-stall restart: {text}");
@@ -134,6 +147,21 @@ impl Core {
         let hint = Some("what stands in its way is at that step: look at its data and code".into());
         Some(Cause { rank, kind, text, evidence, hint })
     }
+}
+
+/// Whether the ranks are being looked at because the job hangs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Dumping {
+    /// They are not.
+    #[default]
+    No,
+    /// They are; it takes seconds at most.
+    Now,
+    /// They are, and the group is to be started anew after that.
+    ThenRestart {
+        /// Why.
+        text: String,
+    },
 }
 
 impl Input {

@@ -12,6 +12,7 @@ mod hear;
 mod io;
 mod judge;
 mod outcome;
+mod storage;
 mod wandb;
 
 use std::time::Duration;
@@ -74,6 +75,7 @@ pub struct Core {
     verdict: Verdict,
     /// Why elastictop itself ends the job.
     gave_up: Option<String>,
+    dumping: judge::Dumping,
     deadlock: Option<Stamp>,
     ending: Ending,
     /// The agent has begun to end the ranks of this group.
@@ -183,6 +185,7 @@ impl Core {
             zombies: Zombies::new(Duration::from_millis(rules.monitor_interval_ms)),
             verdict: Verdict::new(rules.policy, 0),
             gave_up: None,
+            dumping: judge::Dumping::No,
             deadlock: None,
             ending: Ending::default(),
             teardown_seen: false,
@@ -285,6 +288,10 @@ impl Core {
             Input::Asked(asker, command) => self.asked(now, asker, command, out),
             Input::Signalled { asker, command, sent, error } => {
                 self.signalled(now, asker, command, &sent, error, out);
+            }
+            Input::Dumped(text) => self.dumped(now, text, out),
+            Input::StacksTaken { asker, command, summary } => {
+                self.answer(now, asker, command, Outcome::Done(summary), out);
             }
             Input::Drilled { asker, command, error } => self.drilled(now, asker, command, error, out),
             // Comes every second, and concerns neither the job's state nor its end.
@@ -500,32 +507,6 @@ impl Core {
         }
     }
 
-    fn storage(&mut self, now: Stamp, error: Option<String>, lost: u64, out: &mut Out) {
-        let raised = self.state.alerts.iter().any(|alert| alert.kind == AlertKind::Storage);
-        match error {
-            Some(error) if !raised => {
-                let alert = Alert {
-                    kind: AlertKind::Storage,
-                    local_rank: None,
-                    since: now,
-                    text: format!("{error}; the job goes on"),
-                    evidence: vec!["what happens now is shown, but may be missing after the job ends".into()],
-                    acts_at: None,
-                };
-                self.emit(now, Fact::AlertRaised { alert }, out);
-            }
-            None if raised => {
-                self.emit(now, Fact::AlertCleared { alert_kind: AlertKind::Storage, local_rank: None }, out);
-            }
-            _ => {}
-        }
-        if lost > self.lost_told && self.state.alerts.iter().all(|alert| alert.kind != AlertKind::Storage) {
-            let text = format!("{} records could not be kept on disk", lost - self.lost_told);
-            self.lost_told = lost;
-            self.emit(now, Fact::Note { text }, out);
-        }
-    }
-
     /// What a job that is over still has to say.
     fn answer_late(input: Input, out: &mut Out) {
         let (to, outcome) = match input {
@@ -534,6 +515,7 @@ impl Core {
             }
             Input::Asked(Asker { reply: Some(to), .. }, _)
             | Input::Signalled { asker: Asker { reply: Some(to), .. }, .. }
+            | Input::StacksTaken { asker: Asker { reply: Some(to), .. }, .. }
             | Input::LeftoverSignalled { asker: Asker { reply: Some(to), .. }, .. } => {
                 (to, Outcome::Refused("the job is over".into()))
             }

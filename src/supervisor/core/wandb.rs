@@ -110,10 +110,14 @@ impl Core {
             }
             Told::Planned(settings) => {
                 let holds = (settings.facts.run_mode, settings.facts.rank_scope);
-                // Plans are carried out in the order in which they were wanted.
+                // Plans are carried out in the order in which they were wanted; who wanted the same waits together.
                 let waiting = &mut self.forwarding.waiting;
-                let done =
-                    waiting.iter().rposition(|(_, _, wanted, _)| *wanted == holds).map_or(0, |at| at + 1);
+                let is_it = |(_, _, wanted, _): &(Asker, Command, Combination, String)| *wanted == holds;
+                let first = waiting.iter().position(is_it).unwrap_or(waiting.len());
+                let done = match waiting[first..].iter().take_while(|one| is_it(one)).count() {
+                    0 => 0,
+                    together => first + together,
+                };
                 for (asker, command, _, text) in waiting.drain(..done).collect::<Vec<_>>() {
                     self.answer(now, asker, command, Outcome::Done(text), out);
                 }

@@ -19,6 +19,8 @@ mod sending;
 mod tail;
 mod worker;
 
+pub use sending::{Left, left};
+
 use std::{
     collections::BTreeMap,
     io,
@@ -77,8 +79,8 @@ pub enum Told {
     Progress {
         /// Runs by id.
         runs: BTreeMap<String, RunProgress>,
-        /// Rows of the ranks of this node, by global rank.
-        ranks: BTreeMap<u32, RankRows>,
+        /// Rows of the ranks of this node.
+        ranks: Vec<RankRows>,
     },
     /// Rows go by these settings now.
     Planned(Box<Settings>),

@@ -2,10 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
 };
 
-use super::cursor::{Cursor, FileMark};
+use super::{
+    cursor::{Cursor, CursorFile, FileMark},
+    worker::LOCAL,
+};
 use crate::{
     domain::forward::{Mode, RunProgress, RunState, Settings, retry::Backoff},
     wandb::{
@@ -145,6 +149,54 @@ impl Sending {
         });
         pressed.collect()
     }
+}
+
+/// What one client of a job has to send, once nobody watches the job any more.
+#[derive(Debug)]
+pub struct Left {
+    /// The run.
+    pub run: String,
+    /// All its files but the newest.
+    pub job: Job,
+    /// The newest.
+    pub newest: PathBuf,
+    /// What is valid of it: the rest was never committed.
+    pub committed: u64,
+}
+
+/// What clients of a job have to send, in the order of their files. Some may be sent already.
+///
+/// # Errors
+/// The job's record of its files cannot be read.
+pub fn left(root: &Path, settings: &Settings) -> io::Result<Vec<Left>> {
+    let (_, committed) = CursorFile::open(root)?;
+    let mut clients: BTreeMap<(&str, bool), Vec<(&String, &FileMark)>> = BTreeMap::new();
+    for (path, mark) in committed.files.iter().filter(|(path, _)| !path.starts_with(LOCAL)) {
+        clients.entry((&mark.run, mark.shared)).or_default().push((path, mark));
+    }
+    let plan = settings.plan().ok();
+    let is_here = |rank| committed.ranks.values().any(|mark| mark.seat.place.rank == Some(rank));
+    let mut all: Vec<_> = clients
+        .into_iter()
+        .filter_map(|((run, shared), mut files)| {
+            files.sort_by_key(|(_, mark)| mark.n);
+            let first = root.join(files.first()?.0);
+            let (newest, mark) = files.pop()?;
+            let planned = plan.iter().flat_map(|plan| &plan.runs).find(|planned| planned.id == run);
+            // As while it was watched: a run that left the plan is done here.
+            let part =
+                planned.is_none_or(|planned| !planned.shared || planned.primary_rank.is_some_and(is_here));
+            let job = Job {
+                segments: files.iter().map(|(path, _)| root.join(path)).collect(),
+                cursor: Job::cursor_of(&first),
+                sharing: shared.then_some(Sharing { primary: part, completes: part }),
+                backoff: Backoff::default(),
+            };
+            Some((mark.n, Left { run: run.to_owned(), job, newest: root.join(newest), committed: mark.len }))
+        })
+        .collect();
+    all.sort_by_key(|(n, _)| *n);
+    Ok(all.into_iter().map(|(_, left)| left).collect())
 }
 
 fn connect(settings: &Settings, of_job: &[(String, String)]) -> Result<Uploads, String> {

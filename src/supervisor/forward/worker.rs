@@ -122,7 +122,7 @@ pub struct Worker {
     /// All of the job is written.
     is_ended: bool,
     is_finished: bool,
-    told_last: Option<(BTreeMap<String, RunProgress>, BTreeMap<u32, RankRows>)>,
+    told_last: Option<(BTreeMap<String, RunProgress>, Vec<RankRows>)>,
 }
 
 impl Worker {
@@ -242,6 +242,10 @@ impl Worker {
 
     /// Takes one line in.
     fn line(&mut self, proc: ProcId, kind: Kind, line: &[u8]) -> Next {
+        let line = match line.iter().take_while(|byte| **byte == 0).count() {
+            0 => line,
+            gone => self.after_hole(proc, line, gone),
+        };
         let sources = &self.task.settings.sources;
         let may_be_row = match kind {
             Kind::Log => sources.has(Source::Log),
@@ -255,6 +259,16 @@ impl Worker {
             Kind::Log => Next::On,
             Kind::Out | Kind::Err => self.console(proc, kind, line),
         }
+    }
+
+    /// A full disk took these bytes for new lines before they were read: how many rows they were, nobody knows.
+    fn after_hole<'a>(&mut self, proc: ProcId, line: &'a [u8], gone: usize) -> &'a [u8] {
+        self.lose(proc, 1);
+        self.tell(Told::Note(format!(
+            "the disk is full: {gone} bytes that process {} had printed were given up before they were forwarded",
+            proc.pid
+        )));
+        &line[gone..]
     }
 
     /// Takes a row in; `None` when the line is none. One of the SDK's has told the summary already.

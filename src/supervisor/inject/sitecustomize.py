@@ -18,6 +18,8 @@ GROUPS_MAX = 64
 DATAGRAM_MAX = 60_000  # bytes; well below the 208 KiB that a socket buffers by default
 TEXT_MAX = 200
 SUN_PATH_MAX = 100  # the kernel's limit is 107
+FRAMES_MAX = 200
+DUMP_MAX = 64 << 20  # bytes; a full flight recorder with 2000 collectives has 1 MiB
 
 
 def is_rank():
@@ -50,6 +52,9 @@ class Rank:
         self.finished = False
         self.stop = _thread.allocate_lock()
         self.stop.acquire()
+        self.main = _thread.get_ident()
+        self.asked = f"{address}.ask.{self.pid}"
+        self.server = None  # whether there is one; None: not tried yet
 
     def start(self):
         self.send("hello")
@@ -77,6 +82,8 @@ class Rank:
             now = monotonic()
             self.send("beat", now - planned)
             base = max(base + PERIOD, now - PERIOD)
+            self.part("worker server", self.serve, None)
+            self.part("answer", self.answer, None)
 
     def finish(self):
         """Ends the thread while the interpreter is whole: later, to take the GIL in C++ code would abort the process."""
@@ -108,15 +115,76 @@ class Rank:
     def deliver(self, data):
         # A new socket each time (10 us): a kept one could be closed by the script, and its number be the script's file.
         with socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK) as sender:
-            if len(os.fsencode(self.address)) <= SUN_PATH_MAX:
-                sender.sendto(data, self.address)
-                return
-            directory, name = os.path.split(self.address)
-            fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-            try:
-                sender.sendto(data, f"/proc/self/fd/{fd}/{name}")
-            finally:
-                os.close(fd)
+            with_short_path(self.address, lambda path: sender.sendto(data, path))
+
+    def serve(self):
+        """Torch's own server for what the rank's C++ parts know: its threads answer when Python cannot any more."""
+        c10d = sys.modules.get("torch.distributed.distributed_c10d")
+        world = getattr(c10d, "_world", None)
+        if self.server is not None or world is None or not world.pg_map:
+            return
+        self.server = False
+        make = getattr(sys.modules.get("torch._C._distributed_c10d"), "_WorkerServer", None)
+        if make is None or os.environ.get("ELASTICTOP_WORKER_SERVER") == "0":
+            return
+        import ctypes
+
+        path = f"{self.address}.srv.{self.pid}"
+        if os.path.exists(path):
+            os.unlink(path)  # of a process that had this number before
+        server = with_short_path(path, make)
+        # Never to be destroyed, here or in a forked child: that would close the listening socket under the server's
+        # thread, which ends the process.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(server))
+        self.server = True
+
+    def answer(self):
+        """Writes what the supervisor asked for by a file: the word in it is what, the name of the answer follows."""
+        try:
+            with open(self.asked, encoding="utf-8") as file:
+                wanted, path = file.read(4096).split("\n")[:2]
+        except OSError:
+            return  # nobody asks: the usual case, 2 us
+        except ValueError:
+            return  # still being written
+        os.unlink(self.asked)
+        text = json.dumps({"stacks": self.stacks, "flight": self.flight}[wanted]())
+        if len(text) > DUMP_MAX:
+            raise ValueError(f"an answer of {len(text)} bytes")
+        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.rename(f"{path}.new", path)
+
+    def stacks(self):
+        """The stacks of all threads but this one, innermost frame first."""
+        threads = []
+        for ident, frame in sys._current_frames().items():
+            if ident == _thread.get_ident():
+                continue
+            frames = []
+            while frame is not None and len(frames) < FRAMES_MAX:
+                code = frame.f_code
+                name = getattr(code, "co_qualname", code.co_name)
+                frames.append({"name": name, "filename": code.co_filename, "line": frame.f_lineno or 0})
+                frame = frame.f_back
+            threads.append({"is_main": ident == self.main, "frames": frames})
+        return {"threads": threads}
+
+    def flight(self):
+        """The flight recorders of all backends that have groups, one dump each, and the members of these groups."""
+        c10d = sys.modules.get("torch.distributed.distributed_c10d")
+        world = getattr(c10d, "_world", None)
+        if world is None:
+            return {"dumps": [], "groups": {}}
+        members, dumps = {}, []
+        for pg, ranks in list(world.pg_group_ranks.items()):
+            name = str(world.pg_names.get(pg, ""))
+            members[name] = {"name": name, "desc": str(getattr(pg, "group_desc", "")), "ranks": sorted(ranks)}
+        for backend in {str(backend) for backend, _ in world.pg_map.values()} | set(self.recorders):
+            for dump in recorder_dumps(backend):
+                dumps.append(json.loads(dump(includeCollectives=True)))
+        return {"dumps": [dump for dump in dumps if dump.get("entries")], "groups": members}
 
     def datagram(self, kind, late):
         self.part("drill", self.drill, None)
@@ -222,6 +290,18 @@ class Rank:
             of_backend = [(pg, name, group) for (pg, name, b), group in zip(groups, told) if b == backend]
             self.part("flight recorder", lambda: recorder.fill_in(of_backend), None)
         return told
+
+
+def with_short_path(path, use):
+    """Calls `use` with a path to the same place that fits into a socket's address."""
+    if len(os.fsencode(path)) <= SUN_PATH_MAX:
+        return use(path)
+    directory, name = os.path.split(path)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return use(f"/proc/self/fd/{fd}/{name}")
+    finally:
+        os.close(fd)
 
 
 class Recorder:

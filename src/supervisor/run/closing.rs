@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Supervisor;
-use crate::probe::signal as kill;
+use crate::probe::{rank, signal as kill};
 use crate::supervisor::core::Input;
 
 /// How long what ranks left behind has to end after SIGTERM.
@@ -65,6 +65,7 @@ impl Supervisor {
         self.write_manifest();
         self.journal.close();
         self.logbook.close();
+        rank::clean_up(self.beat.path());
     }
 
     /// Whoever looks at a job that just ended wants to read its logs.

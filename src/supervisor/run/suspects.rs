@@ -70,7 +70,7 @@ impl Supervisor {
             Ok(()) => format!("what the ranks do was written to {}", path.display()),
             Err(error) => format!("what the ranks do cannot be written to {}: {error}", path.display()),
         };
-        self.handle(Input::Noted(text));
+        self.take_dump(text);
     }
 
     /// Leaves an order in a rank's folder, which only the job's user can enter.

@@ -2,6 +2,7 @@
 
 mod act;
 mod dialog;
+mod gpus;
 mod logs;
 mod navigate;
 mod order;
@@ -9,6 +10,7 @@ mod overview;
 mod prompt;
 mod remember;
 mod runs;
+mod stacks;
 
 use std::collections::BTreeMap;
 
@@ -140,6 +142,7 @@ pub struct App {
     pub(crate) prompt: Option<Prompt>,
     /// First line of the help that is shown, while it is.
     pub(crate) help: Option<usize>,
+    pub(crate) stacks: stacks::Taken,
     pub(crate) toast: Option<Toast>,
     pub(crate) theme: Theme,
     pub(crate) glyphs: Glyphs,
@@ -163,6 +166,8 @@ pub struct App {
     local: Stamp,
     ahead: i64,
     next_id: u64,
+    /// When the last question for bytes over PCIe and NVLink went out.
+    traffic_at: Stamp,
     /// Commands that have no answer yet, in words.
     asked: BTreeMap<u64, String>,
 }
@@ -189,6 +194,7 @@ impl App {
             dialog: None,
             prompt: None,
             help: None,
+            stacks: stacks::Taken::default(),
             toast: None,
             theme: options.theme.at(options.color),
             glyphs: GlyphSet::of(options.ascii),
@@ -209,6 +215,7 @@ impl App {
             local: now,
             ahead: 0,
             next_id: 1,
+            traffic_at: Stamp(0),
             asked: BTreeMap::new(),
         };
         app.take_layout();
@@ -245,6 +252,9 @@ impl App {
                 self.unlinked(text.clone());
                 self.link = LinkState::Gone(text);
             }
+        }
+        if self.detail() && self.node == 0 && self.link == LinkState::Live {
+            self.ask_for_traffic(&mut cmds);
         }
         if self.shows_log() && self.link == LinkState::Live {
             let id = self.next_id;
@@ -300,6 +310,7 @@ impl App {
                     self.say(role, text);
                 }
             }
+            ToViewer::Stacks { stacks, .. } => self.show_stacks(stacks),
             ToViewer::Bye { text } => self.say(Role::Info, text),
             ToViewer::Unknown => {}
         }
@@ -345,7 +356,7 @@ impl App {
             View::Overview => Scope::Ranks,
             View::Logs => Scope::Logs,
             View::Runs => Scope::Runs,
-            View::Timeline | View::Events => Scope::Everywhere,
+            View::Timeline | View::Events | View::Stacks => Scope::Everywhere,
         }
     }
 

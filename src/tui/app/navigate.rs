@@ -129,6 +129,9 @@ impl App {
                 let to = moved(at, by, lanes.len());
                 self.lane = lanes.get(to).filter(|_| to < last).map(|lane| lane.n);
             }
+            View::Stacks => {
+                self.stacks.first = moved(self.stacks.first, by, view::stacks_length(self, self.size));
+            }
             View::Events => {
                 let (lines, at) = self.event_lines();
                 let to = moved(at, by, lines.len());
@@ -156,6 +159,7 @@ impl App {
                 let lane = self.lane.and_then(|n| lanes.iter().find(|lane| lane.n == n)).or(lanes.back());
                 lane.and_then(|lane| lane.cause.as_ref()).map(|cause| cause.text.clone())
             }
+            View::Stacks => self.stacks.stacks.as_ref().map(|stacks| stacks.summary()),
             View::Events => {
                 let (lines, at) = self.event_lines();
                 lines.into_iter().nth(at).map(|line| line.text)

@@ -10,16 +10,22 @@ use ratatui::{
 
 use super::scripts::press;
 use crate::{
-    domain::rank::JobState,
+    domain::{
+        command::Command,
+        rank::JobState,
+        stack::{Frame, RankStack, Source, Thread, fold},
+    },
     tui::{
-        app::{App, Msg},
+        app::{App, Cmd, Msg},
         fixture::{self, Story},
         fixture_runs as runs,
         jobs::{JobRow, Jobs},
+        keys::View,
         text::GlyphSet,
         theme::{ColorDepth, Theme},
         view,
     },
+    wire::message::{ToSupervisor, ToViewer},
 };
 
 const SIZES: [(u16, u16); 4] = [(40, 12), (80, 24), (120, 40), (200, 50)];
@@ -104,6 +110,11 @@ fn scenes() -> Vec<Scene> {
         scene("odd_text", fixture::odd_text, ""),
         scene("rank", fixture::veteran, "j j <Enter>"),
         scene("rank_troubled", fixture::troubled, "j <Enter>"),
+        scene("gpus", fixture::on_gpus, ""),
+        scene("gpus_rank", fixture::on_gpus, "j j j <Enter>"),
+        scene("gpus_rank_tab", fixture::on_gpus, "j j j <Enter> t t t"),
+        scene("gpus_leftovers", fixture::on_gpus, "X j"),
+        scene("gpus_none", fixture::without_gpus, ""),
         scene("logs_merged", fixture::veteran, "L"),
         scene("logs_error", fixture::veteran, "L k e"),
         scene("logs_search", fixture::veteran, "j l / s t e p <Space> 1 2 <Enter> w"),
@@ -162,6 +173,42 @@ fn a_lost_link_is_seen_and_what_is_shown_is_marked_stale() {
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
         insta::assert_snapshot!("reconnecting", picture(&paint(&app, size)));
     });
+}
+
+#[test]
+fn stacks_show_the_odd_rank_first() {
+    let size = (80, 24);
+    let mut app = fixture::app(&fixture::healthy(4), size, None);
+    let cmds = press(&mut app, "s", &[]);
+    let Some(Cmd::Send(ToSupervisor::Do { id, command })) = cmds.first() else { panic!("{cmds:?}") };
+    assert_eq!(*command, Command::Stacks { rank: None, by: None });
+    let frame = |name: &str, file: &str, line| Frame { name: name.into(), file: file.into(), line };
+    let waiting = vec![
+        frame("all_reduce", "/v/torch/distributed/distributed_c10d.py", 3000),
+        frame("train_step", "/home/x/train.py", 30),
+    ];
+    let loading = vec![frame("_read_shard", "/home/x/data.py", 7), frame("<module>", "/home/x/train.py", 50)];
+    let stack = |rank, frames| RankStack {
+        rank,
+        pid: 1,
+        read: Ok((Source::PySpy, vec![Thread { is_main: true, frames, ..Thread::default() }])),
+    };
+    let mut stacks = vec![stack(0, waiting.clone()), stack(1, loading), stack(2, waiting)];
+    stacks.push(RankStack {
+        rank: 3,
+        pid: 1,
+        read: Err("py-spy: not installed (pip install py-spy)".into()),
+    });
+    let told = ToViewer::Stacks { id: *id, stacks: fold(&stacks) };
+    app.update(Msg::Heard(Box::new(told)));
+    app.theme = Theme::unique();
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("stacks", picture(&paint(&app, size)));
+    });
+    app.glyphs = GlyphSet::of(true);
+    assert!(paint(&app, size).content.iter().all(|cell| cell.symbol().is_ascii()));
+    press(&mut app, "G <Esc>", &[]);
+    assert_eq!(app.view, View::Overview);
 }
 
 #[test]

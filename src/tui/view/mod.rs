@@ -1,7 +1,9 @@
 //! What the screen shows: `draw` is a function of the app state and the size, and of nothing else.
 
+mod chart;
 mod dialog;
 mod events;
+pub(crate) mod gpu;
 mod grid;
 mod header;
 mod help;
@@ -14,6 +16,7 @@ mod rank;
 mod ranks;
 mod runs;
 mod spread;
+mod stacks;
 mod strip;
 mod suspects;
 mod timeline;
@@ -31,6 +34,11 @@ use super::{
     theme::Role,
 };
 use crate::domain::fleet::RankId;
+
+/// How many lines the stacks have at this size.
+pub(crate) fn stacks_length(app: &App, size: (u16, u16)) -> usize {
+    stacks::length(app, size.0)
+}
 
 /// Draws the job screen.
 pub fn draw(app: &App, frame: &mut Frame) {
@@ -54,6 +62,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
         View::Logs => logs::draw(app, &mut pen, plan.body),
         View::Timeline => timeline::draw(app, &mut pen, plan.body),
         View::Events => events::draw(app, &mut pen, plan.body),
+        View::Stacks => stacks::draw(app, &mut pen, plan.body),
         View::Runs => runs::draw(app, &mut pen, plan.body),
     }
     if app.is_stale() {

@@ -3,7 +3,7 @@
 use ratatui::layout::Rect;
 
 use super::{
-    Pen, events,
+    Pen, events, gpu,
     grid::{self, Grid, Scale},
     ranks, row, spread, suspects, timeline,
 };
@@ -83,7 +83,7 @@ fn panes(app: &App, body: Rect) -> Panes {
 /// Rows come first.
 fn row_panes(app: &App, body: Rect) -> [Rect; 3] {
     let none = row(body, body.height, 0);
-    let ranks_want = app.overview.rows.len().max(1) as u16 + 1;
+    let ranks_want = app.overview.rows.len().max(1) as u16 + 1 + gpu::lines(app);
     // One row of air, a heading and three events, or nothing.
     let least_below = if body.height >= 10 { 5.max(body.height / 4) } else { 5 };
     if body.height < 8 || (body.height < 10 && ranks_want + least_below > body.height) {
@@ -148,6 +148,7 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
     }
     let x = body.x + wanted.width().clamp(64.min(left.width), left.width) + 3;
     let legend = Rect { width: x - 2 - legend.x, ..legend };
+    let spread = Rect { width: x - 2 - spread.x, ..spread };
     let right = Rect { x, width: body.right().saturating_sub(x), ..body };
     let (above, below) = if rest >= 5 { (top - 1, rest) } else { (body.height, 0) };
     // The suspects have all of the height that the history does not need.

@@ -11,6 +11,10 @@ use crate::{
     tui::{app::App, text, theme::Role, words},
 };
 
+/// With more ranks than this the list is short.
+const MANY: usize = 1024;
+const SHORT_LIST: usize = 6;
+
 /// The list: suspects, or the ranks that the filter lets through.
 pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     if area.is_empty() {
@@ -33,6 +37,8 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
         pen.text(area.x + 1, area.y + 1, area.width.saturating_sub(1), text, Role::Dim);
     }
     let lines = joined(app, &rows);
+    // Of thousands the worst are enough: a long list would change with every look, and cost a thin line much.
+    let room = if fleet.ranks.len() > MANY { room.min(SHORT_LIST) } else { room };
     // The last row tells of those that have no room.
     let shown = if lines.len() > room { room.saturating_sub(1) } else { lines.len() };
     let labels = grid::labels(&fleet.nodes);

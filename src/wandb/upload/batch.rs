@@ -85,13 +85,14 @@ impl Batch {
         }
         self.decide_shift(payload);
         let next = &mut self.next;
-        let is_known = next.history < next.has.history;
+        let is_counted = next.rows < next.known_rows;
+        let is_known = is_counted || next.history < next.has.history;
         let lines = &mut self.body.history;
         match row::take(payload, next.shift, &mut next.last, lines.1.open()) {
             Taken::Row if is_known => {
                 // It is folded, but not sent.
                 *lines = (0, Lines::default());
-                next.history += 1;
+                next.history += u64::from(!is_counted);
                 next.rows += 1;
             }
             Taken::Row => {
@@ -210,6 +211,9 @@ impl Batch {
             self.next.damaged += 1;
             return;
         }
+        if self.next.rows < self.next.known_rows {
+            return;
+        }
         if self.next.events >= self.next.has.events {
             add(&mut self.body.events, self.next.events, &line);
         }
@@ -222,7 +226,8 @@ impl Batch {
     }
 
     fn lines(&mut self, lines: &[console::Line]) {
-        for line in lines {
+        let is_known = self.next.rows < self.next.known_rows;
+        for line in lines.iter().filter(|_| !is_known) {
             if self.next.console >= self.next.has.console {
                 add(&mut self.body.console, self.next.console, &line.wire(self.next.structured));
             }
@@ -245,8 +250,12 @@ fn add(lines: &mut (u64, Lines), offset: u64, line: &str) {
     lines.1.push(line);
 }
 
-/// The row of a number, counted from 1, as a line; `None` if there are fewer.
-pub(super) fn nth_row(source: &mut Source, from: &Cursor, number: u64) -> Option<String> {
+/// The row that `is_it` finds, and how many rows come up to it, itself included; `None` if there is none.
+pub(super) fn rows_up_to(
+    source: &mut Source,
+    from: &Cursor,
+    is_it: impl Fn(&str) -> bool,
+) -> Option<(u64, String)> {
     let (mut seen, mut line, mut last) = (0, Vec::new(), row::Last::default());
     loop {
         match source.next(from).ok()? {
@@ -256,8 +265,9 @@ pub(super) fn nth_row(source: &mut Source, from: &Cursor, number: u64) -> Option
                 line.clear();
                 if row::take(source.payload(), row::Shift::default(), &mut last, &mut line) == Taken::Row {
                     seen += 1;
-                    if seen == number {
-                        return serde_json::from_slice(&line).ok();
+                    let line = serde_json::from_slice::<String>(&line).unwrap_or_default();
+                    if is_it(&line) {
+                        return Some((seen, line));
                     }
                 }
             }

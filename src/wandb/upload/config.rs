@@ -236,7 +236,12 @@ impl About {
 
     /// What W&B keeps for itself in a run's config. Without `t` a run cannot be resumed.
     fn own(&self, writer: &str) -> Value {
-        let or_spoken = |number: &str| self.telemetry.get(number).cloned().unwrap_or_else(|| SPOKEN.into());
+        // Where something else than the SDK wrote the file, its name and version are no version of the SDK.
+        let is_version =
+            |value: &&Value| value.as_str().is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit()));
+        let or_spoken = |number: &str| {
+            self.telemetry.get(number).filter(is_version).cloned().unwrap_or_else(|| SPOKEN.into())
+        };
         let mut telemetry = self.telemetry.clone();
         for number in ["5", "12"] {
             telemetry.insert(number.into(), or_spoken(number));

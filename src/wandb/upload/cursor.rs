@@ -52,6 +52,8 @@ pub struct Cursor {
     pub(super) open: Open,
     /// Lines of these files that the server was found to have, although no cursor says so.
     pub(super) has: Has,
+    /// Rows of these files that are on the server after rows of others: all up to the last of them is there.
+    pub(super) known_rows: u64,
     /// Rows of these files that are sent.
     pub(super) rows: u64,
     /// Rows that are too long or unreadable.
@@ -111,7 +113,7 @@ impl Cursor {
         fs::rename(&beside, path)
     }
 
-    /// Rows that the server has.
+    /// Rows that the server has, by the cursor in a file; `None` if there is none.
     pub fn rows_acked(path: &Path) -> Option<u64> {
         Some(Cursor::read(path).ok()?.rows).filter(|_| path.exists())
     }

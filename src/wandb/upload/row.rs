@@ -63,6 +63,11 @@ pub(super) fn step_of(payload: &[u8]) -> Option<i64> {
     item.json().parse().ok()
 }
 
+/// Whether a record is a row.
+pub(super) fn is_row(payload: &[u8]) -> bool {
+    history_of(payload).is_some()
+}
+
 /// The bytes of the row in a record that is one.
 fn history_of(payload: &[u8]) -> Option<&[u8]> {
     let mut fields = Fields(payload);

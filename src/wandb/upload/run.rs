@@ -1,6 +1,9 @@
 //! The life of one upload: waits, gathers, sends, moves the cursor, and begins again.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -10,6 +13,7 @@ use super::{
     batch::{Batch, Stop, gather},
     cursor::{Cursor, Has},
     finish,
+    row::Shift,
     source::{Source, behind},
 };
 use crate::{
@@ -97,11 +101,19 @@ impl Sender {
             };
             match self.due(waiting, left) {
                 Some(due) if due <= self.start.elapsed() => {
-                    let result = if is_idle { self.heartbeat().await } else { self.turn(told).await };
+                    let was_closed = told.closed;
+                    let result = match is_idle {
+                        true => self.heartbeat().await,
+                        false => {
+                            let large = Arc::clone(&self.task.large);
+                            let _turn = if left >= MUCH { large.acquire().await.ok() } else { None };
+                            self.turn(told).await
+                        }
+                    };
                     match result {
                         Ok(true) => {}
-                        // What is there is no whole record.
-                        Ok(false) if self.task.feed.told().closed => return Ok(()),
+                        // What is left is no whole record, and will not become one.
+                        Ok(false) if was_closed => return Ok(()),
                         Ok(false) => self.task.feed.news.notified().await,
                         Err(failure) => self.failed(failure)?,
                     }
@@ -279,9 +291,18 @@ impl Sender {
             serde_json::from_str::<Vec<String>>(bucket[key].as_str()?).ok()?.pop()
         };
         let last = tail("historyTail");
-        if has.history > 0 && self.is_ours(next, has.history, last.as_deref()) {
-            next.has = has;
-            return Ok(());
+        match last.as_deref().and_then(|last| self.known_rows(next, last)) {
+            // The server has nothing but what is in these files.
+            Some((rows, shift)) if rows == has.history => {
+                (next.has, next.shift) = (has, shift);
+                return Ok(());
+            }
+            Some((rows, shift)) => {
+                (next.known_rows, next.shift) = (rows, shift);
+                (next.history, next.events, next.console) = (has.history, has.events, has.console);
+                return Ok(());
+            }
+            None => {}
         }
         (next.history, next.events, next.console) = (has.history, has.events, has.console);
         let last = last.unwrap_or_default();
@@ -296,20 +317,22 @@ impl Sender {
         Ok(())
     }
 
-    /// Whether the last row on the server is the row of that number in our files.
-    fn is_ours(&self, cursor: &Cursor, rows: u64, last: Option<&str>) -> bool {
-        let Some(last) = last.and_then(|last| Row::parse(last.as_bytes())) else { return false };
-        let Some(time) = last.number("_timestamp") else { return false };
+    /// Rows of our files up to the last one on the server, which was sent without this cursor, and how they were
+    /// shifted. `None` if it is not ours. Rows are told by their times, which no two have in common.
+    fn known_rows(&self, cursor: &Cursor, last: &str) -> Option<(u64, Shift)> {
+        let last = Row::parse(last.as_bytes())?;
+        let time = last.number("_timestamp")?;
         let mut from = cursor.clone();
         (from.segment, from.offset) = (0, 0);
         let mut source = Source::default();
         source.seek(self.task.feed.told(), &from);
-        super::batch::nth_row(&mut source, &from, rows).is_some_and(|row| {
-            let row = Row::parse(row.as_bytes());
-            row.is_some_and(|row| {
-                row.number("_timestamp") == Some(time) && row.whole("_step") == last.whole("_step")
-            })
-        })
+        let (rows, ours) = super::batch::rows_up_to(&mut source, &from, |line| {
+            Row::parse(line.as_bytes()).is_some_and(|row| row.number("_timestamp") == Some(time))
+        })?;
+        let ours = Row::parse(ours.as_bytes())?;
+        let more = |key: &str| Some(last.number(key)? - ours.number(key)?);
+        let step = more("_step").unwrap_or(0.0) as i64;
+        Some((rows, Shift { step, runtime: more("_runtime").unwrap_or(0.0) }))
     }
 
     /// Tells the server what the run is; gives how many rows it has.
@@ -345,7 +368,7 @@ impl Sender {
             match finish::store(&self.task.client, next, segments, self.shared_id()).await {
                 Ok((stored, trouble)) => {
                     next.stored = stored;
-                    next.left_out.extend(trouble.map(|why| (why, 1)));
+                    next.left_out.extend(trouble.map(|why| (format!("file of the run ({why})"), 1)));
                 }
                 // Storage that is broken for long must not keep the run open.
                 Err(failure) if self.files_failures < FILE_TRIES => {

@@ -1,6 +1,9 @@
 //! The run's files as one sequence of records, read from the cursor on.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::{Told, cursor::Cursor};
 use crate::wandb::log::{Failure, Reader, frame::Step};
@@ -96,4 +99,14 @@ pub(super) fn behind(told: &Told, cursor: &Cursor) -> u64 {
         end.saturating_sub(if n == cursor.segment { cursor.offset } else { 0 })
     });
     waiting.sum()
+}
+
+/// Rows of history in a file, up to `limit` bytes of it. What cannot be read is not counted.
+pub fn rows_in(file: &Path, limit: u64) -> u64 {
+    let Ok(mut reader) = Reader::open(file, 0) else { return 0 };
+    let mut rows = 0;
+    while let Ok(Some(step)) = reader.step(limit) {
+        rows += u64::from(matches!(step, Step::Record { .. }) && super::row::is_row(reader.payload()));
+    }
+    rows
 }

@@ -53,7 +53,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (nth(), any::<bool>()).prop_map(|(n, secondary)| Step::Mark(n, secondary)),
         1 => (nth(), 0..100_u64).prop_map(|(n, step)| Step::Wrote(n, step)),
         2 => nth().prop_map(Step::Beat),
-        2 => (0..6_u8, prop::option::of(0..3_u32)).prop_map(|(kind, rank)| Step::Asked(kind, rank)),
+        2 => (0..7_u8, prop::option::of(0..3_u32)).prop_map(|(kind, rank)| Step::Asked(kind, rank)),
         1 => (any::<bool>(), 0..5_u64).prop_map(|(bad, lost)| Step::Storage(bad, lost)),
         1 => Just(Step::Drained),
         1 => Just(Step::Adopt),
@@ -132,6 +132,10 @@ impl Run {
                 Effect::SignalRanks { ranks, asker, command, .. } => {
                     let sent = ranks.iter().map(|(local, _)| *local).collect();
                     self.give(Input::Signalled { asker, command, sent, error: None });
+                }
+                Effect::Dump { .. } => self.give(Input::Dumped("dumped".into())),
+                Effect::TakeStacks { asker, command, .. } => {
+                    self.give(Input::StacksTaken { asker, command, summary: "stacks".into() });
                 }
                 _ => {}
             }
@@ -226,6 +230,7 @@ impl Run {
                     2 => Command::Restart,
                     3 => Command::KeepZombies,
                     4 => Command::Signal { rank, signal: 15 },
+                    5 => Command::Stacks { rank, by: None },
                     _ => Command::Unknown,
                 };
                 self.requests += 1;

@@ -12,7 +12,7 @@
 //! * `T mark PID TEXT`, `T wrote PID LINES [STEP] [TEXT]`, `T error-file PID TEXT`, `T oom N`
 //! * `T beat PID [r0] [step=N] [source=S] [groups=N]`
 //! * `T ask VIEWER set RUN_MODE|- RANK_SCOPE|-`
-//! * `T ask VIEWER stop|stop-now|restart|keep|unknown`, `T ask VIEWER signal RANK|all N`, `T signal-error TEXT`
+//! * `T ask VIEWER stop|stop-now|restart|keep|unknown`, `T ask VIEWER signal RANK|all N`, `T ask VIEWER stacks RANK|all`, `T signal-error TEXT`
 //! * `T routed RUN_MODE RANK_SCOPE`, `T run ID STATE [rows=N]`, `T stop-button RUN`, `T forwarded`: the forwarder's
 //! * `T storage LOST [TEXT]`, `T drained`, `T tick`
 //!
@@ -185,6 +185,16 @@ impl Story {
                     let sent = sent.collect();
                     self.give(self.now, Input::Signalled { asker, command, sent, error }, told);
                 }
+                Effect::Dump { .. } => {
+                    told.push("-> dump".into());
+                    self.give(self.now, Input::Dumped("it was dumped".into()), told);
+                }
+                Effect::TakeStacks { ranks, asker, command, .. } => {
+                    let pids: Vec<_> = ranks.iter().map(|(rank, proc)| format!("r{rank} p{proc}")).collect();
+                    told.push(format!("-> take stacks of {}", pids.join(" ")));
+                    let summary = format!("stacks of {} ranks", ranks.len());
+                    self.give(self.now, Input::StacksTaken { asker, command, summary }, told);
+                }
                 effect => told.extend(doing(&effect)),
             }
         }
@@ -292,6 +302,7 @@ impl Story {
                     "stop-now" => Command::Stop { now: true },
                     "restart" => Command::Restart,
                     "keep" => Command::KeepZombies,
+                    "stacks" => Command::Stacks { rank: word(4).parse().ok(), by: None },
                     "set" => {
                         let told = |at: usize| words.get(at).copied().filter(|word| *word != "-");
                         Command::SetWandb {
@@ -322,7 +333,7 @@ impl Story {
                 let rows_logged = number(words, "rows").map_or(0, u64::from);
                 let run = RunProgress { state, rows_logged, ..RunProgress::default() };
                 let runs = BTreeMap::from([(word(2).to_owned(), run)]);
-                Input::Forward(Told::Progress { runs, ranks: BTreeMap::new() })
+                Input::Forward(Told::Progress { runs, ranks: Vec::new() })
             }
             "stop-button" => Input::Forward(Told::StopAsked(word(2).to_owned())),
             "forwarded" => Input::Forward(Told::Finished),
@@ -477,11 +488,12 @@ fn doing(effect: &Effect) -> Option<String> {
         Effect::Drain => "-> drain".into(),
         Effect::Finish => "-> finish".into(),
         Effect::Examine { procs, .. } => format!("-> examine {}", procs.len()),
-        Effect::Dump { .. } => "-> dump".into(),
         Effect::Drill { rank, order, .. } => format!("-> drill {} p{rank}", order.fault),
         Effect::Watch(_)
         | Effect::KeepLogs { .. }
         | Effect::ReadLastWords(_)
-        | Effect::SignalRanks { .. } => return None,
+        | Effect::SignalRanks { .. }
+        | Effect::TakeStacks { .. }
+        | Effect::Dump { .. } => return None,
     })
 }

@@ -81,17 +81,14 @@ impl Worker {
         runs
     }
 
-    fn rank_rows(&self) -> BTreeMap<u32, RankRows> {
+    fn rank_rows(&self) -> Vec<RankRows> {
         let mut seats: Vec<_> = self.router.seats().collect();
-        // The newest incarnation of a rank is told of last, and stays.
+        // Of the lives of a rank the newest is told of: it comes last.
         seats.sort_by_key(|(proc, _)| proc.start);
         let rows = seats.into_iter().map(|(_, seat)| {
-            let last = seat.last.clone();
-            (
-                seat.place.rank.unwrap_or(seat.local_rank),
-                RankRows { rows: seat.rows, last, is_sent: seat.run.is_some() },
-            )
+            let rank = seat.place.rank.unwrap_or(seat.local_rank);
+            (rank, RankRows { rank, rows: seat.rows, last: seat.last.clone(), is_sent: seat.run.is_some() })
         });
-        rows.collect()
+        rows.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 }
