@@ -299,9 +299,9 @@ fn fold<'a>(tree: &mut Tree, changes: &'a Changes) -> Vec<&'a str> {
     let updates = changes.update.iter().map(|item| (item, true));
     for (item, is_set) in updates.chain(changes.remove.iter().map(|item| (item, false))) {
         if is_set {
-            tree.set(item.path(), item.json())
+            tree.set(item.path(), item.json());
         } else {
-            tree.remove(item.path())
+            tree.remove(item.path());
         }
         if let Some(key) = item.path().first()
             && seen.insert(key)

@@ -1,20 +1,17 @@
 //! Where the script writes: an unmodified `wandb.init()` of the real SDK on every rank lands in the planned run.
 
-#[path = "../wandb_server/mod.rs"]
-mod wandb_server;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     process::Child,
 };
 
+use crate::wandb_server::{ENTITY, KEY, Server};
 use elastictop::domain::{
     forward::{Mode, Settings, Sources, Writer},
     resolve::{Base, Facts, Given, Plan, RankScope, RunMode, Topology},
 };
 use serde_json::Value;
-use wandb_server::{ENTITY, KEY, Server};
 
 use crate::harness::{Lab, script, wait_until};
 

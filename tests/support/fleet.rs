@@ -1,5 +1,8 @@
 //! Jobs of many nodes, made by folding events as real ones are: for tests, benches and pictures. Deterministic.
 
+// Each user takes what it needs.
+#![allow(dead_code)]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use elastictop::{
