@@ -226,8 +226,8 @@ impl<'a> Table<'a> {
         }
         let behind = self.behind(seq);
         // Who finished what needs everybody has met the ranks that lag in an older dump.
-        let told_already = over && needs_all;
-        if !behind.is_empty() && !told_already {
+        let all_came = over && needs_all;
+        if !behind.is_empty() && !all_came {
             let verb = if behind.len() == 1 { "has" } else { "have" };
             let wait = if hanging.len() == 1 { "waits" } else { "wait" };
             let (late, waiters) = (rank::list(&behind), rank::list(&hanging));
