@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::fixture::{self, Story};
 use crate::domain::{
     event::Fact,
-    forward::{Mode, RunProgress, RunState, Settings, Sources, Writer},
+    forward::{Mode, RankRows, RunProgress, RunState, Settings, Sources, Writer},
     resolve::{Base, Facts, Given, RankScope, RunMode, Topology},
 };
 
@@ -90,7 +90,7 @@ pub(crate) fn each_rank() -> Story {
         ),
         ("llama-7b-x3k9-a0".into(), RunProgress { state: RunState::Finished, ..sending(&story, 88, 88) }),
     ]);
-    story.fact(Fact::WandbSample { runs, ranks: BTreeMap::new() }).wait(3.0);
+    story.fact(Fact::WandbSample { runs, ranks: Vec::new() }).wait(3.0);
     story
 }
 
@@ -103,9 +103,15 @@ pub(crate) fn offline() -> Story {
     settings.facts.entity = None;
     story.fact(planned(settings, None));
     let progress = RunProgress { state: RunState::Local, ..sending(&story, 310, 0) };
+    let rows = |rank: u32| RankRows {
+        rank,
+        rows: 310,
+        last: format!("{{\"_step\":309,\"loss\":2.{rank}1}}"),
+        is_sent: rank == 0,
+    };
     story.fact(Fact::WandbSample {
         runs: BTreeMap::from([("llama-7b-x3k9-a0".into(), progress)]),
-        ranks: BTreeMap::new(),
+        ranks: (0..4).map(rows).collect(),
     });
     story
 }
@@ -124,6 +130,6 @@ pub(crate) fn many() -> Story {
     let settings = settings(Writer::Elastictop, RunMode::Shared, RankScope::Global, 64, 8);
     story.fact(planned(settings, None));
     let runs = BTreeMap::from([("llama-7b-x3k9-a0".to_owned(), sending(&story, 61_000, 60_990))]);
-    story.fact(Fact::WandbSample { runs, ranks: BTreeMap::new() });
+    story.fact(Fact::WandbSample { runs, ranks: Vec::new() });
     story
 }
