@@ -9,7 +9,7 @@
 //! | [`cli`] | the command line: one file for each family of commands | all |
 //! | [`domain`] | vocabulary and decisions, pure: ids, events, the state, the machines, the launch plan, sentences | nothing of the crate |
 //! | [`error`] | one error type with hints and exit code | domain |
-//! | [`probe`] | adapters in: `/proc`, cgroups, process descriptors, heartbeats, the GPU count, jobs of others | domain, error |
+//! | [`probe`] | adapters in: `/proc`, cgroups, process descriptors, heartbeats, GPUs, flight recorders, stacks, NCCL's RAS, jobs of others | domain, error |
 //! | [`wandb`] | adapters out to W&B: `.wandb` files, what ranks' own SDK writes, credentials, the client, sending | domain, error |
 //! | [`wire`] | frames, messages, sockets, links between viewer and supervisor | domain, error |
 //! | [`supervisor`] | the loop and its core, children, hub, journal, logbook, the forwarder of metrics; the shim, the launcher and the trainer | domain, error, probe, wandb, wire |
@@ -23,6 +23,7 @@
 //! ```text
 //!  /proc, pidfds ──▶ probe ─┐
 //!  log files ─▶ logbook ────┤            supervisor (the only writer)
+//!  NVML ─▶ thread ─▶ slot ──┤
 //!  heartbeats ──▶ probe ────┼──▶ Input ──▶ Core::handle ──▶ Event ──┬──▶ journal ──▶ events, replay, adoption
 //!  viewers' commands ───────┤                  │                    └──▶ hub ──▶ link ──▶ State::apply ──▶ draw
 //!  time ────────────────────┘                  └──▶ Effect: spawn, signal, reply, keep a log, finish
@@ -68,6 +69,8 @@
 //! * The job runs the `elastictop` in `JOB/bin`, a link to the one that started it: an upgrade does not touch it.
 //! * A rank is a child of the agent that leads a session and has rank variables; [`domain::tree`] has the traps. An
 //!   incarnation is (node, agent pid, rank pid, start time). The agent's restart count is shown, never used as identity.
+//! * The driver of GPUs is only called on threads of its own, which never end a wait: whoever wants figures takes the newest
+//!   answer out of a slot. [`probe::gpu`] asks, [`domain::gpu`] says what the answers mean.
 //! * Signals go through process descriptors, after the start time was compared: never to a recycled pid.
 //!
 //! # How a job is adopted
@@ -103,6 +106,7 @@
 //! | fact | [`domain::event::Fact`], its fold in [`domain::state`], its sentence in [`domain::telling`], the table in the README |
 //! | sign of a failure in a log line | [`domain::evidence`]; how it weighs against others: [`domain::cause`] |
 //! | decision with a time in it | a machine in [`domain`], fed by [`supervisor::core`] |
+//! | figure of a GPU | [`domain::gpu::GpuSample`], its question in `probe/gpu/nvml.rs` (nine calls for a GPU at most), `stub.c` |
 //! | source of numbers | [`probe`], an `Input` of the core, a field in [`domain::sample`] |
 //! | difference between ranks' flight recorders | [`domain::flight::analyse`]; what is taken of ranks: [`supervisor::forensic`] |
 //! | flag of torchrun | `FLAGS` in [`domain::launch`]; what elastictop adds to a job: the plan beside it |

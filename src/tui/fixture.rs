@@ -13,6 +13,11 @@ use crate::{
         command::{Command, Outcome},
         event::{Event, Fact, JobInfo, Launcher, Reason},
         exit::Exit,
+        gpu::{
+            GpuInfo, GpuProc, GpuSample, GpuSource, Remapped, Traffic,
+            join::{JoinSource, RankGpus},
+            leftover::{Leftover, LeftoverKind},
+        },
         id::{JobId, ProcId},
         log::{Anchor, LogLine, LogPage, LogQuery, Stream},
         rank::{JobState, RankState},
@@ -142,6 +147,24 @@ impl Story {
         self.wait(0.5)
     }
 
+    /// The ranks have a GPU each, looked at once a second.
+    pub(crate) fn on_gpus(&mut self, seconds: u32) -> &mut Story {
+        let ranks = self.state.ranks.iter().map(|rank| RankGpus {
+            local_rank: rank.local_rank,
+            pid: rank.proc.pid,
+            gpus: vec![rank.local_rank],
+            source: JoinSource::NvmlPids,
+        });
+        let ranks: Vec<_> = ranks.collect();
+        let pids: Vec<_> = ranks.iter().map(|rank| rank.pid).collect();
+        self.fact(Fact::GpuRanks { ranks, foreign_pids: false });
+        for second in 0..seconds {
+            let gpus = pids.iter().zip(0..).map(|(pid, index)| gpu_sample(index, *pid, second)).collect();
+            self.wait(1.0).fact(Fact::GpuSample { gpus });
+        }
+        self
+    }
+
     pub(crate) fn rank_state(
         &mut self,
         local_rank: u32,
@@ -198,6 +221,34 @@ impl Story {
     }
 }
 
+fn gpu_sample(index: u32, pid: i32, second: u32) -> GpuSample {
+    let (idle, hot) = (index == 6, index == 3 && second % 200 > 100);
+    let wave = (second * (index + 3)) % 7;
+    GpuSample {
+        index,
+        util_pct: Some(if idle { 0 } else { 93 + wave }),
+        mem_used_bytes: Some((60_000 + u64::from(second.min(600)) * 20) << 20),
+        mem_total_bytes: Some(143_771 << 20),
+        temp_c: Some(if hot { 88 } else { 58 + index + wave / 3 }),
+        power_mw: Some(if idle { 120_000 } else { 630_000 + wave * 5000 }),
+        power_limit_mw: Some(700_000),
+        sm_clock_mhz: Some(if hot { 1_110 } else { 1_980 }),
+        mem_clock_mhz: Some(3_201),
+        throttle: Some(if hot { 0x40 } else { 0x4 }),
+        ecc_corrected: Some(0),
+        ecc_uncorrected: Some(u64::from(index == 5)),
+        remapped: Some(Remapped { correctable: 1, ..Remapped::default() }),
+        recovery: Some(0),
+        traffic: (index == 3).then(|| Traffic {
+            pcie_tx_bytes: Some(u64::from(second) << 30),
+            pcie_rx_bytes: Some(u64::from(second) << 28),
+            ..Traffic::default()
+        }),
+        procs: Some(vec![GpuProc { pid, used_bytes: Some(59_000 << 20), gpu_instance_id: None }]),
+        ..GpuSample::default()
+    }
+}
+
 pub(crate) fn out_of_memory() -> Cause {
     Cause {
         rank: Some(2),
@@ -215,6 +266,50 @@ pub(crate) fn out_of_memory() -> Cause {
 pub(crate) fn healthy(ranks: u32) -> Story {
     let mut story = Story::new(ranks, Launcher::Torchrun);
     story.group().ranks(true).work(100, 1400.0);
+    story
+}
+
+/// Eight ranks on eight GPUs, restarted once; one GPU is hot, one rank idles, a former job left a process behind.
+pub(crate) fn on_gpus() -> Story {
+    let mut story = Story::new(8, Launcher::Torchrun);
+    story.group().ranks(true);
+    let info = |index| GpuInfo {
+        index,
+        name: Some("NVIDIA H200".into()),
+        uuid: Some(format!("GPU-{index}")),
+        ..GpuInfo::default()
+    };
+    let (driver, gpus) = (Some("580.95.05".into()), (0..8).map(info).collect());
+    story.fact(Fact::Gpus { source: GpuSource::Nvml, driver, trouble: None, gpus });
+    story.on_gpus(700).work(100, 3.0).crash(2, out_of_memory());
+    story.restart(Reason::Failure, Some(out_of_memory())).ranks(true).on_gpus(500).work(3600, 2.0);
+    let leftovers = vec![
+        Leftover {
+            proc: ProcId { pid: 31_337, start: 7 },
+            uid: Some(1000),
+            command: "python train.py --lr 1e-4".into(),
+            reason: LeftoverKind::DeadJob,
+            gpus: vec![5],
+            used_bytes: Some(12 << 30),
+        },
+        Leftover {
+            proc: ProcId { pid: 4_711, start: 3 },
+            uid: Some(1001),
+            command: "python -m ipykernel_launcher".into(),
+            reason: LeftoverKind::Other,
+            gpus: vec![0, 1],
+            used_bytes: Some(600 << 20),
+        },
+    ];
+    story.fact(Fact::GpuLeftovers { leftovers });
+    story
+}
+
+/// The machine has no GPU.
+pub(crate) fn without_gpus() -> Story {
+    let mut story = healthy(4);
+    let trouble = Some("no NVIDIA driver was found: there is no nvidia-smi".into());
+    story.fact(Fact::Gpus { source: GpuSource::None, driver: None, trouble, gpus: Vec::new() });
     story
 }
 

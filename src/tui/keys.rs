@@ -82,6 +82,8 @@ pub(crate) enum Action {
     Stacks,
     /// Keep the zombie watchdog from acting.
     KeepZombies,
+    /// Processes that hold GPU memory and belong to no rank.
+    Leftovers,
     /// Mouse on or off.
     Mouse,
     /// Next theme.
@@ -246,6 +248,7 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Everywhere, &[":"], Action::Palette, "commands by name"),
     change(Everywhere, &["R"], Action::Restart, "restart the group, no restart spent"),
     change(Everywhere, &["K"], Action::KeepZombies, "keep zombies: stop the watchdog"),
+    change(Everywhere, &["X"], Action::Leftovers, "processes left over on GPUs: list and end them"),
     change(Everywhere, &["Q"], Action::Stop, "stop the job"),
     key(Everywhere, &["Ctrl-C"], Action::Interrupt, "says how to leave or stop"),
     key(Ranks, &["l"], Action::RankLog, "log of the selected rank"),

@@ -115,7 +115,8 @@ pub(crate) fn clean(text: &str, glyphs: Glyphs) -> Cow<'_, str> {
         match c {
             '\t' => out.push_str("    "),
             c if plain(c) => out.push(c),
-            '\u{200b}'..='\u{200d}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' => {}
+            // 61 °C is understood without the sign.
+            '\u{200b}'..='\u{200d}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '°' => {}
             c if glyphs.ascii => (0..c.width().unwrap_or(1)).for_each(|_| out.push('?')),
             _ => out.push('·'),
         }

@@ -113,7 +113,8 @@ pub(crate) fn remedy(kind: AlertKind) -> &'static [(&'static str, &'static str)]
         AlertKind::NcclTimeout | AlertKind::NanLoss | AlertKind::MemoryLeak | AlertKind::Xid => {
             &[("l", "its log"), ("3", "timeline")]
         }
-        AlertKind::GpuLeftover | AlertKind::Storage => &[("4", "events")],
+        AlertKind::GpuLeftover => &[("X", "list and end them")],
+        AlertKind::Storage => &[("4", "events")],
         AlertKind::Unknown => &[("L", "logs")],
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, LazyLock},
@@ -484,6 +485,61 @@ fn a_machine_without_gpus_says_so_once() {
         assert_eq!((&status["ranks"][0]["gpu"], &status["gpus"]["source"]), (&Value::Null, &json!("none")));
         assert_eq!(job.events_of("gpus").len(), 1);
     }
+    job.stop();
+}
+
+/// A machine whose driver's library cannot be loaded, and an `nvidia-smi` of our own.
+fn without_library(lab: &Lab, smi: &str) -> [(&'static str, String); 2] {
+    let (libraries, programs) = (lab.dir().join("lib"), lab.dir().join("bin"));
+    fs::create_dir_all(&libraries).expect("a folder");
+    fs::create_dir_all(&programs).expect("a folder");
+    // What the loader finds first is no library, and it does not look further.
+    fs::write(libraries.join("libnvidia-ml.so.1"), "no library").expect("a file");
+    let program = programs.join("nvidia-smi");
+    fs::write(&program, format!("#!/bin/sh\n{smi}\n")).expect("a file");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("an executable file");
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+    [("LD_LIBRARY_PATH", libraries.display().to_string()), ("PATH", path)]
+}
+
+const NO_LIBRARY: &[&str] = &["--launcher", "local", "--no-python", "--nproc-per-node", "1", "sleep", "1000"];
+
+#[test]
+fn nvidia_smi_is_asked_where_the_library_cannot_be_loaded() {
+    let lab = Lab::new();
+    let row =
+        "0, GPU-77, NVIDIA H200, 00000000:18:00.0, 143771, 71200, 97, 61, 642.13, 700.00, 1755, 3201, 0x4";
+    let pid = lab.path("pid");
+    let answers = format!(
+        "case \"$1\" in *gpu=*) echo '{row}';; *apps=*) echo \"GPU-77, $(cat {pid}), 512\";; *) echo 'GPU 0: NVIDIA H200';; esac"
+    );
+    let variables = without_library(&lab, &answers);
+    let env: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let job = lab.start_with("smi", NO_LIBRARY, &env);
+    let rank = living(&job.wait_for_ranks(1))[0];
+    fs::write(&pid, rank.to_string()).expect("a file");
+    let status = job.wait_for("the rank has a GPU", |status| gpu_of(status, 0)["source"] == "nvml_pids");
+    let gpu = gpu_of(&status, 0);
+    assert_eq!((&gpu["uuid"], &gpu["util_pct"]), (&json!("GPU-77"), &json!(97)));
+    assert_eq!((&gpu["proc_mem_bytes"], &gpu["throttle"]), (&json!(512 << 20), &json!(["power cap"])));
+    assert_eq!(status["gpus"]["source"], "nvidia_smi");
+    job.stop();
+}
+
+#[test]
+fn an_nvidia_smi_that_hangs_is_ended() {
+    let lab = Lab::new();
+    // Asked for the number of GPUs it answers: only who watches meets the hang.
+    let variables = without_library(&lab, "case \"$1\" in -L) exit 0;; esac; exec sleep 31337");
+    let env: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let job = lab.start_with("smi", NO_LIBRARY, &env);
+    job.wait_for_ranks(1);
+    let trouble =
+        |status: &Value| status["gpus"]["trouble"].as_str().is_some_and(|text| text.contains("was ended"));
+    job.wait_for("a reason", trouble);
+    wait_until("the hung one is gone", PATIENCE, || {
+        lab.processes("").iter().all(|(_, command)| !command.contains("31337")).then_some(())
+    });
     job.stop();
 }
 

@@ -143,7 +143,8 @@ fn long_lines_are_refused_with_a_count() {
 #[test]
 fn old_servers_get_lines_of_text() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::with(wandb_server::Options { structured_console: false, ..Default::default() });
+    let server =
+        Server::with(crate::wandb_server::Options { structured_console: false, ..Default::default() });
     let mut log = Log::new(dir.path());
     log.console("hi\n", "rank0");
     send(&server, log.job());

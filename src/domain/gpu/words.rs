@@ -57,7 +57,6 @@ pub fn xid(number: u64) -> Option<&'static str> {
         61 | 62 => "the GPU's microcontroller halted",
         63 => "a row of memory was marked to be replaced",
         64 => "a row of memory could not be replaced",
-        74 => "an NVLink failed",
         79 => "the GPU has fallen off the bus",
         92 => "many memory errors were corrected",
         94 => "a memory error was contained: one process is lost",
@@ -65,7 +64,7 @@ pub fn xid(number: u64) -> Option<&'static str> {
         119 | 120 => "the GPU's system processor does not answer",
         140 => "a memory error could not be recovered from",
         143 => "the GPU could not be initialised",
-        145..=150 => "an NVLink failed",
+        74 | 145..=150 => "an NVLink failed",
         154 => "the driver asks for a recovery of the GPU",
         _ => return None,
     })

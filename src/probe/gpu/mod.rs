@@ -81,7 +81,7 @@ impl GpuProbe {
     /// Waits until there is another answer than when this was called last; for ever when there will be none.
     pub async fn changed(&mut self) {
         if self.slot.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -37,7 +37,7 @@ fn check(code: u32) -> Result<(), NvmlError> {
     if code == 0 { Ok(()) } else { Err(code.into()) }
 }
 
-fn symbol<'lib, T, E: ToString>(symbol: &'lib Result<T, E>) -> Result<&'lib T, NvmlError> {
+fn symbol<T, E: ToString>(symbol: &Result<T, E>) -> Result<&T, NvmlError> {
     symbol.as_ref().map_err(|error| NvmlError::FailedToLoadSymbol(error.to_string()))
 }
 

@@ -4,6 +4,7 @@
 //! environment the transcripts are written anew: read the difference.
 
 mod fold;
+mod gpus;
 mod load;
 mod random;
 mod script;

@@ -125,7 +125,9 @@ impl App {
             Action::Filter => self.prompt = Some(Prompt::filter(self.overview.filter.text())),
             Action::Palette => self.prompt = Some(Prompt::palette()),
             Action::Detach => cmds.push(Cmd::Leave),
-            Action::Stop | Action::Restart | Action::Signal | Action::KeepZombies => self.order(action, cmds),
+            Action::Stop | Action::Restart | Action::Signal | Action::KeepZombies | Action::Leftovers => {
+                self.order(action, cmds);
+            }
             Action::Stacks => self.ask_for_stacks(cmds),
             Action::Mouse => {
                 (self.mouse, self.mouse_was_chosen) = (!self.mouse, true);

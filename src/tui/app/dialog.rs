@@ -3,7 +3,7 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::{
-    domain::{command::Command, id::ProcId, state::Rank},
+    domain::{command::Command, gpu::leftover::Leftover, id::ProcId, state::Rank},
     tui::words,
 };
 
@@ -44,6 +44,13 @@ pub(crate) enum Dialog {
         /// Its name on screen.
         tag: String,
         /// The selected entry of [`SIGNALS`].
+        at: usize,
+    },
+    /// Which process that is left over on a GPU shall end?
+    Leftovers {
+        /// Those that were there when the dialog opened.
+        list: Vec<Leftover>,
+        /// The selected one.
         at: usize,
     },
 }
@@ -99,6 +106,17 @@ impl Dialog {
                 KeyCode::Char('q') => return Verdict::Closed,
                 KeyCode::Enter => {
                     return Verdict::Do(Command::Signal { rank: Some(*number), signal: SIGNALS[*at].0 });
+                }
+                _ => {}
+            },
+            Dialog::Leftovers { list, at } => match event.code {
+                KeyCode::Up | KeyCode::Char('k') => *at = at.saturating_sub(1),
+                KeyCode::Down | KeyCode::Char('j') => *at = (*at + 1).min(list.len().saturating_sub(1)),
+                KeyCode::Char('n' | 'N' | 'q') => return Verdict::Closed,
+                KeyCode::Char('y' | 'Y') => {
+                    if let Some(left) = list.get(*at) {
+                        return Verdict::Do(Command::EndLeftover { proc: left.proc });
+                    }
                 }
                 _ => {}
             },

@@ -2,6 +2,7 @@
 
 mod act;
 mod dialog;
+mod gpus;
 mod logs;
 mod navigate;
 mod order;
@@ -165,6 +166,8 @@ pub struct App {
     local: Stamp,
     ahead: i64,
     next_id: u64,
+    /// When the last question for bytes over PCIe and NVLink went out.
+    traffic_at: Stamp,
     /// Commands that have no answer yet, in words.
     asked: BTreeMap<u64, String>,
 }
@@ -212,6 +215,7 @@ impl App {
             local: now,
             ahead: 0,
             next_id: 1,
+            traffic_at: Stamp(0),
             asked: BTreeMap::new(),
         };
         app.take_layout();
@@ -248,6 +252,9 @@ impl App {
                 self.unlinked(text.clone());
                 self.link = LinkState::Gone(text);
             }
+        }
+        if self.detail() && self.node == 0 && self.link == LinkState::Live {
+            self.ask_for_traffic(&mut cmds);
         }
         if self.shows_log() && self.link == LinkState::Live {
             let id = self.next_id;

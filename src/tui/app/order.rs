@@ -37,6 +37,7 @@ impl App {
                 Some(_) => self.say(Role::Info, "this rank's process is gone: nothing to signal"),
                 None => self.say(Role::Info, "no rank yet"),
             },
+            Action::Leftovers => self.list_leftovers(),
             Action::KeepZombies => {
                 if self.state.alerts.iter().any(|alert| alert.kind == AlertKind::ZombieDeadlock) {
                     self.send(Command::KeepZombies, cmds);

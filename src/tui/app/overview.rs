@@ -46,16 +46,19 @@ pub(crate) enum Tab {
     Events,
     /// How it compares with its peers.
     Peers,
+    /// Its GPU over time.
+    Gpu,
 }
 
 impl Tab {
-    pub(crate) const ALL: [Tab; 3] = [Tab::Log, Tab::Events, Tab::Peers];
+    pub(crate) const ALL: [Tab; 4] = [Tab::Log, Tab::Events, Tab::Peers, Tab::Gpu];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Tab::Log => "log",
             Tab::Events => "events",
             Tab::Peers => "peers",
+            Tab::Gpu => "gpu",
         }
     }
 

@@ -413,3 +413,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_left_over_on_a_gpu_is_ended_after_a_confirmation() {
+    let mut app = fixture::app(&fixture::on_gpus(), (80, 24), None);
+    let left = app.state.gpus.as_ref().map(|gpus| gpus.leftovers[1].proc).expect("a leftover");
+    assert_eq!(order(&press(&mut app, "X j", &[])), None);
+    assert!(matches!(app.dialog, Some(Dialog::Leftovers { at: 1, .. })));
+    assert_eq!(order(&press(&mut app, "y", &[])), Some(&Command::EndLeftover { proc: left }));
+    assert_eq!(order(&press(&mut app, "X <Esc> y", &[])), None);
+    let mut none = four();
+    press(&mut none, "X", &[]);
+    assert!(none.dialog.is_none() && said(&none).contains("no process holds GPU memory"));
+}
+
+#[test]
+fn bytes_over_links_are_asked_for_while_a_rank_is_shown() {
+    let asks = |cmds: &[Cmd]| cmds.iter().filter(|cmd| **cmd == Cmd::Send(ToSupervisor::Traffic)).count();
+    let mut app = fixture::app(&fixture::on_gpus(), (80, 24), None);
+    assert_eq!(asks(&press(&mut app, "j k", &[])), 0);
+    assert_eq!(asks(&press(&mut app, "<Enter> j k", &[])), 1);
+    let later = |app: &App, seconds| Msg::Tick(app.now + std::time::Duration::from_secs(seconds));
+    let tick = later(&app, 4);
+    assert_eq!(asks(&app.update(tick)), 0);
+    let tick = later(&app, 2);
+    assert_eq!(asks(&app.update(tick)), 1);
+    press(&mut app, "<Esc>", &[]);
+    let tick = later(&app, 60);
+    assert_eq!(asks(&app.update(tick)), 0);
+}

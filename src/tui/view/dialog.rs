@@ -3,11 +3,14 @@
 use ratatui::layout::Rect;
 
 use super::{Pen, pen::Piece};
-use crate::tui::{
-    app::{App, Dialog, SIGNALS},
-    text,
-    theme::Role,
-    words,
+use crate::{
+    domain::gpu::leftover::{Leftover, LeftoverKind},
+    tui::{
+        app::{App, Dialog, SIGNALS},
+        text,
+        theme::Role,
+        words,
+    },
 };
 
 pub(super) fn draw(app: &App, dialog: &Dialog, pen: &mut Pen, area: Rect) {
@@ -22,7 +25,8 @@ pub(super) fn draw(app: &App, dialog: &Dialog, pen: &mut Pen, area: Rect) {
     let inner = pen.boxed(place, &title, role);
     for (line, y) in lines.iter().zip(inner.top()..inner.bottom()) {
         pen.pieces(inner.x + 1, y, inner.width.saturating_sub(1), line);
-        let selected = matches!(dialog, Dialog::Signal { at, .. } if y == inner.top() + *at as u16);
+        let selected = matches!(dialog, Dialog::Signal { at, .. } | Dialog::Leftovers { at, .. }
+            if y == inner.top() + *at as u16);
         if selected {
             pen.over(Rect { y, height: 1, ..inner }, Role::Selection);
             pen.text(inner.x, y, 1, pen.glyphs.cursor, Role::Accent);
@@ -83,5 +87,27 @@ fn content(app: &App, dialog: &Dialog) -> (String, Role, Vec<Vec<Piece>>) {
             lines.push(keys(&[("Enter", "send"), ("Esc", "leave")]));
             (format!("Signal to {tag}, pid {proc}"), Role::Warn, lines)
         }
+        Dialog::Leftovers { list, .. } => {
+            let mut lines: Vec<Vec<Piece>> = list.iter().map(leftover).collect();
+            lines.push(Vec::new());
+            lines.push(dim("SIGTERM first, SIGKILL when asked again. Only your own."));
+            lines.push(keys(&[("y", "end the selected one"), ("Esc", "leave")]));
+            ("Hold GPU memory, belong to no rank".into(), Role::Warn, lines)
+        }
     }
+}
+
+fn leftover(left: &Leftover) -> Vec<Piece> {
+    let gpus = left.gpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let bytes = left.used_bytes.map_or("n/a".into(), text::bytes);
+    let why = match left.reason {
+        LeftoverKind::DeadJob => ("dead job", Role::Warn),
+        LeftoverKind::Other => ("other", Role::Dim),
+    };
+    vec![
+        (format!(" {:<8}", left.proc.pid), Role::Text),
+        (format!("GPU {gpus:<4} {bytes:>5}  "), Role::Text),
+        (format!("{:<9}", why.0), why.1),
+        (left.command.clone(), Role::Dim),
+    ]
 }

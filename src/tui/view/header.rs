@@ -264,6 +264,7 @@ fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
 fn dialog_hints(dialog: &Dialog) -> &'static [(&'static str, &'static str)] {
     match dialog {
         Dialog::Signal { .. } => &[("j k", "select"), ("Enter", "send"), ("Esc", "leave")],
+        Dialog::Leftovers { .. } => &[("j k", "select"), ("y", "end it"), ("Esc", "leave")],
         Dialog::Restart => &[("Enter", "restart"), ("Esc", "leave it running")],
         Dialog::Stop { .. } => &[("Esc", "leave it running")],
     }

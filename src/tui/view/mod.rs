@@ -1,7 +1,9 @@
 //! What the screen shows: `draw` is a function of the app state and the size, and of nothing else.
 
+mod chart;
 mod dialog;
 mod events;
+pub(crate) mod gpu;
 mod grid;
 mod header;
 mod help;

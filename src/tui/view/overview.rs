@@ -3,7 +3,7 @@
 use ratatui::layout::Rect;
 
 use super::{
-    Pen, events,
+    Pen, events, gpu,
     grid::{self, Grid, Scale},
     ranks, row, spread, suspects, timeline,
 };
@@ -83,7 +83,7 @@ fn panes(app: &App, body: Rect) -> Panes {
 /// Rows come first.
 fn row_panes(app: &App, body: Rect) -> [Rect; 3] {
     let none = row(body, body.height, 0);
-    let ranks_want = app.overview.rows.len().max(1) as u16 + 1;
+    let ranks_want = app.overview.rows.len().max(1) as u16 + 1 + gpu::lines(app);
     // One row of air, a heading and three events, or nothing.
     let least_below = if body.height >= 10 { 5.max(body.height / 4) } else { 5 };
     if body.height < 8 || (body.height < 10 && ranks_want + least_below > body.height) {

@@ -2,7 +2,7 @@
 
 use ratatui::layout::Rect;
 
-use super::{Pen, logs, pen::Piece, verdict};
+use super::{Pen, gpu, logs, pen::Piece, verdict};
 use crate::{
     domain::{event::Fact, state::Rank, time::human},
     tui::{
@@ -23,7 +23,9 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     let used = pen.rule(area, &format!("rank {}", tag.trim_start_matches('r')));
     let x = area.x + used + 1;
     pen.chip(x, area.y, area.right().saturating_sub(x), &format!("{} {}", look.glyph, look.word), look.role);
-    let (left, right) = (identity(app, rank), condition(app, rank));
+    let (mut left, mut right) = (identity(app, rank), condition(app, rank));
+    // In two columns the shorter one has the room.
+    if area.width >= 76 { &mut left } else { &mut right }.extend(gpu::facts(app, rank));
     let two = area.width >= 76;
     let want = if two { left.len().max(right.len()) } else { left.len() + right.len() } as u16;
     // The log has at least a third, where there is room for anything.
@@ -39,7 +41,9 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
         column(pen, facts, &both);
     }
     let below = facts.bottom() + u16::from(area.height > 14);
-    page(app, pen, rank, Rect { y: below, height: area.bottom().saturating_sub(below), ..area });
+    let below = Rect { y: below, height: area.bottom().saturating_sub(below), ..area };
+    let below = if app.tab == Tab::Gpu { below } else { gpu::beside(app, rank, pen, below) };
+    page(app, pen, rank, below);
 }
 
 /// The tab that is open, with the names of the others at the right.
@@ -56,6 +60,7 @@ fn page(app: &App, pen: &mut Pen, rank: &Rank, area: Rect) {
         Tab::Log => logs::pane(app, pen, area),
         Tab::Events => happened(app, pen, rank, area),
         Tab::Peers => peers(app, pen, area),
+        Tab::Gpu => gpu::page(app, rank, pen, area),
     }
     let names: Vec<Piece> = Tab::ALL
         .iter()

@@ -2,7 +2,11 @@
 
 use ratatui::layout::Rect;
 
-use super::{Pen, first_shown, verdict};
+use super::{
+    Pen, first_shown,
+    gpu::{self, Figure},
+    verdict,
+};
 use crate::{
     domain::{
         fleet::{RankId, RankRow},
@@ -26,11 +30,12 @@ enum Column {
     Threads,
     Step,
     Beat,
+    Gpu(Figure),
     Last,
 }
 
 /// Column, heading, cells, least width of the pane that shows it, whether its text ends at the right.
-const COLUMNS: [(Column, &str, u16, u16, bool); 11] = [
+const COLUMNS: [(Column, &str, u16, u16, bool); 16] = [
     (Column::Rank, "RANK", 4, 0, true),
     (Column::Local, "L", 3, 60, true),
     (Column::Node, "NODE", 14, 110, false),
@@ -41,14 +46,24 @@ const COLUMNS: [(Column, &str, u16, u16, bool); 11] = [
     (Column::Threads, "THR", 4, 72, true),
     (Column::Step, "STEP", 8, 0, true),
     (Column::Beat, "BEAT", 6, 0, true),
+    (Column::Gpu(Figure::Util), "GPU%", 4, 48, true),
+    (Column::Gpu(Figure::History), "2 MIN", 12, 140, false),
+    (Column::Gpu(Figure::Memory), "GPU MEM", 9, 68, true),
+    (Column::Gpu(Figure::Temperature), "°C", 3, 60, true),
+    (Column::Gpu(Figure::Power), "W", 4, 100, true),
     (Column::Last, "LAST LINE", 12, 76, false),
 ];
+
+/// What is left out where GPUs want its room, up to this width of the pane.
+const FOR_GPUS: [(Column, u16); 3] = [(Column::Local, 110), (Column::Pid, 110), (Column::Threads, 120)];
 
 pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     if area.is_empty() {
         return;
     }
-    let columns = columns(area);
+    let (area, below) = gpu::split(app, area);
+    gpu::draw_line(app, pen, below);
+    let columns = columns(area, gpu::has_columns(app));
     let room = usize::from(area.height - 1);
     let (first, count) = (first(app, room), app.overview.rows.len());
     let shown = if count > room && room > 0 {
@@ -84,6 +99,10 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
 
 /// The rank in a row of the screen.
 pub(super) fn at(app: &App, area: Rect, y: u16) -> Option<RankId> {
+    let (area, below) = gpu::split(app, area);
+    if y >= below.y {
+        return None;
+    }
     let first = first(app, usize::from(area.height - 1));
     app.overview.shown().nth(first + usize::from(y - area.y - 1)).map(|row| row.id)
 }
@@ -94,9 +113,13 @@ fn first(app: &App, room: usize) -> usize {
 }
 
 /// The columns that are shown, each with its place. The last one takes what is left.
-fn columns(area: Rect) -> Vec<(Column, u16, u16, bool)> {
+fn columns(area: Rect, with_gpus: bool) -> Vec<(Column, u16, u16, bool)> {
     let mut x = area.x + 1;
-    let shown = COLUMNS.iter().filter(|(_, _, _, least, _)| area.width >= *least);
+    let gives_way = |column: Column| FOR_GPUS.iter().any(|(one, to)| *one == column && area.width < *to);
+    let shown = COLUMNS.iter().filter(|(column, _, _, least, _)| match column {
+        Column::Gpu(_) => with_gpus && area.width >= *least,
+        column => area.width >= *least && !(with_gpus && gives_way(*column)),
+    });
     shown
         .map(|(column, _, cells, _, right)| {
             let left = area.right().saturating_sub(x);
@@ -174,6 +197,11 @@ fn cell(app: &App, shown: &RankRow, rank: &Rank, column: Column, narrow: bool) -
                 let age = app.now.since(at);
                 (short_age(age), verdict::beat_role(age, Role::Dim))
             }
+        },
+        Column::Gpu(figure) => match gpu::cell(app, shown.id.node, rank, figure) {
+            (Some(text), _) if gone => (text, Role::Dim),
+            (Some(text), role) => (text, role),
+            (None, role) => ("-".into(), role),
         },
         Column::Last => last(app, shown, rank),
     }
