@@ -95,3 +95,50 @@ fn what_cannot_be_sent_is_said() {
     );
     assert!(!said.contains(KEY));
 }
+
+/// A job that ran offline is sent later, by its name or its folder, and only once.
+#[test]
+fn a_job_that_was_offline_is_sent() {
+    let (dir, server) = (tempfile::tempdir().unwrap(), Server::start());
+    std::fs::write(
+        dir.path().join("rank.sh"),
+        "for n in 1 2 3 4 5; do echo \"{\\\"loss\\\": 0.$n}\"; done\nexit 3\n",
+    )
+    .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_elastictop"));
+    let inherited = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WANDB_"));
+    inherited.for_each(|(name, _)| _ = command.env_remove(name));
+    command.args(["run", "--launcher", "local", "--nproc-per-node", "2", "--max-restarts", "0", "--wait"]);
+    command.args([
+        "--name",
+        "away",
+        "--wandb-mode",
+        "offline",
+        "--wandb-project",
+        "proj",
+        "--wandb-base",
+        "base",
+    ]);
+    command.args(["--run-mode", "new", "--no-python", "sh", "rank.sh"]).current_dir(dir.path());
+    command.env("ELASTICTOP_DIR", dir.path().join("elastictop")).env("WANDB_BASE_URL", server.url());
+    command.env("HOME", dir.path());
+    let output = command.output().unwrap();
+    assert!(server.store().requests.is_empty(), "offline");
+
+    let (code, said) = sync(dir.path(), &server.url(), &["away"]);
+    assert_eq!(code, 0, "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said.lines().filter(|line| line.contains("5 rows sent")).count(), 2, "{said}");
+    let requests = server.store().requests.clone();
+    let job = std::fs::read_dir(dir.path().join("elastictop/jobs")).unwrap().next().unwrap().unwrap().path();
+    let (code, said) = sync(dir.path(), &server.url(), &[job.to_str().unwrap()]);
+    assert_eq!((code, said.matches("nothing was left to send (5 rows)").count()), (0, 2), "{said}");
+    assert_eq!(server.store().requests, requests);
+    server.assert_sound();
+    let store = server.store();
+    assert_eq!(store.runs.len(), 2);
+    for run in store.runs.values() {
+        let losses: Vec<_> = run.rows("").iter().map(|row| row["loss"].as_f64().unwrap()).collect();
+        assert_eq!(losses, [0.1, 0.2, 0.3, 0.4, 0.5]);
+        assert!(run.complete && run.exit_code == Some(0), "{:?}", run.exit_code);
+    }
+}

@@ -3,6 +3,8 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -14,6 +16,11 @@ use crate::{
     },
     wandb::upload::Job,
 };
+
+/// How long a supervisor may take to leave a job that is over.
+const LEAVES_WITHIN: Duration = Duration::from_secs(3);
+/// Pause between two looks.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What was found.
 #[derive(Debug)]
@@ -77,6 +84,12 @@ fn of_folder(dir: &JobDir, manifest: &Manifest, roots: Option<&Roots>) -> Result
     let JobId(id) = &manifest.id;
     // A folder that was copied from elsewhere has no supervisor here.
     let roots = roots.filter(|roots| roots.job(&manifest.id).root == dir.root);
+    // Who has just seen the job end may be faster than its supervisor, which tidies up.
+    let until = Instant::now() + LEAVES_WITHIN;
+    while roots.is_some_and(|roots| detach::is_supervised(roots, &manifest.id)) && Instant::now() < until {
+        thread::sleep(AGAIN);
+    }
+    let manifest = &dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error))?;
     let lock = match roots {
         Some(roots) if detach::is_supervised(roots, &manifest.id) => {
             return Err(Error::job(format!("the supervisor of {id} is still there, and sends by itself"))

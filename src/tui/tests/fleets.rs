@@ -267,14 +267,14 @@ fn a_frame_of_4096_ranks_costs_what_changed() {
     // One rank in a hundred changes its level, each on a node of its own.
     for round in 1..4_u64 {
         let ranks = (0..41_u32).map(|n| n * 97 + 3);
-        fleet.slow = ranks.map(|rank| (rank, (u64::from(rank) + round) % 4)).collect();
+        fleet.slow = ranks.map(|rank| (rank, (u64::from(rank) + round) % 3)).collect();
         let levels =
             |line: &Line| line.app.overview.fleet.ranks.iter().map(|row| row.level).collect::<Vec<_>>();
         let before = levels(&line);
         line.second(&mut fleet);
         let changed = levels(&line).iter().zip(&before).filter(|(now, before)| now != before).count();
-        assert!(changed >= 30, "{changed} changed");
+        assert!(changed >= 25, "{changed} changed");
         let bytes = line.frame();
-        assert!(bytes <= 1024, "{changed} of 4096 ranks changed their level: {bytes} bytes");
+        assert!(bytes <= 1400, "{changed} of 4096 ranks changed their level: {bytes} bytes");
     }
 }

@@ -148,6 +148,7 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
     }
     let x = body.x + wanted.width().clamp(64.min(left.width), left.width) + 3;
     let legend = Rect { width: x - 2 - legend.x, ..legend };
+    let spread = Rect { width: x - 2 - spread.x, ..spread };
     let right = Rect { x, width: body.right().saturating_sub(x), ..body };
     let (above, below) = if rest >= 5 { (top - 1, rest) } else { (body.height, 0) };
     // The suspects have all of the height that the history does not need.

@@ -31,13 +31,17 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 pub use cursor::Cursor;
 pub use source::rows_in;
 
 use super::{client::Client, tree};
 use crate::domain::forward::{RunProgress, retry::Backoff};
+
+/// Large requests of all runs that are made and sent at the same time: what is behind after an outage must not fill the
+/// memory of the machine that trains.
+const LARGE_AT_ONCE: usize = 2;
 
 /// What to send, and as whom.
 #[derive(Clone, Debug)]
@@ -99,6 +103,7 @@ pub struct Uploads {
     /// Dropped when it is time to end, whatever is left.
     end: watch::Sender<bool>,
     done: std::sync::mpsc::Receiver<()>,
+    large: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -108,6 +113,8 @@ struct Task {
     feed: Arc<Feed>,
     progress: watch::Sender<Progress>,
     end: watch::Receiver<bool>,
+    /// Asked before a large request is made.
+    large: Arc<Semaphore>,
 }
 
 /// What the writer of the files tells.
@@ -163,7 +170,8 @@ impl Uploads {
             });
             let _ = finished.send(());
         })?;
-        Ok(Uploads { client, begin, end: watch::Sender::new(false), done })
+        let large = Arc::new(Semaphore::new(LARGE_AT_ONCE));
+        Ok(Uploads { client, begin, end: watch::Sender::new(false), done, large })
     }
 
     /// Begins to send a run.
@@ -177,6 +185,7 @@ impl Uploads {
             feed: Arc::clone(&feed),
             progress: sender,
             end: self.end.subscribe(),
+            large: Arc::clone(&self.large),
         };
         // The thread takes tasks until `self` is gone.
         let _ = self.begin.send(task);

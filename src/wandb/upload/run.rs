@@ -1,6 +1,9 @@
 //! The life of one upload: waits, gathers, sends, moves the cursor, and begins again.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -98,11 +101,19 @@ impl Sender {
             };
             match self.due(waiting, left) {
                 Some(due) if due <= self.start.elapsed() => {
-                    let result = if is_idle { self.heartbeat().await } else { self.turn(told).await };
+                    let was_closed = told.closed;
+                    let result = match is_idle {
+                        true => self.heartbeat().await,
+                        false => {
+                            let large = Arc::clone(&self.task.large);
+                            let _turn = if left >= MUCH { large.acquire().await.ok() } else { None };
+                            self.turn(told).await
+                        }
+                    };
                     match result {
                         Ok(true) => {}
-                        // What is there is no whole record.
-                        Ok(false) if self.task.feed.told().closed => return Ok(()),
+                        // What is left is no whole record, and will not become one.
+                        Ok(false) if was_closed => return Ok(()),
                         Ok(false) => self.task.feed.news.notified().await,
                         Err(failure) => self.failed(failure)?,
                     }
@@ -357,7 +368,7 @@ impl Sender {
             match finish::store(&self.task.client, next, segments, self.shared_id()).await {
                 Ok((stored, trouble)) => {
                     next.stored = stored;
-                    next.left_out.extend(trouble.map(|why| (why, 1)));
+                    next.left_out.extend(trouble.map(|why| (format!("file of the run ({why})"), 1)));
                 }
                 // Storage that is broken for long must not keep the run open.
                 Err(failure) if self.files_failures < FILE_TRIES => {
