@@ -354,7 +354,7 @@ mod tests {
         fs::write(&path, "secret-one\nsecret-two\nthree\n").unwrap();
         assert_eq!(tail(&path, 100).unwrap(), "secret-one\nsecret-two\nthree\n");
         assert_eq!(tail(&path, 12).unwrap(), "three\n");
-        assert_eq!(tail(&path, 4), None);
+        assert_eq!(tail(&path, 4).unwrap(), "");
     }
 
     #[test]

@@ -424,7 +424,7 @@ fn the_embedded_launcher_waits_before_a_restart() {
     let log = job.dir().join("agent.err");
     let says = |text: &'static str| {
         let log = log.clone();
-        wait_until(text, PATIENCE, move || fs::read_to_string(&log).ok()?.contains(text).then_some(()))
+        wait_until(text, PATIENCE, move || fs::read_to_string(&log).ok()?.contains(text).then_some(()));
     };
     says("waiting up to 1h 00m for GPU memory: process");
     assert_eq!(job.events_of("restart").len(), 0);

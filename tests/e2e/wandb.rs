@@ -87,7 +87,9 @@ fn start<'a>(lab: &'a Lab, server: &Server, name: &str, args: &[&str]) -> Job<'a
 fn wait_until_sent(job: &Job<'_>) {
     job.wait_for("all is sent", |status| {
         let runs = status["wandb"]["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
-        runs.iter().all(|run| run["state"] == "finished" || run["state"] == "local")
+        // Runs of other nodes have no rows here.
+        let is_sent = |run: &Value| run["state"] == "finished" || run["state"] == "local";
+        runs.iter().all(|run| is_sent(run) || run["rows_logged"].as_u64().is_none_or(|rows| rows == 0))
     });
 }
 
@@ -163,6 +165,10 @@ fn compare(nodes: u32, code: &str) {
         let (ours, theirs) = (Server::start(), Server::start());
         run_sdk(&lab, &theirs, combination, nodes, code);
         run_elastictop(&lab, &ours, combination, nodes, code);
+        let runs = seen(&theirs, "sdk").len();
+        ours.wait_for("all runs are complete", |store| {
+            store.runs.len() == runs && store.runs.values().all(|run| run.complete)
+        });
         let (ours_seen, theirs_seen) = (seen(&ours, "et"), seen(&theirs, "sdk"));
         assert_eq!(ours_seen, theirs_seen, "{combination:?} on {nodes} nodes");
         assert!(!ours_seen.is_empty() && ours_seen.values().all(|run| run.complete));

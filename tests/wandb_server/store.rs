@@ -63,16 +63,16 @@ pub struct Run {
 /// What one client sent.
 #[derive(Debug, Default, Serialize)]
 pub struct Client {
-    pub history: Lines,
-    pub events: Lines,
-    pub console: Lines,
+    pub history: Stream,
+    pub events: Stream,
+    pub console: Stream,
     /// Lines of history that the run had when this client last upserted it.
     pub joined_at: usize,
 }
 
 /// Lines of one file.
 #[derive(Debug, Default, Serialize)]
-pub struct Lines {
+pub struct Stream {
     /// Offset of the first one.
     pub start: usize,
     pub lines: Vec<String>,
@@ -120,11 +120,11 @@ impl Run {
 
     /// What `bucket` answers.
     pub fn bucket(&self) -> Value {
-        let tail = |pick: fn(&Client) -> &Lines| {
+        let tail = |pick: fn(&Client) -> &Stream| {
             let lines = self.clients.values().filter_map(|client| pick(client).lines.last());
             json!(json!(lines.collect::<Vec<_>>()).to_string())
         };
-        let count = |pick: fn(&Client) -> &Lines| -> usize {
+        let count = |pick: fn(&Client) -> &Stream| -> usize {
             self.clients
                 .values()
                 .map(|client| pick(client).start + pick(client).lines.len())
@@ -301,7 +301,7 @@ impl Store {
     }
 }
 
-impl Lines {
+impl Stream {
     /// Takes lines in; gives the index of the first new one. A first line may have offset 0 or `joined`, or any if
     /// that is `usize::MAX`.
     fn take(&mut self, chunk: Chunk, joined: usize, edits: bool) -> Result<usize, String> {

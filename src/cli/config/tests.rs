@@ -116,7 +116,8 @@ x = 1
     let lines: Vec<_> = problems
         .iter()
         .map(|problem| {
-            format!("{problem}{}", problem.hint.iter().map(|hint| format!(" ({hint})")).collect::<String>())
+            let hints: Vec<_> = problem.hint.iter().map(|hint| format!(" ({hint})")).collect();
+            format!("{problem}{}", hints.concat())
         })
         .collect();
     assert_snapshot!("problems", lines.join("\n"));

@@ -79,9 +79,8 @@ pub fn judge(call: Call, status: u16) -> Verdict {
         200..=299 => Verdict::Done,
         // Another client is changing the run at this moment.
         409 if call == Call::Upsert => Verdict::Again,
-        400..=404 | 409 | 410 | 413 | 422 | 501 => Verdict::Refused,
         // Redirects are followed before; one that arrives here leads nowhere.
-        300..=399 => Verdict::Refused,
+        300..=404 | 409 | 410 | 413 | 422 | 501 => Verdict::Refused,
         _ => Verdict::Again,
     }
 }

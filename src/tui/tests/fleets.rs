@@ -143,7 +143,7 @@ fn a_filter_keeps_what_failed_and_says_what_is_wrong() {
     let mut app = app(&fleet, (120, 40));
     press(&mut app, "/ r a n k : 3 - 7 <Enter>", &[]);
     let numbers = |app: &App| {
-        let mut numbers: Vec<u32> = app.overview.shown().map(|row| row.number()).collect();
+        let mut numbers: Vec<u32> = app.overview.shown().map(crate::domain::fleet::RankRow::number).collect();
         numbers.sort_unstable();
         numbers
     };

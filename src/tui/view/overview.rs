@@ -157,5 +157,5 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
     let history_area = Rect { height: body.bottom().saturating_sub(history_area.y), ..history_area };
     let [timeline, events] =
         if history_area.height >= 4 { history(app, history_area) } else { [empty.timeline; 2] };
-    Panes { ranks, spread, legend, suspects, timeline, events }
+    Panes { ranks, spread, suspects, legend, timeline, events }
 }

@@ -248,9 +248,8 @@ impl Client {
         let host = self.host();
         match status {
             401 => format!("{host} does not know the API key (401); wandb login, or set WANDB_API_KEY"),
-            403 => format!(
-                "the API key may not write there (403); another --wandb-entity or --wandb-project, or ask its owner"
-            ),
+            403 => "the API key may not write there (403); another --wandb-entity or --wandb-project, or ask its owner"
+                .to_owned(),
             404 => format!("{host} has no such entity or run (404); check --wandb-entity and WANDB_BASE_URL"),
             429 => format!("{host} asks for fewer requests (429)"),
             500.. => format!("{host} has a problem of its own ({status})"),

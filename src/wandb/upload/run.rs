@@ -102,13 +102,12 @@ impl Sender {
             match self.due(waiting, left) {
                 Some(due) if due <= self.start.elapsed() => {
                     let was_closed = told.closed;
-                    let result = match is_idle {
-                        true => self.heartbeat().await,
-                        false => {
-                            let large = Arc::clone(&self.task.large);
-                            let _turn = if left >= MUCH { large.acquire().await.ok() } else { None };
-                            self.turn(told).await
-                        }
+                    let result = if is_idle {
+                        self.heartbeat().await
+                    } else {
+                        let large = Arc::clone(&self.task.large);
+                        let _turn = if left >= MUCH { large.acquire().await.ok() } else { None };
+                        self.turn(told).await
                     };
                     match result {
                         Ok(true) => {}

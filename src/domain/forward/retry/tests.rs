@@ -108,7 +108,7 @@ fn a_tight_limit_slows_down_and_a_wide_one_does_not() {
             pace.sent(secs(f64::from(n)));
             pace.done(Some(RateLimit { remaining, reset: 10.0 }));
         }
-        pace.due(Waiting::Much) - secs(9.0)
+        pace.due(Waiting::Much).saturating_sub(secs(9.0))
     };
     assert_eq!(due(1000.0), LEAST_GAP, "two a second at most, whatever the server allows");
     assert_eq!(due(5.0), secs(2.0), "five in ten seconds");
