@@ -190,7 +190,8 @@ fn ranks(app: &App, tree: &Tree, line: &Line, first: u32) -> (Vec<Piece>, Vec<Pi
     let mine = known.iter().filter(|told| line.ranks.contains(&told.rank));
     let rows = mine.map(|told| told.rows).reduce(|a, b| a + b);
     if let Some(rows) = rows {
-        what = format!("{what}  {rows} rows").trim_start().to_owned();
+        let gap = if what.is_empty() { "" } else { "  " };
+        what += &format!("{gap}{rows} rows");
     }
     let left = vec![(span(&line.ranks), role), (label.unwrap_or_default(), Role::Dim)];
     let right = vec![(what, Role::Dim), (format!("  {}", place.unwrap_or_default()), Role::Dim)];
