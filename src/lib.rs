@@ -113,7 +113,8 @@
 //! | command | a [`domain::command::Command`], its answer in the core's `ask`, a file in [`cli`], a key in the table of [`tui`] |
 //! | view | a file in `tui/view`, a line in the table of keys |
 //! | setting | a line of the table in `cli/config/registry.rs`, which makes flag, help, file key and check |
-//! | theme | a file in `themes/` and a line in `tui/theme.rs` |
+//! | theme | a file in `themes/` and a line in `tui/theme/store.rs` |
+//! | figure that tells ranks apart | [`domain::suspicion`], its source in [`domain::fleet`] |
 //! | story about real torchrun | `tests/e2e`, with its script in `tests/scripts` |
 //!
 //! # Choices that were open

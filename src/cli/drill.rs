@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long a job may take until it trains.
-const BEGINS_WITHIN: Duration = Duration::from_mins(3);
+const BEGINS_WITHIN: Duration = Duration::from_secs(180);
 /// It must have trained this long before a pause means anything.
 const WARM_UP: Duration = Duration::from_secs(5);
 /// A rank that beats takes an order within some seconds.
@@ -185,9 +185,8 @@ async fn follow<T>(
             return Ok(Some(found));
         }
         let left = due.saturating_duration_since(Instant::now());
-        let message = match tokio::time::timeout(left, link.incoming.recv()).await {
-            Err(_) => return Ok(None),
-            Ok(message) => message,
+        let Ok(message) = tokio::time::timeout(left, link.incoming.recv()).await else {
+            return Ok(None);
         };
         match message {
             Some(ToViewer::Events { events }) => {

@@ -148,7 +148,7 @@ fn describe(state: &State, now: Stamp) -> String {
     match &state.wandb {
         Some(wandb) => text += &forward::describe(wandb, now),
         None if job.is_some_and(|job| job.launcher != Launcher::Foreign) => {
-            text += &format!("{}\n", wandb::OFF)
+            text += &format!("{}\n", wandb::OFF);
         }
         None => {}
     }

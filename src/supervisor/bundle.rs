@@ -281,6 +281,9 @@ fn tail(path: &Path, most: u64) -> Option<String> {
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes).ok()?;
     let whole = if from == 0 { 0 } else { bytes.iter().position(|byte| *byte == b'\n')? + 1 };
+    if from > 0 && whole == bytes.len() {
+        return None;
+    }
     Some(String::from_utf8_lossy(&bytes[whole..]).into_owned())
 }
 
@@ -351,7 +354,7 @@ mod tests {
         fs::write(&path, "secret-one\nsecret-two\nthree\n").unwrap();
         assert_eq!(tail(&path, 100).unwrap(), "secret-one\nsecret-two\nthree\n");
         assert_eq!(tail(&path, 12).unwrap(), "three\n");
-        assert_eq!(tail(&path, 4), None);
+        assert_eq!(tail(&path, 4).unwrap(), "");
     }
 
     #[test]

@@ -153,7 +153,7 @@ fn supervise() -> Result<()> {
         };
         report(&Report::Ready { told });
         leave_terminal(&roots, &id);
-        supervisor.run().await
+        Box::pin(supervisor.run()).await
     })?;
     // A lock file that stays does no harm: only a held lock counts.
     let _ = std::fs::remove_file(roots.lock(&id));

@@ -130,8 +130,8 @@ mod tests {
             now += budget.wait(now, false);
             seen.push(budget.thrift());
         }
-        use Thrift::{None, Plain, Plainest};
-        assert_eq!(seen, [None, None, Plain, Plain, Plain, Plainest, Plainest]);
+        let (none, plain, plainest) = (Thrift::None, Thrift::Plain, Thrift::Plainest);
+        assert_eq!(seen, [none, none, plain, plain, plain, plainest, plainest]);
     }
 
     #[test]

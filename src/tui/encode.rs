@@ -42,15 +42,13 @@ impl Look {
 ///
 /// The terminal's style is plain before and after.
 pub fn encode(last: &Buffer, next: &Buffer) -> Vec<u8> {
-    let changes = last.diff(next);
+    let mut changes = last.diff(next);
     if changes.is_empty() {
         return Vec::new();
     }
+    let overlaps = rewrite_wide_rows(last, next, &mut changes);
     let straight = write(next, changes.iter().copied());
-    // Where wide characters come or go, cells lie over each other: then the order does matter.
-    let wide = |cell: &Cell| cell.symbol().len() > 1 && super::text::width(cell.symbol()) > 1;
-    let overlaps = || changes.iter().any(|(x, y, cell)| wide(cell) || wide(&last[(*x, *y)]));
-    if changes.len() > TRY_BOTH || overlaps() {
+    if changes.len() > TRY_BOTH || overlaps {
         return straight;
     }
     let mut grouped = changes;
@@ -64,6 +62,29 @@ pub fn encode(last: &Buffer, next: &Buffer) -> Vec<u8> {
     });
     let grouped = write(next, grouped.into_iter());
     if grouped.len() < straight.len() { grouped } else { straight }
+}
+
+/// Where wide characters come or go, cells lie over each other, and terminals differ about what is left of those that
+/// are cut in half: such rows are written from end to end. Whether there are any.
+fn rewrite_wide_rows<'a>(last: &Buffer, next: &'a Buffer, changes: &mut Vec<(u16, u16, &'a Cell)>) -> bool {
+    let wide = |cell: &Cell| cell.symbol().len() > 1 && super::text::width(cell.symbol()) > 1;
+    let overlap = |(x, y, cell): &&(u16, u16, &Cell)| wide(cell) || wide(&last[(*x, *y)]);
+    let mut rows: Vec<u16> = changes.iter().filter(overlap).map(|(_, y, _)| *y).collect();
+    rows.dedup();
+    if rows.is_empty() {
+        return false;
+    }
+    changes.retain(|(_, y, _)| !rows.contains(y));
+    for y in rows {
+        let mut x = next.area.left();
+        while x < next.area.right() {
+            let cell = &next[(x, y)];
+            changes.push((x, y, cell));
+            x += super::text::width(cell.symbol()).max(1) as u16;
+        }
+    }
+    changes.sort_by_key(|(x, y, _)| (*y, *x));
+    true
 }
 
 fn write<'a>(next: &Buffer, cells: impl Iterator<Item = (u16, u16, &'a Cell)>) -> Vec<u8> {

@@ -136,7 +136,6 @@ impl Story {
                 standing: None,
                 last_line: Some(format!("step {step} loss {:.4} lr 3.0e-04", 2.31 - step as f64 / 40_000.0)),
                 lines: step,
-                ..RankSample::default()
             });
             let ranks = samples.collect();
             self.fact(Fact::Sample { ranks });

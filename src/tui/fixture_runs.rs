@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::fixture::{self, Story};
 use crate::domain::{
     event::Fact,
-    forward::{Mode, RunProgress, RunState, Settings, Sources, Writer},
+    forward::{Mode, RankRows, RunProgress, RunState, Settings, Sources, Writer},
     resolve::{Base, Facts, Given, RankScope, RunMode, Topology},
 };
 
@@ -103,9 +103,15 @@ pub(crate) fn offline() -> Story {
     settings.facts.entity = None;
     story.fact(planned(settings, None));
     let progress = RunProgress { state: RunState::Local, ..sending(&story, 310, 0) };
+    let rows = |rank: u32| RankRows {
+        rank,
+        rows: 310,
+        last: format!("{{\"_step\":309,\"loss\":2.{rank}1}}"),
+        is_sent: rank == 0,
+    };
     story.fact(Fact::WandbSample {
         runs: BTreeMap::from([("llama-7b-x3k9-a0".into(), progress)]),
-        ranks: Vec::new(),
+        ranks: (0..4).map(rows).collect(),
     });
     story
 }

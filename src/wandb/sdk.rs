@@ -298,9 +298,10 @@ fn fold<'a>(tree: &mut Tree, changes: &'a Changes) -> Vec<&'a str> {
     let mut seen = HashSet::new();
     let updates = changes.update.iter().map(|item| (item, true));
     for (item, is_set) in updates.chain(changes.remove.iter().map(|item| (item, false))) {
-        match is_set {
-            true => tree.set(item.path(), item.json()),
-            false => tree.remove(item.path()),
+        if is_set {
+            tree.set(item.path(), item.json());
+        } else {
+            tree.remove(item.path());
         }
         if let Some(key) = item.path().first()
             && seen.insert(key)

@@ -18,7 +18,10 @@ const WORD: &str = "correct horse-battery \"staple\"";
 
 /// Three ranks that all-reduce until rank 1 does not come any more.
 fn hang<'a>(lab: &'a Lab, mode: &str) -> Job<'a> {
-    let args = ["--nproc-per-node", "3", &script("hang.py"), "--step", "3", "--mode", mode, "--api-key", KEY];
+    // Steps long enough for the second in which the rank's server starts.
+    let length = if mode == "gil" { "1000" } else { "0" };
+    let args = ["--nproc-per-node", "3", &script("hang.py"), "--step", "3", "--step-ms", length];
+    let args = [&args[..], &["--mode", mode, "--api-key", KEY]].concat();
     let job = lab.start_with("hang", &args, &[("WANDB_API_KEY", KEY), ("MY_SECRET", WORD)]);
     job.wait_for_lines(&[], &format!("rank 1 hangs: {mode}"), 1);
     job

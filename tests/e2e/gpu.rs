@@ -210,8 +210,8 @@ fn part_lost_gpu() {
 fn what_a_gpu_does_not_have_is_none_and_asked_once() {
     let names =
         ["PowerUsage", "Temperature", "UtilizationRates", "CurrentClocksThrottleReasons", "MemoryInfo_v2"];
-    let lines: String = names.iter().map(|name| format!("unsupported 0 nvmlDeviceGet{name}\n")).collect();
-    Stub::new(&format!("gpus 1\nmem 0 10 20\n{lines}")).run("part_unsupported");
+    let lines: Vec<_> = names.iter().map(|name| format!("unsupported 0 nvmlDeviceGet{name}\n")).collect();
+    Stub::new(&format!("gpus 1\nmem 0 10 20\n{}", lines.concat())).run("part_unsupported");
 }
 
 #[test]
@@ -354,6 +354,11 @@ fn orphan(lab: &Lab) -> Child {
     lab.spawn("orphan", command.arg("1000").envs([("TORCHELASTIC_RUN_ID", "old"), ("LOCAL_RANK", "0")]))
 }
 
+fn end(mut orphan: Child) {
+    orphan.kill().expect("a child to be killed");
+    orphan.wait().expect("a child to end");
+}
+
 #[test]
 fn memory_of_a_dead_job_is_waited_for_and_its_holder_can_be_ended() {
     let lab = Lab::new();
@@ -409,6 +414,7 @@ fn the_wait_for_memory_ends() {
         status["alerts"].as_array().is_some_and(|all| all.iter().any(|alert| alert["kind"] == "gpu_leftover"))
     });
     job.stop();
+    end(orphan);
 }
 
 #[test]
@@ -424,7 +430,7 @@ fn the_embedded_launcher_waits_before_a_restart() {
     let log = job.dir().join("agent.err");
     let says = |text: &'static str| {
         let log = log.clone();
-        wait_until(text, PATIENCE, move || fs::read_to_string(&log).ok()?.contains(text).then_some(()))
+        wait_until(text, PATIENCE, move || fs::read_to_string(&log).ok()?.contains(text).then_some(()));
     };
     says("waiting up to 1h 00m for GPU memory: process");
     assert_eq!(job.events_of("restart").len(), 0);
@@ -434,6 +440,7 @@ fn the_embedded_launcher_waits_before_a_restart() {
     job.wait_for_event("restart", 1);
     job.wait_for_ranks(1);
     job.stop();
+    end(orphan);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::{Map, Value};
 
 use crate::{
-    harness::{Job, Lab, PATIENCE, finish, kill, script, wait_until},
+    harness::{Job, Lab, PATIENCE, finish, kernel_state, kill, script, wait_until},
     wandb_server::{Fault, KEY, Run, Server, What},
 };
 
@@ -19,6 +19,9 @@ const COMBINATIONS: [[&str; 2]; 6] = [
     ["new", "global"],
     ["new", "worker"],
 ];
+
+/// Steps of the job whose supervisor is killed.
+const STEPS: i64 = 2000;
 
 /// What one run has on the server; times and what only elastictop adds are left out.
 #[derive(Debug, PartialEq)]
@@ -84,7 +87,9 @@ fn start<'a>(lab: &'a Lab, server: &Server, name: &str, args: &[&str]) -> Job<'a
 fn wait_until_sent(job: &Job<'_>) {
     job.wait_for("all is sent", |status| {
         let runs = status["wandb"]["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
-        !runs.is_empty() && runs.iter().all(|run| run["state"] == "finished")
+        // Runs of other nodes have no rows here.
+        let is_sent = |run: &Value| run["state"] == "finished" || run["state"] == "local";
+        runs.iter().all(|run| is_sent(run) || run["rows_logged"].as_u64().is_none_or(|rows| rows == 0))
     });
 }
 
@@ -160,6 +165,10 @@ fn compare(nodes: u32, code: &str) {
         let (ours, theirs) = (Server::start(), Server::start());
         run_sdk(&lab, &theirs, combination, nodes, code);
         run_elastictop(&lab, &ours, combination, nodes, code);
+        let runs = seen(&theirs, "sdk").len();
+        ours.wait_for("all runs are complete", |store| {
+            store.runs.len() == runs && store.runs.values().all(|run| run.complete)
+        });
         let (ours_seen, theirs_seen) = (seen(&ours, "et"), seen(&theirs, "sdk"));
         assert_eq!(ours_seen, theirs_seen, "{combination:?} on {nodes} nodes");
         assert!(!ours_seen.is_empty() && ours_seen.values().all(|run| run.complete));
@@ -184,7 +193,7 @@ fn a_job_on_two_nodes_leaves_what_the_sdk_leaves() {
 /// A job without torch whose ranks log in one of the ways.
 fn local<'a>(lab: &'a Lab, server: &Server, name: &str, more: &[&str], rest: &[&str]) -> Job<'a> {
     let script = script("log_rows.py");
-    let mut args = vec!["--launcher", "local", "--nproc-per-node", "2"];
+    let mut args = vec!["--launcher", "local", "--nproc-per-node", "2", "--max-restarts", "0"];
     args.extend(more);
     args.push(script.as_str());
     args.extend(rest);
@@ -239,7 +248,6 @@ fn a_supervisor_that_is_killed_at_random_moments_loses_and_doubles_no_row() {
     ] {
         server.fail(Fault { on: on.into(), times, chance, what });
     }
-    const STEPS: i64 = 2000;
     let script = lab.path("slow.py");
     let text = format!(
         "import json, os, time, elastictop\nrank = int(os.environ['RANK'])\nfor step in range({STEPS}):\n    \
@@ -257,7 +265,11 @@ fn a_supervisor_that_is_killed_at_random_moments_loses_and_doubles_no_row() {
         random ^= random >> 7;
         random ^= random << 17;
         std::thread::sleep(Duration::from_millis(random % 900));
-        kill(job.supervisor(), Signal::KILL);
+        let supervisor = job.supervisor();
+        kill(supervisor, Signal::KILL);
+        wait_until("it is dead", PATIENCE, || {
+            kernel_state(supervisor).is_none_or(|state| state == 'Z').then_some(())
+        });
         // Whatever asks for the job's status takes it over; nobody there has a key, but the job has.
         job.status();
     }

@@ -1,20 +1,17 @@
 //! Where the script writes: an unmodified `wandb.init()` of the real SDK on every rank lands in the planned run.
 
-#[path = "../wandb_server/mod.rs"]
-mod wandb_server;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     process::Child,
 };
 
+use crate::wandb_server::{ENTITY, KEY, Server};
 use elastictop::domain::{
     forward::{Mode, Settings, Sources, Writer},
     resolve::{Base, Facts, Given, Plan, RankScope, RunMode, Topology},
 };
 use serde_json::Value;
-use wandb_server::{ENTITY, KEY, Server};
 
 use crate::harness::{Lab, script, wait_until};
 
@@ -98,7 +95,9 @@ fn every_rank_of_every_combination_lands_in_its_run() {
                 let run = &store.runs[&format!("{ENTITY}/{PROJECT}/{}", planned.id)];
                 assert_eq!(run.group, planned.group, "{}", planned.id);
                 assert_eq!(run.tags, ["nightly"], "{}", planned.id);
-                assert!(run.complete && run.exit_code == Some(0), "{} is not finished", planned.id);
+                assert_eq!(run.exit_code, Some(0), "{} has an end", planned.id);
+                // Of a shared run a rank that comes late opens it again: only what ranks wait for orders them.
+                assert!(run.complete || planned.shared, "{} is not finished", planned.id);
                 let losses: BTreeSet<u64> = run
                     .clients
                     .values()

@@ -545,6 +545,34 @@ class ElastictopModule(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "RANK='x' is not a whole number"):
             self.info(RANK="x", WORLD_SIZE="2")
 
+    def run_of(self, wandb=None, **variables):
+        modules = {"wandb": wandb} if wandb else {}
+        with mock.patch.dict(os.environ, variables, clear=True), mock.patch.dict(sys.modules, modules):
+            return elastictop.get_run()
+
+    def test_get_run_is_what_the_rank_writes_to(self):
+        active = mock.Mock(run=mock.Mock(disabled=False, id="active"))
+        idle = mock.Mock(run=None)
+        disabled = mock.Mock(run=mock.Mock(disabled=True))
+        by_us = dict(ELASTICTOP_RANK_WRITER="elastictop", ELASTICTOP_RANK_RUN="exp-a0")
+        by_script = by_us | dict(ELASTICTOP_RANK_WRITER="script")
+        self.assertIsNone(self.run_of(), "not started by elastictop")
+        self.assertEqual(self.run_of(active).id, "active")
+        self.assertEqual(self.run_of(**by_us).id, "exp-a0")
+        self.assertIs(self.run_of(active, **by_us), active.run)
+        self.assertIsNone(self.run_of(idle, **by_script), "before wandb.init()")
+        self.assertIs(self.run_of(active, **by_script), active.run)
+        for writer in ("elastictop", "script", "disabled"):
+            for wandb in (None, idle, disabled, active):
+                self.assertIsNone(self.run_of(wandb, ELASTICTOP_RANK_WRITER=writer), "a silent rank")
+
+    def test_the_run_that_elastictop_writes_logs_as_elastictop_does(self):
+        run = self.run_of(ELASTICTOP_RANK_WRITER="elastictop", ELASTICTOP_RANK_RUN="exp-a0")
+        with mock.patch.object(elastictop, "log") as log:
+            run.log({"loss": 1.0}, step=3)
+        log.assert_called_once_with({"loss": 1.0}, 3)
+        self.assertIn("exp-a0", repr(run))
+
 
 if __name__ == "__main__":
     unittest.main()

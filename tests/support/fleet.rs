@@ -1,5 +1,8 @@
 //! Jobs of many nodes, made by folding events as real ones are: for tests, benches and pictures. Deterministic.
 
+// Each user takes what it needs.
+#![allow(dead_code)]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use elastictop::{
@@ -156,7 +159,7 @@ impl Fleet {
                 RankSample {
                     local_rank,
                     cpu_ns: Some(1_000_000_000 * (looks + 10) * 97 / 100 + jitter * 1_000_000),
-                    rss_bytes: Some((4 << 30) + (noise(u64::from(rank), 1) % 600 << 20)),
+                    rss_bytes: Some((4 << 30) + ((noise(u64::from(rank), 1) % 600) << 20)),
                     threads: Some(61 + rank % 5),
                     step: Some(own),
                     step_at: Some(now),

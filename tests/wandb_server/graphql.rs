@@ -205,11 +205,10 @@ impl Walk<'_> {
             }
             (Literal::Null, Type::NonNullType(_)) => Err(format!("null for {of}")),
             (Literal::Null, _) => Ok(()),
-            (value, Type::NonNullType(inner)) => self.literal(value, inner),
             (Literal::List(items), Type::ListType(inner)) => {
                 items.iter().try_for_each(|item| self.literal(item, inner))
             }
-            (value, Type::ListType(inner)) => self.literal(value, inner),
+            (value, Type::NonNullType(inner) | Type::ListType(inner)) => self.literal(value, inner),
             (Literal::Object(given), Type::NamedType(name)) => {
                 let Some(TypeDefinition::InputObject(found)) = self.schema.types.get(name) else {
                     return Err(format!("an object for {name}"));
@@ -278,10 +277,11 @@ fn needed(argument: &InputValue<'static, String>) -> bool {
 /// Whether a variable of type `from` may stand where `to` is wanted.
 fn goes_into(from: &Type<'static, String>, to: &Type<'static, String>) -> bool {
     match (from, to) {
-        (Type::NonNullType(from), Type::NonNullType(to)) => goes_into(from, to),
+        (Type::NonNullType(from), Type::NonNullType(to)) | (Type::ListType(from), Type::ListType(to)) => {
+            goes_into(from, to)
+        }
         (_, Type::NonNullType(_)) => false,
         (Type::NonNullType(from), to) => goes_into(from, to),
-        (Type::ListType(from), Type::ListType(to)) => goes_into(from, to),
         (Type::NamedType(from), Type::NamedType(to)) => from == to,
         _ => false,
     }

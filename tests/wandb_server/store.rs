@@ -63,16 +63,16 @@ pub struct Run {
 /// What one client sent.
 #[derive(Debug, Default, Serialize)]
 pub struct Client {
-    pub history: Lines,
-    pub events: Lines,
-    pub console: Lines,
+    pub history: Stream,
+    pub events: Stream,
+    pub console: Stream,
     /// Lines of history that the run had when this client last upserted it.
     pub joined_at: usize,
 }
 
 /// Lines of one file.
 #[derive(Debug, Default, Serialize)]
-pub struct Lines {
+pub struct Stream {
     /// Offset of the first one.
     pub start: usize,
     pub lines: Vec<String>,
@@ -120,11 +120,11 @@ impl Run {
 
     /// What `bucket` answers.
     pub fn bucket(&self) -> Value {
-        let tail = |pick: fn(&Client) -> &Lines| {
+        let tail = |pick: fn(&Client) -> &Stream| {
             let lines = self.clients.values().filter_map(|client| pick(client).lines.last());
             json!(json!(lines.collect::<Vec<_>>()).to_string())
         };
-        let count = |pick: fn(&Client) -> &Lines| -> usize {
+        let count = |pick: fn(&Client) -> &Stream| -> usize {
             self.clients
                 .values()
                 .map(|client| pick(client).start + pick(client).lines.len())
@@ -244,7 +244,7 @@ impl Store {
                     let joined = of.joined_at;
                     let added = of.history.take(chunk, if shared { joined } else { 0 }, false);
                     match added {
-                        Ok(from) if !cheap => wrong.extend(of.history.steps(from)),
+                        Ok(from) if !cheap => wrong.extend(of.history.steps(from, shared)),
                         Ok(_) => {}
                         Err(why) => wrong.push(format!("{name}: {why}")),
                     }
@@ -301,7 +301,7 @@ impl Store {
     }
 }
 
-impl Lines {
+impl Stream {
     /// Takes lines in; gives the index of the first new one. A first line may have offset 0 or `joined`, or any if
     /// that is `usize::MAX`.
     fn take(&mut self, chunk: Chunk, joined: usize, edits: bool) -> Result<usize, String> {
@@ -338,8 +338,9 @@ impl Lines {
         Some(format!("no event with a time: {}", bad.chars().take(200).collect::<String>()))
     }
 
-    /// What is wrong with new rows of history, if anything.
-    fn steps(&self, from: usize) -> Option<String> {
+    /// What is wrong with new rows of history, if anything. A client of a shared run may stand for several ranks, each
+    /// with steps of its own, as the merged rows of several clients have them: their order says nothing.
+    fn steps(&self, from: usize, shared: bool) -> Option<String> {
         let read = |line: &String| serde_json::from_str::<Map<String, Value>>(&finite(line)).ok();
         let mut last = from.checked_sub(1).and_then(|at| read(&self.lines[at])?.get("_step")?.as_i64());
         for line in &self.lines[from..] {
@@ -353,7 +354,7 @@ impl Lines {
             {
                 return Some(format!("no time: {}", short()));
             }
-            if last.is_some_and(|last| step <= last) {
+            if !shared && last.is_some_and(|last| step <= last) {
                 return Some(format!("step {step} after {last:?}"));
             }
             last = Some(step);

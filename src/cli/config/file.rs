@@ -86,7 +86,7 @@ pub fn read(path: &Path) -> Result<Option<ConfigFile>> {
 /// The values of a file, and what is wrong in it.
 pub fn parse(text: &str) -> (Values, Vec<Problem>) {
     let place = |offset: usize| {
-        let before = &text[..text.floor_char_boundary(offset)];
+        let before = (0..=offset.min(text.len())).rev().find_map(|end| text.get(..end)).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     };

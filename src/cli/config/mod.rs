@@ -58,7 +58,7 @@ enum ConfigCommand {
 pub fn config(args: &ConfigArgs) -> Result<u8> {
     match &args.command {
         ConfigCommand::Print { json } => {
-            let layers = Layers::find(Default::default())?;
+            let layers = Layers::find(std::collections::BTreeMap::default())?;
             say(&if *json { show::json(&layers) } else { show::text(&layers) })
         }
         ConfigCommand::Init { project } => init(*project),

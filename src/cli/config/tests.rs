@@ -10,6 +10,7 @@ use super::{
     file::{self, ConfigFile, parse, parse_theirs},
     layers::project_file,
     registry::{Kind, SETTINGS, setting},
+    screen::Screen,
     *,
 };
 use crate::{
@@ -21,7 +22,7 @@ fn layers(project: &str, user: &str, env: &[(&str, &str)], typed: &[(&'static st
     let file = |path: &str, text: &str| {
         let (values, problems) = parse(text);
         assert_eq!(problems, []);
-        Some(ConfigFile { path: path.into(), values, screen: Default::default() })
+        Some(ConfigFile { path: path.into(), values, screen: Screen::default() })
     };
     Layers {
         typed: typed.iter().map(|&(key, value)| (key, value.to_owned())).collect(),
@@ -31,7 +32,7 @@ fn layers(project: &str, user: &str, env: &[(&str, &str)], typed: &[(&'static st
         wandb: Some(ConfigFile {
             path: "/home/me/.config/wandb/settings".into(),
             values: parse_theirs("[default]\nentity = machine\nproject = machine\n"),
-            screen: Default::default(),
+            screen: Screen::default(),
         }),
     }
 }
@@ -115,7 +116,8 @@ x = 1
     let lines: Vec<_> = problems
         .iter()
         .map(|problem| {
-            format!("{problem}{}", problem.hint.iter().map(|hint| format!(" ({hint})")).collect::<String>())
+            let hints: Vec<_> = problem.hint.iter().map(|hint| format!(" ({hint})")).collect();
+            format!("{problem}{}", hints.concat())
         })
         .collect();
     assert_snapshot!("problems", lines.join("\n"));

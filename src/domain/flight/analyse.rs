@@ -113,7 +113,7 @@ pub fn analyse(dumps: &[Dump]) -> Analysis {
 
 /// The members of each group that has collectives: as the dumps tell, else all ranks for the default group, else
 /// whoever took part.
-fn members<'a>(dumps: &'a [Dump], world_size: Option<u32>) -> BTreeMap<&'a GroupName, BTreeSet<u32>> {
+fn members(dumps: &[Dump], world_size: Option<u32>) -> BTreeMap<&GroupName, BTreeSet<u32>> {
     let mut members: BTreeMap<&GroupName, BTreeSet<u32>> = BTreeMap::new();
     for dump in dumps {
         for entry in dump.entries.iter().filter(|entry| !entry.is_p2p) {
@@ -226,7 +226,8 @@ impl<'a> Table<'a> {
         }
         let behind = self.behind(seq);
         // Who finished what needs everybody has met the ranks that lag in an older dump.
-        if !behind.is_empty() && !(over && needs_all) {
+        let all_came = over && needs_all;
+        if !behind.is_empty() && !all_came {
             let verb = if behind.len() == 1 { "has" } else { "have" };
             let wait = if hanging.len() == 1 { "waits" } else { "wait" };
             let (late, waiters) = (rank::list(&behind), rank::list(&hanging));

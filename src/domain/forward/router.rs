@@ -232,22 +232,18 @@ impl Router {
     /// The run that figures of a rank go to, and the label that tells them from those of other ranks there. `None`
     /// when no rank of this node logs.
     pub fn figures_of(&self, proc: ProcId) -> Option<(&str, Option<String>)> {
-        let seat = self.seats.get(&proc)?;
-        let run = match &seat.run {
-            Some(run) => run,
-            // A silent rank's figures go where the first rank of its node logs.
-            None if seat.is_placed => {
-                let mut logging: Vec<_> = self.living().filter(|(_, seat)| seat.run.is_some()).collect();
-                logging.sort_by_key(|(_, seat)| seat.local_rank);
-                logging.first()?.1.run.as_ref()?
-            }
-            None => return None,
-        };
+        let seat = self.seats.get(&proc).filter(|seat| seat.is_placed)?;
+        // A silent rank's figures go where the first rank of its node logs, or last did.
+        let logging = self.seats().filter(|(_, other)| other.run.is_some());
+        let first = logging
+            .min_by_key(|(proc, other)| (other.is_gone, other.local_rank, std::cmp::Reverse(proc.start)));
+        let run = seat.run.as_deref().or(first.and_then(|(_, first)| first.run.as_deref()))?;
         let is_crowded = self.living().any(|(other, seat)| {
-            other != proc && (seat.run.as_ref() == Some(run) || seat.run.is_none() && seat.is_placed)
+            other != proc && (seat.run.as_deref() == Some(run) || seat.run.is_none() && seat.is_placed)
         });
         let number = seat.place.rank.unwrap_or(seat.local_rank);
-        let label = seat.label.clone().or_else(|| is_crowded.then(|| format!("rank-{number}")));
+        let is_guest = seat.run.is_none();
+        let label = seat.label.clone().or_else(|| (is_crowded || is_guest).then(|| format!("rank-{number}")));
         Some((run, label))
     }
 

@@ -290,7 +290,7 @@ mod tests {
         }
         story.look(299, 1, 0, true);
         for second in 300..900 {
-            story.look(second, 0, 0x1, second < 500 || second > 550);
+            story.look(second, 0, 0x1, !(500..=550).contains(&second));
         }
         story.look(900, 12, 0, true);
         assert_eq!(story.told, ["851 GPU 3 of r9 has done nothing for 5m 00s", "900 over IdleGpu Some(1)"]);

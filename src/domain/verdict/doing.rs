@@ -55,11 +55,17 @@ pub enum Activity {
 
 /// Share of a core in per mille from which on a thread computes rather than waits.
 const BUSY: u64 = 500;
+/// The same for a thread that the kernel shows in no call and no sleep.
+const STARVED: u64 = 50;
 
 impl Doing {
     /// What the thread does, given the share of a core that it used lately, in per mille.
     pub fn activity(&self, share: Option<u64>) -> Activity {
         if share.is_some_and(|share| share >= BUSY) {
+            return Activity::Busy;
+        }
+        // On a machine with more to do than it can, a spinning thread gets a part of a core, but never sleeps.
+        if self.wchan.is_none() && self.call.is_none() && share.is_some_and(|share| share >= STARVED) {
             return Activity::Busy;
         }
         let wchan = self.wchan.as_deref().unwrap_or_default();
@@ -158,6 +164,7 @@ mod tests {
         // Seen on Linux 6.18.
         assert_eq!(of("hrtimer_nanosleep", "clock_nanosleep", 0), Activity::Asleep);
         assert_eq!(of("", "", 990), Activity::Busy);
+        assert_eq!(of("", "", 80), Activity::Busy, "runnable, on a crowded machine");
         assert_eq!(of("anon_pipe_read", "read", 0), Activity::Reading(Some("/x".into())));
         assert_eq!(of("pipe_read", "", 0), Activity::Reading(Some("/x".into())));
         assert_eq!(of("futex_do_wait", "futex", 10), Activity::Lock);

@@ -126,9 +126,9 @@ pub(super) fn slow_teardown(
         since,
         format!("{who} {verb} not end after SIGTERM; SIGKILL follows"),
         left.iter()
-            .filter_map(|(local, member)| {
-                (member.kernel == Some(Kernel::Stopped))
-                    .then(|| format!("{} is stopped and cannot take it", names([member.number(**local)])))
+            .filter(|(_, member)| member.kernel == Some(Kernel::Stopped))
+            .map(|(local, member)| {
+                format!("{} is stopped and cannot take it", names([member.number(**local)]))
             })
             .collect(),
     );

@@ -47,8 +47,6 @@ const SUSPICIOUS: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(3);
 /// Rows in a row with a loss that is no number, before that is told: a step that the script throws away is one.
 const NAN_ROWS: u32 = 2;
-/// A rank whose beats stay away for this long holds Python's lock, even if the job moves on.
-const LOCK_FACTOR: u32 = 1;
 
 /// What the machine learns.
 #[derive(Clone, Copy, Debug)]
@@ -493,7 +491,7 @@ impl Verdict {
 
     /// Python's lock is held, though the job as a whole has not been still for long, or tells no steps.
     fn silent_alone(&self, now: Stamp) -> Option<Alert> {
-        let limit = self.policy.hang_after().max(Duration::from_secs(10)) * LOCK_FACTOR;
+        let limit = self.policy.hang_after().max(Duration::from_secs(10));
         let limit = limit.max(self.pace.patience(&self.policy));
         let alive = || self.members.iter().filter(|(_, member)| member.is_alive());
         let others_beat = alive().any(|(_, member)| member.beats > 0 && member.silence(now).is_none());

@@ -161,7 +161,7 @@ fn read(path: &Path) -> Seen {
                 seen.summary.extend(items);
             }
             Kind::Output(output) => {
-                seen.console.push(format!("{} {}", output.output_type, output.line.trim_end()))
+                seen.console.push(format!("{} {}", output.output_type, output.line.trim_end()));
             }
             Kind::Exit(exit) => seen.exits.push(exit.exit_code),
             Kind::Run(run) => seen.resumed = run.resumed,

@@ -5,11 +5,13 @@ the job's user. The fault runs in the main thread, between two of its bytecodes,
 and is over after the time that the file says. Nothing is left of it then.
 """
 
+import _thread
 import ctypes
 import json
 import os
-import threading
 import time
+
+# Not `threading`: the first thread that imports it counts as the main one, and this code runs in another.
 
 FRESH_S = 10  # an order that nobody took is void after this time
 MOST_S = 3600
@@ -18,7 +20,7 @@ ENABLED = os.environ.get("ELASTICTOP_DRILL", "1") != "0"
 _kept = []  # the interpreter does not keep callbacks alive
 
 
-def begin(directory):
+def begin(directory, main_thread):
     """Takes the order and has the main thread carry it out."""
     path = os.path.join(directory, "drill.json")
     with open(path, "rb") as file:
@@ -35,7 +37,7 @@ def begin(directory):
     # Taken now: whoever asked sees by this that the fault begins.
     os.rename(path, os.path.join(directory, "drill.taken.json"))
     if order["fault"] == "oom":
-        raise_in_main_thread(MemoryError)  # the error alone: no memory is used up
+        raise_in(main_thread, MemoryError)  # the error alone: no memory is used up
         return
 
     def act(_):
@@ -48,9 +50,8 @@ def begin(directory):
         raise RuntimeError("the interpreter takes no more calls: try again")
 
 
-def raise_in_main_thread(exception):
-    ident = ctypes.c_ulong(threading.main_thread().ident)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(exception))
+def raise_in(thread, exception):
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))
 
 
 def sleep(_directory, seconds):
@@ -75,9 +76,12 @@ def read_a_pipe(directory, seconds):
         os.mkfifo(path, 0o600)
     # Open at both ends, so that the open itself does not wait.
     fd = os.open(path, os.O_RDWR)
-    timer = threading.Timer(seconds, os.write, (fd, b"x"))
-    timer.daemon = True
-    timer.start()
+
+    def feed():
+        time.sleep(seconds)
+        os.write(fd, b"x")
+
+    _thread.start_new_thread(feed, ())
     os.read(fd, 1)
     os.close(fd)
 

@@ -40,6 +40,7 @@ class Rank:
 
     def __init__(self, address):
         self.address = address
+        self.main_thread = _thread.get_ident()
         self.pid = os.getpid()  # a forked child has this object, but is no rank
         self.number = 0
         self.error = None
@@ -216,13 +217,13 @@ class Rank:
         """`elastictop drill` leaves a file in the rank's folder, which the user of the job alone can enter."""
         directory = os.environ.get("ELASTICTOP_RANK_DIR")
         if directory and os.access(os.path.join(directory, "drill.json"), os.F_OK):
-            from importlib.util import module_from_spec, spec_from_file_location
-
+            # Not imported: what `import` brings along may take the thread that it runs in for the main one.
             path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "elastictop_drill.py")
-            spec = spec_from_file_location("elastictop_drill", path)
-            drill = module_from_spec(spec)
-            spec.loader.exec_module(drill)
-            drill.begin(directory)
+            with open(path, "rb") as file:
+                code = compile(file.read(), path, "exec")
+            drill = {"__name__": "elastictop_drill"}
+            exec(code, drill)
+            drill["begin"](directory, self.main_thread)
 
     def part(self, name, read, otherwise):
         try:

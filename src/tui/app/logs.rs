@@ -188,14 +188,14 @@ impl Logs {
     pub(crate) fn count(&mut self, state: &State) {
         let shown =
             state.ranks.iter().filter(|rank| self.local_rank.is_none_or(|local| local == rank.local_rank));
-        let written: u64 = shown.map(|rank| rank.lines).sum();
+        let written = shown.fold(0_u64, |sum, rank| sum.saturating_add(rank.lines));
         if written == self.written {
             return;
         }
         // A new incarnation counts from 0.
         let more = written.checked_sub(self.written).unwrap_or(written);
         if !self.follow && self.loaded {
-            self.arrived += more;
+            self.arrived = self.arrived.saturating_add(more);
         }
         (self.written, self.grew) = (written, true);
     }

@@ -55,7 +55,7 @@ impl App {
             }
             (View::Overview, Zoom::Node) => self.zoom_to(Zoom::Fleet),
             (View::Overview, Zoom::Fleet) if !self.overview.filter.is_empty() => {
-                self.filter_by(Filter::default())
+                self.filter_by(Filter::default());
             }
             (View::Overview, Zoom::Fleet) => return false,
             (View::Runs, _) if self.runs.preview.take().is_some() => {}
@@ -159,7 +159,7 @@ impl App {
                 let lane = self.lane.and_then(|n| lanes.iter().find(|lane| lane.n == n)).or(lanes.back());
                 lane.and_then(|lane| lane.cause.as_ref()).map(|cause| cause.text.clone())
             }
-            View::Stacks => self.stacks.stacks.as_ref().map(|stacks| stacks.summary()),
+            View::Stacks => self.stacks.stacks.as_ref().map(crate::domain::stack::Stacks::summary),
             View::Events => {
                 let (lines, at) = self.event_lines();
                 lines.into_iter().nth(at).map(|line| line.text)

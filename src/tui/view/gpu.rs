@@ -25,6 +25,8 @@ use crate::{
 
 /// Figures that are older than this are shown as old.
 const STALE: Duration = Duration::from_secs(5);
+/// Lower pages have a line for each figure instead of a chart.
+const CHARTS_FROM: u16 = 9;
 /// Cells of the history in the table.
 const SPARK: usize = 12;
 /// A line about all GPUs is drawn where the table has this many rows or more.
@@ -308,11 +310,31 @@ pub(crate) fn page(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) {
     let inner =
         Rect { x: area.x + 2, y: area.y + 1, width: area.width.saturating_sub(4), height: area.height - 1 };
     match seen(app, rank) {
+        Some((_, gpu)) if inner.height < CHARTS_FROM => sparks(app, gpu, pen, inner),
         Some((state, gpu)) => charts(app, state, gpu, pen, inner),
         None => {
             let text = "nothing was seen of a GPU of this rank";
             pen.text(inner.x, inner.y, inner.width, text, Role::Dim);
         }
+    }
+}
+
+/// A line for each figure, over the last two minutes: what there is room for on a low screen.
+fn sparks(app: &App, gpu: &Gpu, pen: &mut Pen, area: Rect) {
+    let sample = &gpu.sample;
+    let (history, total) = (&gpu.history, sample.mem_total_bytes.map_or(1, |bytes| (bytes >> 20) as u32));
+    let limit = sample.power_limit_mw.map_or(1000, |milliwatts| milliwatts / 1000);
+    let lines = [
+        ("use", &history.util_pct, 100),
+        ("memory", &history.mem_mib, total),
+        ("power", &history.power_w, limit),
+        ("heat", &history.temp_c, 100),
+    ];
+    let cells = usize::from(area.width.saturating_sub(8)).min(Resolution::Second.cells());
+    for ((label, series, max), y) in lines.into_iter().zip(area.top()..area.bottom()) {
+        pen.text(area.x, y, area.width, label, Role::Dim);
+        let values = series.window(Resolution::Second, app.now, cells);
+        pen.text(area.x + 8, y, cells as u16, &chart::spark(&values, max, app.glyphs), Role::Accent);
     }
 }
 

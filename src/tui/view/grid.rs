@@ -213,9 +213,10 @@ impl Grid {
                 let row = &fleet.ranks[fleet.nodes[group].ranks().start + at];
                 self.draw_rank(app, pen, row, (x, y));
             }
-            if selected {
-                let width = if self.cell > 2 { self.cell - 1 } else { 1 };
-                pen.invert(Rect { x, y, width, height: 1 });
+            if selected && self.cell > 2 {
+                pen.over(Rect { x, y, width: self.cell - 1, height: 1 }, Role::Selection);
+            } else if selected {
+                pen.invert(Rect { x, y, width: 1, height: 1 });
             }
         }
     }
@@ -232,6 +233,10 @@ impl Grid {
         let look = app.rank_at(row.id).map(|rank| words::rank_state(rank, app.glyphs));
         let state = look.as_ref().map_or("?", |look| look.glyph);
         let loud = look.as_ref().is_some_and(|look| !matches!(look.role, Role::Ok | Role::Dim));
+        if self.scale == Scale::Cells && !hidden && role == Role::Border {
+            // Figures are read: quiet, but not as faint as a glyph may be.
+            role = Role::Dim;
+        }
         let state_role = match look {
             Some(look) if loud && !hidden => look.role,
             _ => role,
@@ -322,7 +327,7 @@ fn node_look(app: &App, node: &NodeRow) -> (&'static str, Role) {
 /// Suspicion ends in the colours of alarm; other metrics are neither good nor bad.
 pub(super) fn heat_role(metric: Metric, step: u8) -> Role {
     match (metric, step) {
-        (Metric::Suspicion, 0) => Role::Heat(0),
+        (Metric::Suspicion, 0) => Role::Border,
         (Metric::Suspicion, 1) => Role::Heat(2),
         (Metric::Suspicion, 2) => Role::Heat(4),
         (Metric::Suspicion, 3) => Role::Warn,

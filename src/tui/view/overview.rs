@@ -148,6 +148,7 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
     }
     let x = body.x + wanted.width().clamp(64.min(left.width), left.width) + 3;
     let legend = Rect { width: x - 2 - legend.x, ..legend };
+    let spread = Rect { width: x - 2 - spread.x, ..spread };
     let right = Rect { x, width: body.right().saturating_sub(x), ..body };
     let (above, below) = if rest >= 5 { (top - 1, rest) } else { (body.height, 0) };
     // The suspects have all of the height that the history does not need.
@@ -156,5 +157,5 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
     let history_area = Rect { height: body.bottom().saturating_sub(history_area.y), ..history_area };
     let [timeline, events] =
         if history_area.height >= 4 { history(app, history_area) } else { [empty.timeline; 2] };
-    Panes { ranks, spread, legend, suspects, timeline, events }
+    Panes { ranks, spread, suspects, legend, timeline, events }
 }

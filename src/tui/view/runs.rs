@@ -138,7 +138,7 @@ fn row(app: &App, pen: &mut Pen, tree: &Tree, line: &Line, area: Rect) {
             let left = vec![(format!("{glyph} "), role), (id.clone(), Role::Text)];
             (left, row.map(|row| figures(app, row, area.width)).unwrap_or_default())
         }
-        Key::Ranks(first) => ranks(tree, line, *first),
+        Key::Ranks(first) => ranks(app, tree, line, *first),
     };
     let width: usize = right.iter().map(|(text, _)| text::width(text)).sum();
     let width = (width as u16).min(area.width / 3 * 2);
@@ -173,7 +173,7 @@ fn end_of(what: &str, room: usize, glyphs: Glyphs) -> String {
 }
 
 /// A rank, or several of a node.
-fn ranks(tree: &Tree, line: &Line, first: u32) -> (Vec<Piece>, Vec<Piece>) {
+fn ranks(app: &App, tree: &Tree, line: &Line, first: u32) -> (Vec<Piece>, Vec<Piece>) {
     let rank = tree.plan.ranks.get(first as usize);
     let place = rank.map(|rank| match line.ranks.as_slice() {
         [_] => format!("node {}, local {}", rank.worker_index, rank.local_rank),
@@ -185,9 +185,16 @@ fn ranks(tree: &Tree, line: &Line, first: u32) -> (Vec<Piece>, Vec<Piece>) {
     });
     let silent = rank.is_some_and(|rank| !rank.logs);
     let role = if silent { Role::Dim } else { Role::Rank(first) };
-    let what = if silent { "silent" } else { "" };
+    let mut what = if silent { "silent" } else { "" }.to_owned();
+    let known = app.wandb().map(|wandb| wandb.ranks.as_slice()).unwrap_or_default();
+    let mine = known.iter().filter(|told| line.ranks.contains(&told.rank));
+    let rows = mine.map(|told| told.rows).reduce(|a, b| a + b);
+    if let Some(rows) = rows {
+        let gap = if what.is_empty() { "" } else { "  " };
+        what += &format!("{gap}{rows} rows");
+    }
     let left = vec![(span(&line.ranks), role), (label.unwrap_or_default(), Role::Dim)];
-    let right = vec![(what.to_owned(), Role::Dim), (format!("  {}", place.unwrap_or_default()), Role::Dim)];
+    let right = vec![(what, Role::Dim), (format!("  {}", place.unwrap_or_default()), Role::Dim)];
     (left, right)
 }
 
@@ -299,6 +306,10 @@ fn about(wandb: &Wandb, tree: &Tree, line: &Line) -> Vec<Piece> {
     let mut rows = Vec::new();
     if let Some(reason) = tree.reason(line) {
         rows.push((reason.to_owned(), Role::Text));
+    }
+    if let Some(last) = wandb.ranks.iter().find(|told| line.ranks.contains(&told.rank)) {
+        let fate = if last.is_sent { "last row" } else { "last row, shown and not sent" };
+        rows.push((format!("{fate}: {}", last.last), Role::Dim));
     }
     let progress = tree.run_of(line).and_then(|row| row.progress.as_ref());
     if let Some(error) = progress.and_then(|progress| progress.last_error.as_ref()) {

@@ -53,11 +53,13 @@ fn lags(app: &App, pen: &mut Pen, area: Rect) {
     }
 }
 
+/// Its name, what a rank tells of it, and how it is written.
+type Figure = (&'static str, fn(&RankRow) -> Option<f32>, fn(f32) -> String);
+
 /// States with their counts, and the percentiles of what is known.
 fn percentiles(app: &App, pen: &mut Pen, area: Rect) {
     let fleet = &app.overview.fleet;
     pen.rule(area, "all ranks  p1 / p50 / p99");
-    type Figure = (&'static str, fn(&RankRow) -> Option<f32>, fn(f32) -> String);
     let figures: [Figure; 4] = [
         ("GPU %", |row| row.figures.gpu_pct, |value| format!("{value:.0}")),
         ("CPU %", |row| row.figures.cpu_pct, |value| format!("{value:.0}")),

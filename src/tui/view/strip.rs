@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A failure that was got over this long ago is no news any more.
-const OLD_NEWS: Duration = Duration::from_mins(15);
+const OLD_NEWS: Duration = Duration::from_secs(15 * 60);
 
 /// Lines that the strip takes of at most `budget`.
 pub(super) fn height(app: &App, width: u16, budget: u16) -> u16 {

@@ -13,7 +13,7 @@ use crate::{
 
 /// With more ranks than this the list is short.
 const MANY: usize = 1024;
-const SHORT_LIST: usize = 10;
+const SHORT_LIST: usize = 6;
 
 /// The list: suspects, or the ranks that the filter lets through.
 pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {

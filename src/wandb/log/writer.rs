@@ -179,9 +179,14 @@ impl Writer {
         let failed = |error| Failure::new("cannot make a run in", &wandb, error, 0);
         fs::create_dir_all(&wandb).map_err(failed)?;
         let folder = new_folder(&wandb, &folder_name(local(at), id)).map_err(failed)?;
-        fs::create_dir(folder.join("files")).map_err(failed)?;
+        // Whoever tries again until the disk has room must not leave a folder each time.
+        Writer::begin(&folder, id).inspect_err(|_| _ = fs::remove_dir_all(&folder))
+    }
+
+    fn begin(folder: &Path, id: &str) -> Result<Writer, Failure> {
         let path = folder.join(format!("run-{id}.wandb"));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        let file = fs::create_dir(folder.join("files"))
+            .and_then(|()| OpenOptions::new().read(true).write(true).create_new(true).open(&path));
         let file = file.map_err(|error| Failure::new("cannot make", &path, error, 0))?;
         Writer::with_header(path, file)
     }

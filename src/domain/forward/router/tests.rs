@@ -65,11 +65,12 @@ fn send(router: &mut Router, proc: ProcId, line: &str) -> String {
 
 #[test]
 fn each_combination_sends_a_rank_s_rows_where_the_plan_says() {
-    use {RankScope::Global, RunMode::*};
-    for (mode, first, second) in
-        [(Auto, "b 0", "silent"), (Shared, "b 0", "b 0"), (New, "b-rank-0 0", "b-rank-1 0")]
-    {
-        let mut router = router(mode, Global);
+    for (mode, first, second) in [
+        (RunMode::Auto, "b 0", "silent"),
+        (RunMode::Shared, "b 0", "b 0"),
+        (RunMode::New, "b-rank-0 0", "b-rank-1 0"),
+    ] {
+        let mut router = router(mode, RankScope::Global);
         let found = [10, 11].map(|n| send(&mut router, proc(n), r#"{"loss":1}"#));
         assert_eq!(found, [first, second], "{mode}");
     }
@@ -173,10 +174,12 @@ fn the_primary_s_node_completes_a_shared_run() {
 
 #[test]
 fn figures_of_silent_ranks_go_where_their_node_logs() {
-    let first = router(RunMode::Auto, RankScope::Global);
+    let mut first = router(RunMode::Auto, RankScope::Global);
     let label = |label: &str| Some(label.to_owned());
     assert_eq!(first.figures_of(proc(10)), Some(("b", label("rank-0"))));
     assert_eq!(first.figures_of(proc(11)), Some(("b", label("rank-1"))));
+    first.gone(proc(10), None);
+    assert_eq!(first.figures_of(proc(11)), Some(("b", label("rank-1"))), "between two lives");
     let new = router(RunMode::New, RankScope::Global);
     assert_eq!(new.figures_of(proc(11)), Some(("b-rank-1", None)));
     let mut second = Router::default();
@@ -194,15 +197,22 @@ fn a_run_fails_with_the_code_of_its_own_rank() {
         runs.iter().map(|run| router.exit_code(&run.id, state, job)).collect::<Vec<_>>()
     };
     let (ok, three, term) = (Exit::Code(0), Exit::Code(3), Exit::Signal(15));
-    use {JobState::*, RunMode::*};
-    assert_eq!(end(New, [ok, ok], Done, Some(0)), [0, 0]);
-    assert_eq!(end(New, [three, term], Failed, Some(1)), [3, 143]);
-    assert_eq!(end(Auto, [three, term], Failed, Some(1)), [3]);
-    assert_eq!(end(Auto, [term, three], Failed, Some(1)), [1], "rank 1 does not write to it");
-    assert_eq!(end(Shared, [term, three], Failed, Some(1)), [3]);
-    assert_eq!(end(Shared, [term, term], Stopped, Some(143)), [143]);
-    assert_eq!(end(Auto, [ok, ok], Failed, None), [1]);
-    assert_eq!(end(Auto, [three, ok], Done, None), [0], "a rank of a start that was made good");
+    assert_eq!(end(RunMode::New, [ok, ok], JobState::Done, Some(0)), [0, 0]);
+    assert_eq!(end(RunMode::New, [three, term], JobState::Failed, Some(1)), [3, 143]);
+    assert_eq!(end(RunMode::Auto, [three, term], JobState::Failed, Some(1)), [3]);
+    assert_eq!(
+        end(RunMode::Auto, [term, three], JobState::Failed, Some(1)),
+        [1],
+        "rank 1 does not write to it"
+    );
+    assert_eq!(end(RunMode::Shared, [term, three], JobState::Failed, Some(1)), [3]);
+    assert_eq!(end(RunMode::Shared, [term, term], JobState::Stopped, Some(143)), [143]);
+    assert_eq!(end(RunMode::Auto, [ok, ok], JobState::Failed, None), [1]);
+    assert_eq!(
+        end(RunMode::Auto, [three, ok], JobState::Done, None),
+        [0],
+        "a rank of a start that was made good"
+    );
 }
 
 proptest! {

@@ -143,7 +143,7 @@ fn reference(line: &str) -> Option<BTreeMap<String, Value>> {
 }
 
 fn values(line: &str) -> Option<BTreeMap<String, Value>> {
-    let value = |text: String| serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text));
+    let value = |text: String| serde_json::from_str(&text).unwrap_or(Value::String(text));
     Some(items(line)?.into_iter().map(|(key, text)| (key, value(text))).collect())
 }
 

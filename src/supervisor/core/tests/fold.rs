@@ -110,12 +110,13 @@ fn a_status_has_exactly_the_promised_keys_and_null_for_what_nobody_knows() {
             keys.into_iter().collect::<std::collections::BTreeSet<_>>()
         };
         let want = |words: &str| words.split(' ').map(str::to_owned).collect();
-        assert_eq!(keys(&json), want("schema job agent ranks gpus alerts"));
+        assert_eq!(keys(&json), want("schema job agent ranks gpus wandb alerts"));
         let job =
             "id name state launcher attempt restarts max_restarts world_size started_at exit_code cause";
         assert_eq!(keys(&json["job"]), want(job));
         assert_eq!(keys(&json["agent"]), want("pid state"));
-        let rank = "rank local_rank group_rank node pid state exit cpu_pct rss_bytes threads step heartbeat_age_s gpu";
+        let rank = "rank local_rank group_rank node pid state exit cpu_pct rss_bytes threads step heartbeat_age_s gpu \
+            groups collective guard";
         for entry in json["ranks"].as_array().unwrap() {
             assert_eq!(keys(entry), want(rank));
         }

@@ -38,7 +38,7 @@ impl Worker {
         match order {
             Order::Plan(settings) => self.plan(*settings),
             Order::Rank { proc, local_rank, place, outputs } => {
-                self.add_rank(proc, local_rank, &place, outputs)
+                self.add_rank(proc, local_rank, &place, outputs);
             }
             Order::Placed(proc, place) => {
                 if let Some(seat) = self.router.seat_of(proc) {

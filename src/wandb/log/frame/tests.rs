@@ -49,14 +49,22 @@ fn read_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Read {
     read
 }
 
-/// A file with every kind of chunk, and the room at the end of its first block just too small for a chunk.
-fn sample() -> (Vec<Vec<u8>>, Vec<u8>, Vec<u64>) {
-    let fill = BLOCK - HEADER.len() - 5 * CHUNK - 10 - 20 - 300 - 6;
-    let lengths = [10, 0, 20, 300, fill, 40, BLOCK + 50, 60, 2 * BLOCK, 70];
-    let payloads: Vec<_> = lengths.iter().enumerate().map(|(n, length)| payload(n, *length)).collect();
-    let (bytes, ends) = file(&payloads);
-    assert_eq!(ends[4], BLOCK as u64 - 6);
-    (payloads, bytes, ends)
+struct Sample {
+    payloads: Vec<Vec<u8>>,
+    bytes: Vec<u8>,
+    ends: Vec<u64>,
+}
+
+/// Two files: one whose first block has too little room at its end for a chunk, and one with every kind of chunk.
+fn samples() -> [Sample; 2] {
+    let fill = BLOCK - HEADER.len() - 5 * CHUNK - 10 - 20 - 300;
+    let [padded, filled] = [fill - 6, fill - 20];
+    [vec![10, 0, 20, 300, padded, 40], vec![10, 0, 20, 300, filled, BLOCK + 30, 60, 70]].map(|lengths| {
+        let payloads: Vec<_> =
+            lengths.into_iter().enumerate().map(|(n, length)| payload(n, length)).collect();
+        let (bytes, ends) = file(&payloads);
+        Sample { payloads, bytes, ends }
+    })
 }
 
 #[test]
@@ -82,65 +90,70 @@ fn records_lie_around_the_end_of_a_block_in_every_way() {
 
 #[test]
 fn no_chunk_crosses_a_block_and_short_rests_are_zeros() {
-    let (_, bytes, _) = sample();
-    assert_eq!(bytes[BLOCK - 6..BLOCK], [0; 6]);
-    let mut at = HEADER.len();
-    while at < bytes.len() {
-        let left = BLOCK - at % BLOCK;
-        if left < CHUNK {
-            at += left;
-            continue;
+    let mut kinds = Vec::new();
+    for Sample { bytes, .. } in samples() {
+        let mut at = HEADER.len();
+        while at < bytes.len() {
+            let left = BLOCK - at % BLOCK;
+            if left < CHUNK {
+                assert!(bytes[at..at + left].iter().all(|byte| *byte == 0));
+                kinds.push(0);
+                at += left;
+                continue;
+            }
+            let length = usize::from(u16::from_le_bytes([bytes[at + 4], bytes[at + 5]]));
+            assert!(CHUNK + length <= left, "the chunk at {at} has {length} bytes");
+            kinds.push(bytes[at + 6]);
+            at += CHUNK + length;
         }
-        let length = usize::from(u16::from_le_bytes([bytes[at + 4], bytes[at + 5]]));
-        assert!(CHUNK + length <= left, "the chunk at {at} has {length} bytes");
-        at += CHUNK + length;
+        assert_eq!(at, bytes.len());
     }
-    assert_eq!(at, bytes.len());
+    kinds.sort_unstable();
+    kinds.dedup();
+    assert_eq!(kinds, [0, FULL, FIRST, MIDDLE, LAST]);
 }
 
 #[test]
 fn a_tail_torn_at_any_byte_costs_nothing_before_it() {
-    let (payloads, bytes, ends) = sample();
-    for cut in 0..=bytes.len() {
-        let kept = ends.iter().filter(|end| **end <= cut as u64).count();
-        let read = read_pieces([&bytes[..cut]]);
-        assert_eq!(read.payloads, payloads[..kept], "cut at {cut}");
-        let header = if cut < HEADER.len() { 0 } else { HEADER.len() as u64 };
-        assert_eq!(read.end, kept.checked_sub(1).map_or(header, |last| ends[last]), "cut at {cut}");
-        assert_eq!((read.damages.len(), read.end + read.torn), (0, cut as u64), "cut at {cut}");
+    for Sample { payloads, bytes, ends } in samples() {
+        for cut in 0..=bytes.len() {
+            let kept = ends.iter().filter(|end| **end <= cut as u64).count();
+            let read = read_pieces([&bytes[..cut]]);
+            assert_eq!(read.payloads, payloads[..kept], "cut at {cut}");
+            let header = if cut < HEADER.len() { 0 } else { HEADER.len() as u64 };
+            assert_eq!(read.end, kept.checked_sub(1).map_or(header, |last| ends[last]), "cut at {cut}");
+            assert_eq!((read.damages.len(), read.end + read.torn), (0, cut as u64), "cut at {cut}");
+        }
     }
 }
 
 #[test]
 fn a_flipped_byte_costs_at_most_what_lies_in_its_block_and_is_told() {
-    let (payloads, bytes, ends) = sample();
-    let starts: Vec<u64> = [HEADER.len() as u64].into_iter().chain(ends.iter().copied()).collect();
-    let mut bytes = bytes;
-    for at in 0..bytes.len() {
-        let mask = [0x01, 0x80, 0xff, 0x10][at % 4];
-        bytes[at] ^= mask;
-        let read = read_pieces([&bytes[..]]);
-        bytes[at] ^= mask;
-        // Records keep their order, and none is made up.
-        let mut left = payloads.iter();
-        assert!(read.payloads.iter().all(|payload| left.any(|known| known == payload)), "flipped {at}");
-        let lost = payloads.len() - read.payloads.len();
-        assert!(
-            lost == 0 || !read.damages.is_empty() || read.torn > 0,
-            "flipped {at}: {lost} lost, none told"
-        );
-        // Whatever does not touch the block of the flip is there.
-        let block = (at / BLOCK * BLOCK) as u64..((at / BLOCK + 1) * BLOCK) as u64;
-        for (n, payload) in payloads.iter().enumerate() {
-            let touches = starts[n] < block.end && ends[n] > block.start;
-            assert!(touches || read.payloads.contains(payload), "flipped {at}: record {n} is lost");
+    for Sample { payloads, mut bytes, ends } in samples() {
+        let starts: Vec<u64> = [HEADER.len() as u64].into_iter().chain(ends.iter().copied()).collect();
+        for at in 0..bytes.len() {
+            let mask = [0x01, 0x80, 0xff, 0x10][at % 4];
+            bytes[at] ^= mask;
+            let read = read_pieces([&bytes[..]]);
+            bytes[at] ^= mask;
+            // Records keep their order, and none is made up.
+            let mut left = payloads.iter();
+            assert!(read.payloads.iter().all(|payload| left.any(|known| known == payload)), "flipped {at}");
+            let lost = payloads.len() - read.payloads.len();
+            assert!(lost == 0 || !read.damages.is_empty() || read.torn > 0, "flipped {at}: nothing told");
+            // Whatever does not touch the block of the flip is there.
+            let block = (at / BLOCK * BLOCK) as u64..((at / BLOCK + 1) * BLOCK) as u64;
+            for (n, payload) in payloads.iter().enumerate() {
+                let touches = starts[n] < block.end && ends[n] > block.start;
+                assert!(touches || read.payloads.contains(payload), "flipped {at}: record {n} is lost");
+            }
         }
     }
 }
 
 #[test]
 fn a_flip_in_a_payload_costs_one_record() {
-    let (payloads, mut bytes, ends) = sample();
+    let [_, Sample { payloads, mut bytes, ends }] = samples();
     let at = ends[3] as usize - 1;
     bytes[at] ^= 4;
     let read = read_pieces([&bytes[..]]);
@@ -261,7 +274,7 @@ proptest! {
         flips in prop::collection::vec((any::<prop::sample::Index>(), 1..=255_u8), 1..6),
         cut in any::<prop::sample::Index>(),
     ) {
-        let (payloads, mut bytes, _) = sample();
+        let [_, Sample { payloads, mut bytes, .. }] = samples();
         for (at, mask) in flips {
             let at = at.index(bytes.len());
             bytes[at] ^= mask;

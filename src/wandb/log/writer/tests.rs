@@ -1,6 +1,7 @@
 use std::{os::unix::process::ExitStatusExt, process::Command};
 
 use prost::Message;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::*;
 use crate::wandb::log::{
@@ -196,6 +197,11 @@ fn write_until_refused(dir: &Path) {
     // Smaller ones still fit, with numbers that go on; the refused batch took none.
     writer.append(&rows(next, 1)).unwrap();
     assert_eq!(read(writer.path()), steps(writer.path()));
+    // Not even a beginning fits: nothing is left of it.
+    setrlimit(Resource::Fsize, Rlimit { current: Some(0), maximum: None }).unwrap();
+    let error = Writer::create(dir, "cd", START).unwrap_err();
+    assert_eq!((error.valid, error.cause.kind()), (0, io::ErrorKind::FileTooLarge));
+    assert_eq!(fs::read_dir(dir.join("wandb")).unwrap().count(), 1);
     println!("refused at {}", failure.valid);
 }
 
