@@ -1,6 +1,6 @@
 //! What becomes of a rank's metrics: which W&B run they go to, and how far they have come.
 //!
-//! The plan itself is not kept: it follows from [`Wandb::facts`] by [`resolve`], in the supervisor, the shim and the
+//! The plan itself is not kept: it follows from [`Settings::facts`] by [`resolve`], in the supervisor, the shim and the
 //! viewer alike, so that a viewer can also show what another run mode or rank scope gives.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};

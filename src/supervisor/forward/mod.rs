@@ -1,7 +1,7 @@
 //! The forwarder: from what ranks print, log and write to one `.wandb` file for each run, and from there to W&B.
 //!
 //! It runs on a thread of its own and is told things by orders; the loop of the supervisor never waits for it. What
-//! it needs to go on after a crash is in its [`cursor`]: the loop may die at any moment, and so may this thread.
+//! it needs to go on after a crash is in its `cursor`: the loop may die at any moment, and so may this thread.
 //!
 //! ```text
 //!  ranks/PID-START/stdout.log ─┐

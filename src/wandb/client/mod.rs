@@ -90,7 +90,7 @@ pub struct Taken {
 }
 
 impl Client {
-    /// A way to the server at `base_url`. Honours `HTTPS_PROXY` and its kin, and the variables of [`tls`].
+    /// A way to the server at `base_url`. Honours `HTTPS_PROXY` and its kin, and the variables of `tls`.
     ///
     /// # Errors
     /// The address is none, or no certificates can be loaded.
