@@ -6,7 +6,7 @@ use std::{
     process::Child,
 };
 
-use crate::wandb_server::{ENTITY, KEY, Server};
+use crate::wandb_server::{ENTITY, KEY, Options, Server};
 use elastictop::domain::{
     forward::{Mode, Settings, Sources, Writer},
     resolve::{Base, Facts, Given, Plan, RankScope, RunMode, Topology},
@@ -80,7 +80,7 @@ fn run_job(lab: &Lab, server: &Server, mode: RunMode, scope: RankScope) -> Plan 
 #[test]
 fn every_rank_of_every_combination_lands_in_its_run() {
     let Some(lab) = Lab::with_torch() else { return };
-    let server = Server::start();
+    let server = Server::with(Options { late_clients: true, ..Options::default() });
     for mode in RunMode::ALL {
         for scope in RankScope::ALL {
             let plan = run_job(&lab, &server, mode, scope);

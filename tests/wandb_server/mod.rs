@@ -51,12 +51,20 @@ pub struct Options {
     pub structured_console: bool,
     /// Whether rows are only compared, not read: for benchmarks.
     pub cheap: bool,
+    /// Whether a client of a shared run may write after another has completed it: nobody orders the ranks of a script.
+    pub late_clients: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let entities = vec![ENTITY.to_owned(), "team".to_owned()];
-        Options { address: ([127, 0, 0, 1], 0).into(), entities, structured_console: true, cheap: false }
+        Options {
+            address: ([127, 0, 0, 1], 0).into(),
+            entities,
+            structured_console: true,
+            cheap: false,
+            late_clients: false,
+        }
     }
 }
 
@@ -100,7 +108,7 @@ impl Server {
         let listener = std::net::TcpListener::bind(options.address).expect("an address to listen on");
         listener.set_nonblocking(true).expect("a socket that does not block");
         let address = listener.local_addr().expect("an address");
-        let store = Store { cheap: options.cheap, ..Store::default() };
+        let store = Store { cheap: options.cheap, late_clients: options.late_clients, ..Store::default() };
         let inner = Arc::new(Inner {
             options,
             schema: Schema::read(),
