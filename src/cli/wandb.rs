@@ -53,12 +53,10 @@ pub fn decide(layers: &Layers, about: About<'_>) -> Result<Option<Settings>> {
     let from = layers.get("wandb.mode").map(|found| found.given().to_string());
     let (mode, why_not_online) = match asked {
         Some(mode @ (Mode::Disabled | Mode::Offline)) => (mode, from),
-        Some(Mode::Online) | None => match no_key(layers)? {
+        Some(Mode::Online) | None => match no_key(layers) {
             None => (Mode::Online, None),
-            Some(hint) => {
-                let why =
-                    format!("no API key was found: {hint}; elastictop sync sends later what is kept now");
-                (Mode::Offline, Some(why))
+            Some(why) => {
+                (Mode::Offline, Some(format!("{why}; elastictop sync sends later what is kept now")))
             }
         },
     };
@@ -74,11 +72,15 @@ pub fn decide(layers: &Layers, about: About<'_>) -> Result<Option<Settings>> {
     Ok(Some(settings))
 }
 
-/// Where a key could come from, if there is none.
-fn no_key(layers: &Layers) -> Result<Option<String>> {
+/// Why there is no key, and where one could come from; `None` when there is one.
+fn no_key(layers: &Layers) -> Option<String> {
     let server = layers.get("wandb.base_url").map_or_else(|| CLOUD.to_owned(), |found| found.value);
-    let key = find_key(&|name| layers.env.get(name).cloned(), &server)?;
-    Ok(if key.is_some() { None } else { Some(no_key_hint(&server)) })
+    match find_key(&|name| layers.env.get(name).cloned(), &server) {
+        Ok(Some(_)) => None,
+        Ok(None) => Some(format!("no API key was found: {}", no_key_hint(&server))),
+        // A variable that the job may never use is no reason not to start it.
+        Err(error) => Some(error.text),
+    }
 }
 
 /// As many nodes as there may be; each rank tells later how many there are.

@@ -281,9 +281,6 @@ fn tail(path: &Path, most: u64) -> Option<String> {
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes).ok()?;
     let whole = if from == 0 { 0 } else { bytes.iter().position(|byte| *byte == b'\n')? + 1 };
-    if from > 0 && whole == bytes.len() {
-        return None;
-    }
     Some(String::from_utf8_lossy(&bytes[whole..]).into_owned())
 }
 

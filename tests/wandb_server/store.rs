@@ -302,10 +302,10 @@ impl Store {
 }
 
 impl Stream {
-    /// Takes lines in; gives the index of the first new one. A first line may have offset 0 or `joined`, or any if
-    /// that is `usize::MAX`.
+    /// Takes lines in; gives the index of the first new one. A first line may have any offset up to `joined`: a client
+    /// may have been told an earlier count than that of its upsert.
     fn take(&mut self, chunk: Chunk, joined: usize, edits: bool) -> Result<usize, String> {
-        if self.lines.is_empty() && (chunk.offset == joined || joined == usize::MAX) {
+        if self.lines.is_empty() && chunk.offset <= joined {
             self.start = chunk.offset;
         }
         let end = self.start + self.lines.len();

@@ -58,7 +58,7 @@ struct Teller {
 }
 
 impl GpuProbe {
-    /// Begins to ask. Returns within a few seconds, whatever the driver does; on a machine without one the slot says
+    /// Begins to ask. Returns within 50 ms, whatever the driver does; on a machine without one the slot says
     /// so by then.
     pub fn start() -> GpuProbe {
         let (sender, slot) = watch::channel(Arc::default());

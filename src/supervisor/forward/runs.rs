@@ -141,8 +141,8 @@ impl RunFile {
         let [step, timestamp, runtime] = &mut self.texts;
         for (text, value) in [(&mut *timestamp, stamped.timestamp), (&mut *runtime, stamped.runtime)] {
             text.clear();
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{value}");
+            // With a point even where none is needed: W&B takes these as floats. Writing to a string cannot fail.
+            let _ = write!(text, "{value:?}");
         }
         step.clear();
         let _ = write!(step, "{}", stamped.step);

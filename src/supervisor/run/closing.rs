@@ -49,6 +49,8 @@ impl Supervisor {
             self.logbook.close_rank(rank);
         }
         while self.read_logs() {}
+        // Ranks that lived for less than a second were not looked at yet.
+        self.look_for_runs();
         if let Some(line) = std::mem::take(&mut self.agent_reader).end() {
             self.handle(Input::AgentLine(line));
         }
