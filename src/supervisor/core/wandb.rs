@@ -10,7 +10,7 @@ use crate::{
     domain::{
         command::{Command, Outcome},
         event::Fact,
-        forward::{Mode, RunState, Settings, Wandb, Writer},
+        forward::{Mode, RunProgress, RunState, Settings, Wandb, Writer},
         resolve::{Given, RankScope, RunMode},
         sample::Place,
         time::Stamp,
@@ -105,7 +105,9 @@ impl Core {
     pub(super) fn forward_told(&mut self, now: Stamp, told: Told, out: &mut Out) {
         match told {
             Told::Progress { runs, ranks } => {
+                let refused = self.newly_refused(&runs);
                 self.emit(now, Fact::WandbSample { runs, ranks }, out);
+                refused.into_iter().for_each(|text| self.emit(now, Fact::Note { text }, out));
                 self.keep_progress(now, false, out);
             }
             Told::Planned(settings) => {
@@ -127,6 +129,21 @@ impl Core {
             Told::Note(text) => self.emit(now, Fact::Note { text }, out),
             Told::Finished => self.keep_progress(now, true, out),
         }
+    }
+
+    /// A sentence for each run that the server did not refuse before.
+    fn newly_refused(&self, runs: &BTreeMap<String, RunProgress>) -> Vec<String> {
+        let known = self.state.wandb.as_ref().map(|wandb| &wandb.runs);
+        let was = |id: &str| known.and_then(|runs| runs.get(id)).map(|run| run.state);
+        let refused = |run: &RunProgress| run.state == RunState::Refused;
+        let job = self.state.job.as_ref().map_or_else(String::new, |job| format!(" {}", job.id));
+        runs.iter()
+            .filter(|(id, run)| refused(run) && was(id) != Some(RunState::Refused))
+            .map(|(id, run)| {
+                let why = run.last_error.as_deref().unwrap_or("it does not say why");
+                format!("W&B refused run {id}: {why}. Its rows are kept here; later: elastictop sync{job}")
+            })
+            .collect()
     }
 
     /// Nobody named an entity: this is the one that the key belongs to.

@@ -343,7 +343,14 @@ fn preview(pen: &mut Pen, area: Rect, wandb: &Wandb, now: &Plan, (wanted, then):
     };
     let ends = now.runs.iter().filter(|run| fate(&run.id, then, false) == Fate::Ends).count();
     let begins = then.runs.iter().filter(|run| fate(&run.id, now, true) == Fate::Begins).count();
-    let sum = format!("{} end, {} begin", count(ends, "run"), count(begins, "run"));
+    let verb = |n: usize, one: &'static str, more: &'static str| if n == 1 { one } else { more };
+    let sum = format!(
+        "{} {}, {} {}",
+        count(ends, "run"),
+        verb(ends, "ends", "end"),
+        count(begins, "run"),
+        verb(begins, "begins", "begin")
+    );
     let footer = 2.min(area.height);
     for (text, y) in [apply.to_owned(), sum].iter().zip(area.bottom() - footer..area.bottom()) {
         pen.text(area.x + 2, y, area.width.saturating_sub(2), text, Role::Accent);
