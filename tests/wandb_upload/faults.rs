@@ -66,6 +66,28 @@ fn every_fault_is_survived() {
 }
 
 #[test]
+fn rows_do_not_wait_for_storage() {
+    let (dir, server) = (tempfile::tempdir().unwrap(), Server::start());
+    server.fail(Fault::once("PUT", What::Status { status: 503, retry_after: None }).times(0));
+    let mut log = Log::new(dir.path());
+    log.rows(50);
+    log.exit(0);
+    let uploads = uploads(&server);
+    let upload = uploads.begin(log.job());
+    server.wait_for("all rows", |store| {
+        store.runs.get(&key("run1")).is_some_and(|run| run.history_lines() == 50 && !run.complete)
+    });
+    server.heal();
+    drop(upload);
+    assert!(uploads.finish(PATIENCE));
+    server.assert_sound();
+    let store = server.store();
+    let run = &store.runs[&key("run1")];
+    assert_steps(run, 50);
+    assert_eq!((run.complete, run.exit_code, run.files.len()), (true, Some(0), 2));
+}
+
+#[test]
 fn retry_after_is_waited_for_and_shown() {
     let (dir, server) = (tempfile::tempdir().unwrap(), Server::start());
     server.fail(Fault::once("file_stream", What::Status { status: 429, retry_after: Some("2".into()) }));

@@ -3,7 +3,7 @@
 use super::row::escape;
 
 /// Lines of one file, as elements of a JSON list.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Lines {
     bytes: Vec<u8>,
     count: u64,
@@ -57,7 +57,7 @@ impl Lines {
 }
 
 /// What a request holds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Body {
     /// Lines with the offset of the first.
     pub(super) history: (u64, Lines),

@@ -372,6 +372,10 @@ impl Sender {
                 // Storage that is broken for long must not keep the run open.
                 Err(failure) if self.files_failures < FILE_TRIES => {
                     self.files_failures += 1;
+                    if self.files_failures == 1 && !body.is_empty() {
+                        // Rows do not wait for storage; they come again, the same ones, with the last word.
+                        self.stream(next, body.clone()).await?;
+                    }
                     return Err(failure);
                 }
                 Err(_) => next.left_out.extend([("file of the run".to_owned(), 1)]),
