@@ -217,6 +217,10 @@ fn rows_of_every_source_arrive_with_the_job_s_exit_code() {
         let job = local(&lab, &server, way, &args, &[way, "50", code]);
         job.wait_for_end();
         wait_until_sent(&job);
+        // The status may be older than the first word about the run.
+        server.wait_for("the end of the run", |store| {
+            store.runs.values().any(|run| run.name == way && run.complete)
+        });
         let seen = run_named(&server, way, look);
         assert_eq!(seen.rows.len(), 2, "{seen:?}");
         for rows in seen.rows.values() {
