@@ -92,8 +92,6 @@ struct Body {
     uploaded: Vec<String>,
     complete: Option<bool>,
     exitcode: Option<i64>,
-    #[allow(dead_code)]
-    preempting: Option<bool>,
 }
 
 #[derive(Deserialize)]
