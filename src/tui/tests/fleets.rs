@@ -275,6 +275,6 @@ fn a_frame_of_4096_ranks_costs_what_changed() {
         let changed = levels(&line).iter().zip(&before).filter(|(now, before)| now != before).count();
         assert!(changed >= 25, "{changed} changed");
         let bytes = line.frame();
-        assert!(bytes <= 1400, "{changed} of 4096 ranks changed their level: {bytes} bytes");
+        assert!(bytes <= 1024, "{changed} of 4096 ranks changed their level: {bytes} bytes");
     }
 }
