@@ -12,6 +12,7 @@ mod plan;
 mod proxy;
 mod reach;
 mod read;
+mod relay;
 mod run;
 pub mod run_args;
 mod screen;
@@ -85,6 +86,8 @@ enum Command {
     Rm(control::RmArgs),
     /// Speak for this node's part of a job on standard input and output, for a viewer on another node
     Proxy(proxy::ProxyArgs),
+    /// Hold the links to many nodes once, for all who look
+    Relay(relay::RelayArgs),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions {
@@ -131,6 +134,7 @@ impl Cli {
             Some(Command::Status(args)) => read::status(&args),
             Some(Command::Events(args)) => read::events(&args),
             Some(Command::Logs(args)) => read::logs(&args),
+            Some(Command::Relay(args)) => relay::relay(&args),
             Some(Command::Proxy(args)) => proxy::proxy(&args),
             Some(Command::Stacks(args)) => forensic::stacks(&args),
             Some(Command::Diagnose(args)) => forensic::diagnose(&args),

@@ -44,6 +44,27 @@ pub struct NodesArgs {
 }
 
 impl NodesArgs {
+    /// How the relay for a job is reached: on this node, or on the one that is named.
+    ///
+    /// # Errors
+    /// Several nodes are named, or one that cannot be used.
+    pub fn relay(&self, job: Option<&str>) -> Result<Connect> {
+        let wanted = wanted(job)?;
+        let Some(host) = &self.nodes else {
+            let job = job.map(str::to_owned);
+            return Ok(Box::new(move || {
+                let job = job.clone();
+                Box::pin(async move {
+                    let (read, write) = super::proxy::relay(job.as_deref()).await?.into_split();
+                    Ok(Link::over(read, write))
+                })
+            }));
+        };
+        check(host)
+            .map_err(|error| error.hint("--relay goes to one node: the one that the relay runs on"))?;
+        Ok(Via::parse(self.via.as_deref(), &["proxy", "--relay"])?.connect(host, &wanted))
+    }
+
     /// The hosts to link to; `None` when the job is watched on this node alone.
     ///
     /// # Errors
@@ -56,7 +77,7 @@ impl NodesArgs {
             return Err(Error::usage(format!("--nodes {list:?} names no host")));
         }
         names.iter().try_for_each(|name| check(name))?;
-        let via = Via::parse(self.via.as_deref())?;
+        let via = Via::parse(self.via.as_deref(), &["proxy"])?;
         let wanted = wanted(job)?;
         let here = scan::node_name();
         let host = |name: String| {
@@ -119,7 +140,7 @@ fn directly(job: Option<&str>) -> Connect {
 struct Via(Vec<String>);
 
 impl Via {
-    fn parse(template: Option<&str>) -> Result<Via> {
+    fn parse(template: Option<&str>, proxy: &[&str]) -> Result<Via> {
         let template = template.filter(|template| !template.trim().is_empty()).unwrap_or(SSH);
         let mut words = shell_words::split(template)
             .map_err(|error| Error::usage(format!("--via {template:?} cannot be read: {error}")))?;
@@ -128,7 +149,8 @@ impl Via {
                 .hint("write {host} there: --via 'ssh {host}', --via 'srun --overlap -N1 -n1 -w {host}'"));
         }
         if !words.iter().any(|word| word.split_whitespace().any(|word| word == "proxy")) {
-            words.extend(["elastictop", "proxy", PLACES.1].map(str::to_owned));
+            let own = ["elastictop"].iter().chain(proxy).chain([&PLACES.1]);
+            words.extend(own.map(|word| (*word).to_owned()));
         }
         Ok(Via(words))
     }
@@ -284,7 +306,7 @@ mod tests {
     use super::*;
 
     fn argv(template: Option<&str>, job: &str) -> String {
-        Via::parse(template).unwrap().argv("n01", job).join(" ")
+        Via::parse(template, &["proxy"]).unwrap().argv("n01", job).join(" ")
     }
 
     #[test]
@@ -300,13 +322,15 @@ mod tests {
             "env ELASTICTOP_DIR=/x/n01 /opt/elastictop proxy r1"
         );
         assert_eq!(
-            Via::parse(Some("ssh {host} 'cd /x && elastictop proxy {job}'")).unwrap().argv("n01", "r1"),
+            Via::parse(Some("ssh {host} 'cd /x && elastictop proxy {job}'"), &["proxy"])
+                .unwrap()
+                .argv("n01", "r1"),
             ["ssh", "n01", "cd /x && elastictop proxy r1"]
         );
         for (wrong, why) in
             [("ssh n01", "does not say where the host goes"), ("ssh '{host}", "cannot be read")]
         {
-            let error = Via::parse(Some(wrong)).unwrap_err();
+            let error = Via::parse(Some(wrong), &["proxy"]).unwrap_err();
             assert!(error.text.contains(why) && error.exit_code() == 2, "{error}");
         }
     }

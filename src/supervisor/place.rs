@@ -80,6 +80,13 @@ impl Roots {
         self.run.join(format!("{id}.beat"))
     }
 
+    /// The socket of the relay for a job, by what the user calls the job.
+    pub fn relay(&self, job: Option<&str>) -> PathBuf {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+        let name: String = job.unwrap_or("newest").chars().map(plain).take(64).collect();
+        self.run.join(format!("{name}.relay"))
+    }
+
     /// The lock that the supervisor of a job holds.
     pub fn lock(&self, id: &JobId) -> PathBuf {
         self.run.join(format!("{id}.lock"))
