@@ -40,8 +40,11 @@ def serve(book, name, address):
 
 
 def call(book, name, words):
-    place = json.loads((pathlib.Path(book) / name).read_text())
-    connection = socket.create_connection(place, timeout=3)
+    try:
+        place = json.loads((pathlib.Path(book) / name).read_text())
+        connection = socket.create_connection(place, timeout=3)
+    except OSError as error:
+        sys.exit(f"cannot reach the door of {name}: {error}")
     connection.settimeout(None)
     connection.sendall(json.dumps(words).encode() + b"\n")
 

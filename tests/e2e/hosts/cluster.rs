@@ -6,7 +6,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::network::{self, Network};
-use crate::harness::{Job, Lab, PATIENCE, kill, living, script, tell, wait_until};
+use crate::{
+    harness::{Job, Lab, PATIENCE, finish, kill, living, script, tell, wait_until},
+    terminal::Terminal,
+};
 
 /// How many hosts.
 pub const HOSTS: u32 = 3;
@@ -22,11 +25,13 @@ pub struct Cluster {
     pub login: Lab,
     network: Option<Network>,
     endpoint: String,
+    missed_after: u32,
 }
 
 impl Cluster {
-    /// Hosts that nothing runs on yet but the doors that lead to them. `login` becomes the machine to look from.
-    pub fn around(login: Lab) -> Cluster {
+    /// Hosts that nothing runs on yet but the doors that lead to them. `login` becomes the machine to look from. The
+    /// rendezvous gives a node up that it has not heard of for `missed_after` seconds.
+    pub fn around(login: Lab, missed_after: u32) -> Cluster {
         let network = Network::new(HOSTS)
             .map_err(|why| tell(&format!("three supervisors on one host, as there are no namespaces: {why}")))
             .ok();
@@ -47,7 +52,7 @@ impl Cluster {
             Some(network) => login.behind(network.on_login()),
             None => login,
         };
-        let cluster = Cluster { hosts, login, network, endpoint };
+        let cluster = Cluster { hosts, login, network, endpoint, missed_after };
         fs::create_dir(cluster.book()).expect("a folder in the lab");
         (1..=HOSTS).for_each(|host| cluster.open_door(host));
         cluster
@@ -82,9 +87,9 @@ impl Cluster {
     pub fn start(&self, host: u32, flags: &[&str], program: &[&str]) -> Job<'_> {
         let address = if self.has_network() { network::address(host) } else { "localhost".into() };
         let is_host = u32::from(host == 1);
-        // Who is gone is missed after 5 s; nobody is waited for longer than 1 s.
         let conf = format!(
-            "is_host={is_host},last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=5,join_timeout=90"
+            "is_host={is_host},last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt={}",
+            self.missed_after
         );
         let rendezvous =
             ["--rdzv-backend", "c10d", "--rdzv-endpoint", &self.endpoint, "--rdzv-id", RENDEZVOUS];
@@ -95,26 +100,54 @@ impl Cluster {
         self.host(host).start_with("train", &[&rendezvous[..], &elastic, flags, program].concat(), env)
     }
 
-    /// Takes a host off the network or puts it back, while what it runs goes on. On one host, its doors and whoever came
-    /// through them are stopped: as silent, though nothing is lost on the way.
+    /// Takes a host off the network or puts it back, while what it runs goes on. On one host its door is closed and
+    /// whoever came through it is stopped: as silent, though nothing is lost on the way.
     pub fn connect(&self, host: u32, up: bool) {
-        match &self.network {
-            Some(network) => network.connect(host, up),
-            None => {
-                let signal = if up { Signal::CONT } else { Signal::STOP };
-                let of_door =
-                    |line: &str| line.contains("door.py serve") || line.contains("elastictop proxy");
-                let doors = self.host(host).processes("").into_iter().filter(|(_, line)| of_door(line));
-                doors.for_each(|(pid, _)| kill(pid, signal));
-            }
-        }
+        let Some(network) = &self.network else {
+            let name = network::name(host);
+            let (open, closed) = (self.book().join(&name), self.book().join(format!("{name}.closed")));
+            let (from, to, signal) =
+                if up { (closed, open, Signal::CONT) } else { (open, closed, Signal::STOP) };
+            fs::rename(from, to).expect("a door");
+            let guests = self.host(host).processes("").into_iter();
+            let guests = guests.filter(|(_, line)| line.contains("elastictop proxy"));
+            return guests.for_each(|(pid, _)| kill(pid, signal));
+        };
+        network.connect(host, up);
     }
 
-    /// `--via` for [`Cluster::login`].
-    pub fn via(&self) -> String {
+    /// The job, all its nodes, and how they are reached from [`Cluster::login`].
+    pub fn nodes(&self) -> [String; 5] {
         let (python, door, book) = (self.login.python().display(), script("door.py"), self.book());
         let elastictop = env!("CARGO_BIN_EXE_elastictop");
-        format!("{python} {door} call {} {{host}} {elastictop} proxy {{job}}", book.display())
+        let via = format!("{python} {door} call {} {{host}} {elastictop} proxy {{job}}", book.display());
+        [RENDEZVOUS.into(), "--nodes".into(), "n[01-03]".into(), "--via".into(), via]
+    }
+
+    /// A command of elastictop over all nodes, from the login machine: exit code, standard output, standard error.
+    pub fn ask(&self, command: &str, more: &[&str]) -> (i32, String, String) {
+        finish(self.login.elastictop().arg(command).args(self.nodes()).args(more))
+    }
+
+    /// `status --json` over all nodes, with the exit code.
+    ///
+    /// # Panics
+    /// When that is no JSON.
+    pub fn status(&self) -> (i32, Value) {
+        let (code, out, err) = self.ask("status", &["--json"]);
+        (code, serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}")))
+    }
+
+    /// Waits for a state of the whole that `is_there` likes.
+    pub fn wait_for(&self, what: &str, mut is_there: impl FnMut(&Value) -> bool) -> Value {
+        wait_until(what, PATIENCE, || Some(self.status().1).filter(|status| is_there(status)))
+    }
+
+    /// Opens the screen of the whole job.
+    pub fn attach(&self) -> Terminal {
+        let words = self.nodes();
+        let words: Vec<&str> = ["attach"].into_iter().chain(words.iter().map(String::as_str)).collect();
+        Terminal::open(&self.login, &words)
     }
 }
 
