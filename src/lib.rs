@@ -145,6 +145,7 @@
 extern crate self as elastictop;
 
 pub mod cli;
+pub mod cluster;
 pub mod domain;
 pub mod error;
 pub mod probe;

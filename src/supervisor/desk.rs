@@ -44,6 +44,7 @@ pub fn answer(
         ToSupervisor::Logs { id, query } if hub.keeps_up(from) => {
             hub.send(from, &ToViewer::Logs { id, page: logbook.answer(&query) });
         }
+        ToSupervisor::Clock { id } => hub.send(from, &ToViewer::Clock { id, now }),
         ToSupervisor::Do { id, command } => match read_only {
             None => return Some((id, command)),
             Some(text) => {
@@ -52,7 +53,10 @@ pub fn answer(
             }
         },
         // A page for a viewer that does not read would only be thrown away.
-        ToSupervisor::Logs { .. } | ToSupervisor::Traffic | ToSupervisor::Unknown => {}
+        ToSupervisor::Logs { .. }
+        | ToSupervisor::To { .. }
+        | ToSupervisor::Traffic
+        | ToSupervisor::Unknown => {}
     }
     None
 }

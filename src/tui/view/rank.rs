@@ -52,11 +52,6 @@ fn page(app: &App, pen: &mut Pen, rank: &Rank, area: Rect) {
         return;
     }
     match app.tab {
-        Tab::Log if app.node > 0 => {
-            pen.rule(area, "log");
-            let text = "its log is on its own node: attach there to read it";
-            pen.text(area.x + 2, area.y + 1, area.width.saturating_sub(2), text, Role::Dim);
-        }
         Tab::Log => logs::pane(app, pen, area),
         Tab::Events => happened(app, pen, rank, area),
         Tab::Peers => peers(app, pen, area),
@@ -95,7 +90,7 @@ fn happened(app: &App, pen: &mut Pen, rank: &Rank, area: Rect) {
     for ((at, (glyph, text, role)), y) in
         lines.iter().skip(lines.len().saturating_sub(room)).zip(area.y + 1..area.bottom())
     {
-        let clock = (format!("{} ", words::clock(*at, app.now, app.offset_s)), Role::Dim);
+        let clock = (format!("{} ", words::clock(*at, app.now_of(app.node), app.offset_s)), Role::Dim);
         let line = [clock, (format!("{glyph} "), *role), (text.clone(), *role)];
         pen.pieces(area.x + 1, y, area.width.saturating_sub(1), &line);
     }
@@ -180,15 +175,16 @@ fn lives(app: &App, local: u32) -> Vec<Piece> {
     });
     let line = |(at, proc, exit): (_, &crate::domain::id::ProcId, &Option<crate::domain::exit::Exit>)| {
         let how = exit.map_or("nobody saw how".into(), |exit| exit.to_string());
-        (format!("{how}, {}, pid {proc}", words::clock(at, app.now, app.offset_s)), Role::Text)
+        (format!("{how}, {}, pid {proc}", words::clock(at, app.now_of(app.node), app.offset_s)), Role::Text)
     };
     ended.take(3).map(line).collect()
 }
 
 fn condition(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
     let look = words::rank_state(rank, app.glyphs);
-    let ago = |at| text::age(app.now.since(at));
-    let since = human(app.now.since(rank.state_since));
+    let now = app.now_of(app.node);
+    let ago = |at| text::age(now.since(at));
+    let since = human(now.since(rank.state_since));
     let gone = !rank.state.is_alive();
     let mut facts = vec![("state", (format!("{} {}, for {since}", look.glyph, look.word), look.role))];
     if let Some(detail) = &rank.detail {
@@ -200,7 +196,7 @@ fn condition(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
     let beat = match rank.beat_at {
         None => ("n/a".into(), Role::Dim),
         Some(at) if gone => (format!("{} ago", ago(at)), Role::Text),
-        Some(at) => (format!("{} ago", ago(at)), verdict::beat_role(app.now.since(at), Role::Text)),
+        Some(at) => (format!("{} ago", ago(at)), verdict::beat_role(now.since(at), Role::Text)),
     };
     let step = rank.step.map(|step| match rank.step_at {
         Some(at) => format!("{step}, {} ago", ago(at)),
@@ -213,7 +209,7 @@ fn condition(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
         ("memory", known(rank.rss_bytes.filter(|_| !gone).map(text::bytes))),
         ("threads", known(rank.threads.filter(|_| !gone).map(|threads| threads.to_string()))),
         ("lines", known(Some(rank.lines.to_string()))),
-        ("started", known(Some(words::clock(rank.started_at, app.now, app.offset_s)))),
+        ("started", known(Some(words::clock(rank.started_at, now, app.offset_s)))),
     ]);
     facts.extend(verdict::facts(app, rank));
     facts
