@@ -5,6 +5,7 @@ mod control;
 mod demo;
 mod drill;
 mod forensic;
+pub mod hosts;
 mod list;
 mod nodes;
 mod plain;

@@ -21,6 +21,7 @@ pub mod forward;
 pub mod goodput;
 pub mod gpu;
 pub mod health;
+pub mod hosts;
 pub mod id;
 pub mod launch;
 pub mod log;
