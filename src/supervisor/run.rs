@@ -5,6 +5,7 @@ mod deaths;
 mod gpus;
 mod metrics;
 mod script;
+mod serving;
 mod suspects;
 mod work;
 
