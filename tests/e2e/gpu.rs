@@ -564,3 +564,22 @@ fn real_driver() {
     let reading = wait_for(&probe, "counters", |reading| reading.samples[0].traffic.is_some());
     println!("{reading:#?}");
 }
+
+#[test]
+fn an_xid_before_a_ranks_death_is_the_cause_of_it() {
+    let (lab, stub) = (Lab::new(), Stub::new("gpus 2\n"));
+    let line = "while [ ! -e die$RANK ]; do sleep 0.05; done; exit 7";
+    let job = stub.start(&lab, &["--nproc-per-node", "2", "--max-restarts", "0", "sh", "-c", line]);
+    two_ranks(&stub, &job, "");
+    job.wait_for("both ranks have a GPU", |status| (0..2).all(|rank| gpu_of(status, rank).is_object()));
+    two_ranks(&stub, &job, "xid 1 1 79\n");
+    job.wait_for_event("gpu_xid", 1);
+    lab.touch("die0");
+    let cause = job.wait_for_end()["job"]["cause"].clone();
+    assert_eq!((&cause["rank"], &cause["kind"]), (&json!(0), &json!("gpu")), "{cause:#}");
+    let text = "rank 0 failed with its GPU 1: the GPU has fallen off the bus (Xid 79)";
+    assert_eq!(cause["text"], json!(text));
+    assert!(cause["evidence"].to_string().contains("Xid 79 on GPU 1 of rank 0"), "{cause:#}");
+    let hint = cause["hint"].as_str().unwrap_or_default();
+    assert!(hint.starts_with("do not restart on this node"), "{hint}");
+}
