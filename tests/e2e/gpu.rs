@@ -39,13 +39,14 @@ static LIBRARY: LazyLock<TempDir> = LazyLock::new(|| {
 });
 
 /// A driver whose figures a test sets.
-struct Stub {
+pub struct Stub {
     dir: PathBuf,
     _kept: Option<TempDir>,
 }
 
 impl Stub {
-    fn new(lines: &str) -> Stub {
+    /// With these figures.
+    pub fn new(lines: &str) -> Stub {
         let dir = tempfile::tempdir().expect("a folder");
         let stub = Stub { dir: dir.path().to_owned(), _kept: Some(dir) };
         stub.set(lines);
@@ -59,7 +60,7 @@ impl Stub {
     }
 
     /// What holds from now on.
-    fn set(&self, lines: &str) {
+    pub fn set(&self, lines: &str) {
         let new = self.dir.join("new");
         fs::write(&new, lines).expect("a file");
         fs::rename(new, self.script()).expect("a file");
@@ -103,7 +104,7 @@ impl Stub {
     }
 
     /// Starts a job that sees this driver.
-    fn start<'a>(&self, lab: &'a Lab, args: &[&str]) -> Job<'a> {
+    pub fn start<'a>(&self, lab: &'a Lab, args: &[&str]) -> Job<'a> {
         let variables = self.variables().map(|(name, path)| (name, path.display().to_string()));
         let env: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
         lab.start_with("gpu", &[&["--launcher", "local", "--no-python"], args].concat(), &env)
