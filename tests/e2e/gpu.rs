@@ -70,7 +70,8 @@ impl Stub {
         self.dir.join("script")
     }
 
-    fn variables(&self) -> [(&'static str, PathBuf); 2] {
+    /// What a process needs to see this driver.
+    pub fn variables(&self) -> [(&'static str, PathBuf); 2] {
         [("LD_LIBRARY_PATH", LIBRARY.path().to_owned()), ("STUB_NVML", self.script())]
     }
 
