@@ -106,7 +106,7 @@
 //! | a new | goes to |
 //! |---|---|
 //! | fact | [`domain::event::Fact`], its fold in [`domain::state`], its sentence in [`domain::telling`], the table in the README |
-//! | sign of a failure in a log line | [`domain::evidence`]; how it weighs against others: [`domain::cause`] |
+//! | sign of a failure in a log line | [`domain::evidence`]; how it weighs against others, Xids too: [`domain::cause`] |
 //! | decision with a time in it | a machine in [`domain`], fed by [`supervisor::core`] |
 //! | figure of a GPU | [`domain::gpu::GpuSample`], its question in `probe/gpu/nvml.rs` (nine calls for a GPU at most), `stub.c` |
 //! | source of numbers | [`probe`], an `Input` of the core, a field in [`domain::sample`] |
@@ -128,6 +128,9 @@
 //!   `--orphans end` sets it.
 //! * Logs stay in the ranks' own files. The index (`logs.jsonl`) only says which file grew when, by how much: the merged
 //!   order survives the supervisor and no line is stored twice.
+//! * NCCL's RAS is asked only while a stall is suspected, on a thread that nobody waits for, and is evidence of an alert that
+//!   other facts raised: its counts are of launches and were seen to be wrong.
+//! * Facts over HTTP are for this machine alone. Whoever wants them from elsewhere has a proxy that knows who may.
 //! * Links are JSON in frames: slower than a binary form, but an old viewer can skip what it does not know.
 //! * Sockets lie in `/tmp/elastictop-UID` unless the user lingers: systemd removes `$XDG_RUNTIME_DIR` at logout, and a
 //!   job must be found after that. Sockets below deep folders are reached through a descriptor of the folder.

@@ -31,6 +31,9 @@ pub struct SimRank {
     waited: u32,
 }
 
+/// Gives an answer of NCCL's health service.
+type Answer = Box<dyn Fn(&Sim) -> Option<Ras>>;
+
 pub struct Sim {
     pub verdict: Verdict,
     pub now: Stamp,
@@ -45,7 +48,7 @@ pub struct Sim {
     pub done: f64,
     pub rss: Box<dyn Fn(u32, u64) -> u64>,
     /// What NCCL's health service answers.
-    pub ras: Box<dyn Fn(&Sim) -> Option<Ras>>,
+    pub ras: Answer,
     /// When it was asked.
     pub asked: Vec<u64>,
     /// Evidence of the alert that was raised last.
