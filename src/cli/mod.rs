@@ -17,6 +17,7 @@ mod relay;
 mod run;
 pub mod run_args;
 mod screen;
+mod serve;
 mod sync;
 mod wandb;
 
@@ -81,6 +82,8 @@ enum Command {
     Signal(control::SignalArgs),
     /// Send to W&B what was kept of a job, or of any run on disk, and is not sent yet
     Sync(sync::SyncArgs),
+    /// Serve figures of a running job for Prometheus, and JSON, until Ctrl-C
+    Serve(serve::ServeArgs),
     /// Put a fault into a healthy rank, and measure how soon it is told
     Drill(drill::DrillArgs),
     /// Remove what is kept of jobs that are over
@@ -146,6 +149,7 @@ impl Cli {
             Some(Command::Restart(args)) => control::restart(&args),
             Some(Command::Signal(args)) => control::signal(&args),
             Some(Command::Sync(args)) => sync::sync(&args),
+            Some(Command::Serve(args)) => serve::serve(&args),
             Some(Command::Drill(args)) => drill::drill(&args),
             Some(Command::Rm(args)) => control::rm(&args),
             Some(Command::Completions { shell }) => {

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::core::Rules;
+use super::{core::Rules, serve::Address};
 use crate::{
     domain::{
         event::JobInfo,
@@ -349,6 +349,9 @@ pub struct Manifest {
     /// What was decided about metrics at the start: the journal's second record, in case that is lost.
     #[serde(default)]
     pub wandb: Option<Settings>,
+    /// Where its facts are served, if somebody wanted that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve: Option<Address>,
 }
 
 #[cfg(test)]
@@ -392,6 +395,7 @@ mod tests {
             },
             seen_at: Stamp(created),
             wandb: None,
+            serve: None,
         }
     }
 
