@@ -77,7 +77,7 @@ pub(crate) struct Overview {
     /// The ranks that the filter lets through, in order, as indices into the fleet; at the zoom that holds.
     pub(crate) rows: Vec<u32>,
     /// Whether something was heard since the ranks were looked at.
-    is_behind: bool,
+    pub(super) is_behind: bool,
 }
 
 impl Overview {
@@ -133,6 +133,7 @@ impl App {
 
     /// Looks at all ranks anew, after something was heard or time went by.
     pub(crate) fn look_at_ranks(&mut self) {
+        self.overview.is_behind = false;
         let local = self.local;
         let first = Source { state: &self.state, silent: None };
         let peers = self.peers.iter().map(|peer| {
