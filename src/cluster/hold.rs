@@ -25,9 +25,6 @@ use crate::{
     },
 };
 
-/// Bytes that may be on their way between a cluster and the viewer in the same process.
-const PIPE: usize = 256 << 10;
-
 /// The nodes of one job, and those who look at them.
 #[derive(Debug)]
 pub struct Cluster {
@@ -70,16 +67,14 @@ struct Ordered {
 /// Holds the links for one viewer in this process.
 pub fn serve(hosts: Vec<Host>, viewer: &str) -> Link {
     let mut cluster = Cluster::new(hosts, viewer);
-    let (near, far) = tokio::io::duplex(PIPE);
-    let (read, write) = tokio::io::split(far);
-    cluster.hub.add(read, write);
-    let (read, write) = tokio::io::split(near);
+    let (link, far) = Link::pair();
+    cluster.hub.add_near(far);
     tokio::spawn(async move {
         while !cluster.hub.is_empty() {
             cluster.turn().await;
         }
     });
-    Link::over(read, write)
+    link
 }
 
 impl Cluster {

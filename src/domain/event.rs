@@ -1,5 +1,7 @@
 //! Facts. The supervisor makes them, everything else reads them.
 
+mod read;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +22,7 @@ use super::{
 };
 
 /// One fact with its place in the order of facts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
     /// Counts from 1 over the whole life of the job, over adopted supervisors too. Samples do not count: 0.
     pub seq: u64,

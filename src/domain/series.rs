@@ -44,15 +44,23 @@ impl Resolution {
 }
 
 /// One figure of one thing over time: whole numbers of at least 0, averaged over each cell.
+///
+/// A cell takes two bytes: a viewer of 4096 GPUs has 24 000 series. Numbers of five digits and more, such as MiB of
+/// memory, are kept in steps of a few.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
+    /// Low bits that cells leave out.
+    shift: u8,
     rings: [Ring; 3],
 }
 
-/// The cells up to the one that is being filled. Nothing was told in a cell without a value.
+/// A cell in which nothing was told.
+const EMPTY: u16 = u16::MAX;
+
+/// The cells up to the one that is being filled.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Ring {
-    cells: VecDeque<Option<u32>>,
+    cells: VecDeque<u16>,
     /// Number of the newest cell, counted from the epoch; what it holds is in `sum` and `count`.
     last: u64,
     sum: u64,
@@ -62,9 +70,23 @@ struct Ring {
 impl Series {
     /// Takes in a value. One that is older than the newest cell is left out.
     pub fn push(&mut self, at: Stamp, value: u32) {
+        self.make_room(value);
         for (ring, (width, most)) in self.rings.iter_mut().zip(RINGS) {
-            ring.push(at.0 / width, value, most);
+            ring.push(at.0 / width, value, most, self.shift);
         }
+    }
+
+    /// Makes cells hold numbers as large as this.
+    fn make_room(&mut self, value: u32) {
+        while value >> self.shift >= u32::from(EMPTY) {
+            self.shift += 1;
+            let cells = self.rings.iter_mut().flat_map(|ring| &mut ring.cells);
+            cells.filter(|cell| **cell != EMPTY).for_each(|cell| *cell >>= 1);
+        }
+    }
+
+    fn value(&self, cell: u16) -> Option<u32> {
+        (cell != EMPTY).then(|| u32::from(cell) << self.shift)
     }
 
     /// The values of the `count` cells that end with the one of `now`, oldest first.
@@ -76,7 +98,7 @@ impl Series {
             .map(|back| {
                 let behind = ring.last.checked_sub(end.checked_sub(back)?)?;
                 let at = ring.cells.len().checked_sub(1 + usize::try_from(behind).ok()?)?;
-                ring.cells[at]
+                self.value(ring.cells[at])
             })
             .collect()
     }
@@ -88,13 +110,14 @@ impl Series {
 }
 
 impl Ring {
-    fn push(&mut self, cell: u64, value: u32, most: usize) {
+    fn push(&mut self, cell: u64, value: u32, most: usize, shift: u8) {
         if self.cells.is_empty() || cell > self.last {
             let gap = if self.cells.is_empty() { 1 } else { cell - self.last };
             // A gap longer than the ring leaves nothing of what was before.
-            let gap = gap.min(most as u64);
-            self.cells.extend((0..gap).map(|_| None));
-            self.cells.drain(..self.cells.len().saturating_sub(most));
+            let gap = gap.min(most as u64) as usize;
+            // Never longer than the ring, so that it takes no more room than that.
+            self.cells.drain(..(self.cells.len() + gap).saturating_sub(most).min(self.cells.len()));
+            self.cells.extend((0..gap).map(|_| EMPTY));
             (self.last, self.sum, self.count) = (cell, 0, 0);
         } else if cell < self.last {
             return;
@@ -102,7 +125,7 @@ impl Ring {
         self.sum += u64::from(value);
         self.count += 1;
         if let Some(newest) = self.cells.back_mut() {
-            *newest = Some((self.sum / self.count) as u32);
+            *newest = ((self.sum / self.count) >> shift) as u16;
         }
     }
 }
@@ -114,7 +137,7 @@ struct Flat(u64, u64, u64, Vec<i64>);
 impl Serialize for Series {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let flat = |ring: &Ring| {
-            let cells = ring.cells.iter().map(|cell| cell.map_or(-1, i64::from)).collect();
+            let cells = ring.cells.iter().map(|cell| self.value(*cell).map_or(-1, i64::from)).collect();
             Flat(ring.last, ring.sum, ring.count, cells)
         };
         [flat(&self.rings[0]), flat(&self.rings[1]), flat(&self.rings[2])].serialize(serializer)
@@ -124,15 +147,18 @@ impl Serialize for Series {
 impl<'de> Deserialize<'de> for Series {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Series, D::Error> {
         let flat = <[Flat; 3]>::deserialize(deserializer)?;
+        let mut series = Series::default();
+        let largest = flat.iter().flat_map(|Flat(.., cells)| cells).max().copied();
+        series.make_room(largest.and_then(|cell| u32::try_from(cell).ok()).unwrap_or(0));
+        let shift = series.shift;
         let mut most = RINGS.iter().map(|(_, most)| *most);
-        Ok(Series {
-            rings: flat.map(|Flat(last, sum, count, cells)| {
-                let most = most.next().unwrap_or(0);
-                let skip = cells.len().saturating_sub(most);
-                let cells = cells.into_iter().skip(skip).map(|cell| u32::try_from(cell).ok()).collect();
-                Ring { cells, last, sum, count }
-            }),
-        })
+        series.rings = flat.map(|Flat(last, sum, count, cells)| {
+            let most = most.next().unwrap_or(0);
+            let skip = cells.len().saturating_sub(most);
+            let kept = |cell| u32::try_from(cell).map_or(EMPTY, |value| (value >> shift) as u16);
+            Ring { cells: cells.into_iter().skip(skip).map(kept).collect(), last, sum, count }
+        });
+        Ok(series)
     }
 }
 
@@ -170,6 +196,19 @@ mod tests {
         series.push(Stamp(T + 1_000_000_000), 7);
         let now = Stamp(T + 1_000_000_000);
         assert_eq!(series.window(Resolution::Minute, now, 3), [None, None, Some(7)]);
+    }
+
+    #[test]
+    fn large_numbers_are_kept_in_steps() {
+        let mut series = Series::default();
+        for (second, value) in [(0, 100), (1, 81_559), (3, 3_000_000_000)] {
+            series.push(Stamp(T + second * 1000), value);
+        }
+        let shown = series.window(Resolution::Second, Stamp(T + 3000), 4);
+        let step = 1 << 16;
+        assert_eq!(shown, [Some(0), Some(81_559 / step * step), None, Some(3_000_000_000 / step * step)]);
+        let json = serde_json::to_string(&series).unwrap();
+        assert_eq!(serde_json::from_str::<Series>(&json).unwrap(), series);
     }
 
     #[test]

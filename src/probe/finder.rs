@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::domain::{
@@ -19,6 +20,8 @@ use super::{
 /// After how many looks a child that still looks like its agent stops asking for quick looks. It is looked at
 /// further on: a slow exec ends at some time, a child that never calls exec does not.
 const QUICK_LOOKS: u32 = 20;
+/// Up to so many ranks are looked at whole each time.
+const ALL_WHOLE: usize = 16;
 
 /// One look at an agent and its ranks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +42,7 @@ pub struct TreeLook {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RankLook {
     /// Which rank.
-    pub sighting: Sighting,
+    pub sighting: Arc<Sighting>,
     /// What it does.
     pub look: Look,
     /// Whether this is the first look that shows it.
@@ -55,7 +58,11 @@ pub struct Finder {
     agent: ProcId,
     agent_watch: Option<Watch>,
     agent_facts: Option<ProcFacts>,
+    /// What somebody read of children just now, so that it need not be read again.
+    handed: HashMap<i32, ProcFacts>,
     children: HashMap<i32, Child>,
+    /// The agent's children at the last look, when there was nothing to be told of any of them.
+    settled: Vec<i32>,
     ranks: Vec<Tracked>,
     mode: Option<Mode>,
     /// Place and restart count of all ranks that were ever seen.
@@ -72,7 +79,7 @@ struct Child {
 
 #[derive(Debug)]
 struct Tracked {
-    sighting: Sighting,
+    sighting: Arc<Sighting>,
     facts: Option<ProcFacts>,
     watch: Watch,
     fresh: bool,
@@ -87,7 +94,9 @@ impl Finder {
             root,
             agent,
             agent_facts: None,
+            handed: HashMap::new(),
             children: HashMap::new(),
+            settled: Vec::new(),
             ranks: Vec::new(),
             mode: None,
             seen: HashSet::new(),
@@ -102,6 +111,11 @@ impl Finder {
             let facts = proc::read_facts(&self.root, rank.proc.pid).filter(|facts| facts.proc == rank.proc);
             self.track(rank, facts);
         }
+    }
+
+    /// Takes over what somebody read of the agent's children just now: the next look need not read it.
+    pub fn know(&mut self, facts: Vec<ProcFacts>) {
+        self.handed.extend(facts.into_iter().map(|facts| (facts.proc.pid, facts)));
     }
 
     /// The agent that is followed.
@@ -119,6 +133,11 @@ impl Finder {
     /// `None` for what is not followed (any more) and for a rank that was dead when it was seen first.
     pub fn facts(&self, rank: ProcId) -> Option<&ProcFacts> {
         self.ranks.iter().find(|known| known.sighting.proc == rank)?.facts.as_ref()
+    }
+
+    /// The same of all ranks that have it.
+    pub fn all_facts(&self) -> impl Iterator<Item = (ProcId, &ProcFacts)> {
+        self.ranks.iter().filter_map(|known| Some((known.sighting.proc, known.facts.as_ref()?)))
     }
 
     /// Looks at the agent, its children and all known ranks.
@@ -147,7 +166,9 @@ impl Finder {
 
     fn sample_ranks(&mut self) -> (Vec<RankLook>, Vec<ProcId>) {
         let (mut looks, mut gone) = (Vec::with_capacity(self.ranks.len()), Vec::new());
-        self.ranks.retain_mut(|rank| match rank.watch.sample() {
+        let all_whole = self.ranks.len() <= ALL_WHOLE;
+        let look = |watch: &mut Watch| if all_whole { watch.sample() } else { watch.glance() };
+        self.ranks.retain_mut(|rank| match look(&mut rank.watch) {
             Ok(_) if rank.fresh => true,
             Ok(look) => {
                 looks.push(RankLook { sighting: rank.sighting.clone(), look, fresh: false });
@@ -167,13 +188,19 @@ impl Finder {
     /// Finds new ranks among the agent's children. Answers whether some child is undecided.
     fn look_at_children(&mut self) -> bool {
         let pids = proc::children(&self.root, self.agent.pid);
-        self.children.retain(|pid, _| pids.contains(pid));
+        if !pids.is_empty() && pids == self.settled && self.children.len() >= pids.len() {
+            return false;
+        }
+        self.settled.clear();
+        let there: HashSet<i32> = pids.iter().copied().collect();
+        self.children.retain(|pid, _| there.contains(pid));
         // That a child is no rank is only believed at the second look.
         let is_open =
             |child: &Child| child.role == Role::Undecided || (child.role == Role::Other && child.looks < 2);
         let open: Vec<i32> =
-            pids.into_iter().filter(|pid| self.children.get(pid).is_none_or(is_open)).collect();
+            pids.iter().copied().filter(|pid| self.children.get(pid).is_none_or(is_open)).collect();
         if open.is_empty() {
+            self.settled = pids;
             return false;
         }
         // Read anew: when the agent was met first, it may not have come to its own exec.
@@ -182,17 +209,20 @@ impl Finder {
         let Some(agent) = &self.agent_facts else { return true };
         let mut undecided = false;
         for pid in open {
-            let Some(facts) = proc::read_facts(&self.root, pid) else { continue };
+            let handed = self.handed.remove(&pid);
+            let Some(facts) = handed.or_else(|| proc::read_facts(&self.root, pid)) else { continue };
             let role = tree::role(agent, &facts);
             let looks = self.children.get(&pid).map_or(0, |child| child.looks) + 1;
             undecided |= role == Role::Undecided && looks < QUICK_LOOKS;
             self.children.insert(pid, Child { facts, role, looks });
         }
+        self.handed.clear();
         let children: Vec<ProcFacts> = self.children.values().map(|child| child.facts.clone()).collect();
         let found = tree::ranks_of(agent, &children);
         self.mode = found.mode.or(self.mode);
+        let known: HashSet<ProcId> = self.ranks.iter().map(|known| known.sighting.proc).collect();
         for mut rank in found.ranks {
-            if self.ranks.iter().any(|known| known.sighting.proc == rank.proc) {
+            if known.contains(&rank.proc) {
                 continue;
             }
             if found.mode == Some(Mode::Function) {
@@ -230,7 +260,7 @@ impl Finder {
         // What is gone already was never shown, so nobody needs to hear of it.
         if let Ok(watch) = Watch::open(&self.root, sighting.proc) {
             self.seen.insert((sighting.place.slot(), sighting.place.restart_count));
-            self.ranks.push(Tracked { sighting, facts, watch, fresh: true });
+            self.ranks.push(Tracked { sighting: Arc::new(sighting), facts, watch, fresh: true });
         }
     }
 

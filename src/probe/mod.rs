@@ -2,8 +2,10 @@
 
 pub mod beat;
 pub mod cgroup;
+pub mod cpu_clock;
 #[cfg(test)]
 mod fake;
+pub mod files;
 pub mod finder;
 pub mod flight;
 pub mod gpu;

@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::cpu_clock::CpuClock;
 use crate::domain::{
     exit::Exit,
     id::ProcId,
@@ -117,7 +118,8 @@ fn ticks_to_ns(ticks: u64) -> u64 {
 pub struct Look {
     /// What the kernel says it does, from `stat`.
     pub kernel: Kernel,
-    /// CPU time of all threads since the start, in nanoseconds, in steps of a clock tick; from `stat`.
+    /// CPU time of all threads since the start, in nanoseconds; from the CPU clock, or in steps of a clock tick from
+    /// `stat`.
     pub cpu_ns: Option<u64>,
     /// Resident memory in bytes, from `statm`; `None` for a zombie, which has no memory.
     pub rss_bytes: Option<u64>,
@@ -134,7 +136,19 @@ pub struct Watch {
     proc: ProcId,
     stat: File,
     statm: File,
+    /// Where its CPU time is read for little; `None` where that shows something else than `stat` does.
+    clock: Option<CpuClock>,
+    last: Option<Look>,
+    /// Since the last whole look.
+    glances: u32,
+    /// Whether it used CPU time between the last two looks.
+    ran: bool,
 }
+
+/// After so many glances comes a whole look.
+const GLANCES: u32 = 4;
+/// How far CPU clock and `stat` may be apart, in nanoseconds: ticks are rounded, and threads go on in between.
+const APART: u64 = 100_000_000;
 
 impl Watch {
     /// Opens `stat` and `statm` of a process.
@@ -143,9 +157,21 @@ impl Watch {
     /// [`io::ErrorKind::NotFound`] when it is gone, or its pid belongs to another by now.
     pub fn open(proc_root: &Path, proc: ProcId) -> io::Result<Watch> {
         let dir = process_dir(proc_root, proc.pid);
-        let mut watch =
-            Watch { proc, stat: File::open(dir.join("stat"))?, statm: File::open(dir.join("statm"))? };
-        watch.sample().map(|_| watch)
+        let mut watch = Watch {
+            proc,
+            stat: File::open(dir.join("stat"))?,
+            statm: File::open(dir.join("statm"))?,
+            // The clock is of this machine's process, whatever tree the files are in.
+            clock: (proc_root == Path::new(ROOT)).then(|| CpuClock::of(proc.pid)),
+            last: None,
+            // So that the whole looks at many processes do not come together.
+            glances: proc.pid.unsigned_abs() % (GLANCES + 1),
+            ran: false,
+        };
+        let first = watch.glances;
+        watch.sample()?;
+        watch.glances = first;
+        Ok(watch)
     }
 
     /// The process.
@@ -153,7 +179,7 @@ impl Watch {
         self.proc
     }
 
-    /// Looks at it: two system calls.
+    /// Looks at all of it: three system calls.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] when it is gone; [`is_gone`] tells.
@@ -162,21 +188,57 @@ impl Watch {
         let length = self.stat.read_at(&mut buffer, 0).map_err(gone_if_esrch)?;
         let stat = Stat::parse(&buffer[..length]).filter(|stat| stat.proc == self.proc).ok_or_else(gone)?;
         let is_dead = stat.kernel == Kernel::Dead;
-        Ok(Look {
+        let by_stat = ticks_to_ns(stat.cpu_ticks);
+        let by_clock = self.clock.filter(|_| !is_dead).and_then(CpuClock::read);
+        // Another process has this pid here: the tree is one of another pid namespace.
+        if by_clock.is_some_and(|time| time.abs_diff(by_stat) > APART) {
+            self.clock = None;
+        }
+        let by_clock = by_clock.filter(|_| self.clock.is_some());
+        let look = Look {
             kernel: stat.kernel,
-            cpu_ns: Some(ticks_to_ns(stat.cpu_ticks)),
-            rss_bytes: if is_dead { None } else { self.resident() },
+            cpu_ns: by_clock.or(Some(by_stat)),
+            rss_bytes: if is_dead { None } else { self.resident().ok().flatten() },
             threads: (!is_dead && stat.threads > 0).then_some(stat.threads),
             ppid: stat.ppid,
-        })
+        };
+        self.glances = 0;
+        Ok(self.keep(look))
     }
 
-    fn resident(&self) -> Option<u64> {
+    /// Looks at CPU time and memory, which costs a quarter of a whole look: two system calls. State, threads and parent
+    /// are those of the last whole look, which is never more than a few glances ago. A whole look it is at once for a
+    /// process that has died, that stopped using the CPU, or that was last seen stopped or blocked.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] when it is gone; [`is_gone`] tells.
+    pub fn glance(&mut self) -> io::Result<Look> {
+        let last = self.last.filter(|last| last.kernel == Kernel::Alive && self.glances < GLANCES);
+        let Some((last, cpu_ns)) = last.zip(self.clock.and_then(CpuClock::read)) else {
+            return self.sample();
+        };
+        // Read after the clock: when the pid is another's by now, the file says so.
+        let rss_bytes = self.resident().map_err(gone_if_esrch)?;
+        let halted = self.ran && last.cpu_ns == Some(cpu_ns);
+        // A process without memory is about to be a zombie.
+        if halted || rss_bytes == Some(0) {
+            return self.sample();
+        }
+        self.glances += 1;
+        Ok(self.keep(Look { cpu_ns: Some(cpu_ns), rss_bytes, ..last }))
+    }
+
+    fn keep(&mut self, look: Look) -> Look {
+        self.ran = self.last.is_some_and(|last| last.cpu_ns != look.cpu_ns);
+        self.last = Some(look);
+        look
+    }
+
+    fn resident(&self) -> io::Result<Option<u64>> {
         let mut buffer = [0; 160];
-        let length = self.statm.read_at(&mut buffer, 0).ok()?;
-        let pages: u64 =
-            str::from_utf8(&buffer[..length]).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()?;
-        pages.checked_mul(rustix::param::page_size() as u64)
+        let length = self.statm.read_at(&mut buffer, 0)?;
+        let pages = || str::from_utf8(&buffer[..length]).ok()?.split_ascii_whitespace().nth(1)?.parse().ok();
+        Ok(pages().and_then(|pages: u64| pages.checked_mul(rustix::param::page_size() as u64)))
     }
 }
 

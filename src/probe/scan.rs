@@ -44,34 +44,61 @@ pub struct FoundJob {
     pub use_agent_store: Option<bool>,
     /// Restarts that the agent may spend, from the ranks' environment or `--max-restarts`.
     pub max_restarts: Option<u32>,
+    /// What was read of the agent's children, where that was all that was read.
+    pub facts: Vec<ProcFacts>,
 }
+
+/// More generations are not looked at.
+const MOST_ANCESTORS: usize = 32;
 
 /// All jobs of elastic agents on this machine, elastictop's own included: agents by pid, then orphans by run.
 ///
 /// Reads `stat` and `cmdline` of every process and `environ` of session leaders: about 15 ms for 1400 processes.
 /// For a known job, [`super::finder::Finder`] costs a hundredth of that.
 pub fn scan(proc_root: &Path) -> Vec<FoundJob> {
-    let all = read_all(proc_root);
-    let mut agents = tree::find_agents(&all);
+    jobs_among(proc_root, &read_all(proc_root))
+}
+
+/// The job of an agent, from the agent, its children and its ancestors alone: what it costs does not depend on what
+/// else runs on the machine. `None` when that is not enough to tell.
+pub fn job_near(proc_root: &Path, agent: i32) -> Option<FoundJob> {
+    let mut near = vec![read_one(proc_root, agent)?];
+    while let Some(last) = near.last()
+        && last.ppid > 0
+        && near.len() < MOST_ANCESTORS
+        && let Some(parent) = read_one(proc_root, last.ppid)
+    {
+        near.push(parent);
+    }
+    near.extend(proc::children(proc_root, agent).into_iter().filter_map(|pid| read_one(proc_root, pid)));
+    let jobs = jobs_among(proc_root, &near).into_iter();
+    let mut job = jobs.into_iter().find(|job| job.agent.is_some_and(|found| found.pid == agent))?;
+    near.retain(|facts| facts.ppid == agent);
+    job.facts = near;
+    Some(job)
+}
+
+fn jobs_among(proc_root: &Path, all: &[ProcFacts]) -> Vec<FoundJob> {
+    let mut agents = tree::find_agents(all);
     agents.sort_by_key(|agent| agent.proc.pid);
     let passwd = fs::read("/etc/passwd").unwrap_or_default();
     let mut jobs: Vec<FoundJob> = agents
         .iter()
         .filter_map(|found| {
             let agent = all.iter().find(|facts| facts.proc == found.proc)?;
-            let ranks = tree::ranks_of(agent, &all);
-            let mut job = job_of(proc_root, &all, agent, ranks.ranks, &passwd)?;
+            let ranks = tree::ranks_of(agent, all);
+            let mut job = job_of(proc_root, all, agent, ranks.ranks, &passwd)?;
             (job.agent, job.sign, job.mode) = (Some(found.proc), Some(found.sign), ranks.mode);
             Some(job)
         })
         .collect();
     let mut runs: BTreeMap<Option<String>, Vec<Sighting>> = BTreeMap::new();
-    for orphan in tree::orphans(&all, None, &[]) {
+    for orphan in tree::orphans(all, None, &[]) {
         runs.entry(orphan.place.run_id.clone()).or_default().push(orphan);
     }
     for ranks in runs.into_values() {
         let Some(oldest) = all.iter().find(|facts| facts.proc == ranks[0].proc) else { continue };
-        if let Some(mut job) = job_of(proc_root, &all, oldest, ranks, &passwd) {
+        if let Some(mut job) = job_of(proc_root, all, oldest, ranks, &passwd) {
             (job.orphaned, job.mode) = (true, Some(Mode::Script));
             jobs.push(job);
         }
@@ -125,26 +152,28 @@ fn job_of(
             .find_map(|rank| rank.place.max_restarts)
             .or_else(|| main.option("max-restarts")?.parse().ok()),
         ranks,
+        facts: Vec::new(),
     })
 }
 
 /// What is to be known of all processes but the kernel's own; the environment only of session leaders that
 /// live, which all ranks of script mode are.
 pub(super) fn read_all(proc_root: &Path) -> Vec<ProcFacts> {
-    let read = |pid| {
-        proc::with_stat(proc_root, pid, |stat| {
-            if stat.is_kernel_thread {
-                return None;
-            }
-            let is_dead = stat.kernel == Kernel::Dead;
-            let cmdline = if is_dead { Vec::new() } else { proc::read_cmdline(proc_root, pid) };
-            let is_candidate = !is_dead && stat.sid == pid;
-            let env = is_candidate.then(|| proc::read_env(proc_root, pid)).flatten();
-            Some(proc::facts_of(stat, cmdline, env))
-        })
-        .flatten()
-    };
-    proc::pids(proc_root).into_iter().filter_map(read).collect()
+    proc::pids(proc_root).into_iter().filter_map(|pid| read_one(proc_root, pid)).collect()
+}
+
+fn read_one(proc_root: &Path, pid: i32) -> Option<ProcFacts> {
+    proc::with_stat(proc_root, pid, |stat| {
+        if stat.is_kernel_thread {
+            return None;
+        }
+        let is_dead = stat.kernel == Kernel::Dead;
+        let cmdline = if is_dead { Vec::new() } else { proc::read_cmdline(proc_root, pid) };
+        let is_candidate = !is_dead && stat.sid == pid;
+        let env = is_candidate.then(|| proc::read_env(proc_root, pid)).flatten();
+        Some(proc::facts_of(stat, cmdline, env))
+    })
+    .flatten()
 }
 
 /// The host name, as the kernel gives it.

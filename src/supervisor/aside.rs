@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 
 use super::{
@@ -23,6 +23,7 @@ use crate::{
         agent_line::AgentReader,
         alert::{Alert, AlertKind},
         event::{JobInfo, Launcher},
+        gpu::Status,
         id::{JobId, ProcId, name_from_path},
         redact::Secrets,
         sample::Kernel,
@@ -31,6 +32,7 @@ use crate::{
     },
     error::{Error, Result},
     probe::{
+        files,
         finder::Finder,
         gpu::GpuProbe,
         proc::{self, ROOT},
@@ -40,8 +42,8 @@ use crate::{
 };
 
 const LOOK: Duration = Duration::from_secs(1);
-/// Bytes that may be on their way between the two ends inside this process.
-const PIPE: usize = 256 << 10;
+/// How long the first answer to a viewer waits for the driver.
+const FIRST_FIGURES: Duration = Duration::from_millis(10);
 
 /// Watches a job that somebody else started. Read-only: nothing is signalled, written or linked.
 #[derive(Debug)]
@@ -51,15 +53,24 @@ pub struct Observer {
     logbook: Logbook,
     clock: Clock,
     gpus: GpuProbe,
+    /// Whether the driver has told figures, or that it never will.
+    knows_gpus: bool,
 }
 
 impl Observer {
     /// Begins with a first look.
     pub fn new(found: &FoundJob) -> Observer {
+        files::allow_many();
+        // The driver is asked while processes are looked at.
+        let gpus = GpuProbe::start();
         let mut clock = Clock::new(Stamp(0));
         let nobody = ProcId { pid: 0, start: 0 };
         let mut finder = Finder::new(ROOT, found.agent.unwrap_or(nobody));
-        found.ranks.iter().cloned().for_each(|rank| finder.follow(rank));
+        if found.agent.is_some() && !found.facts.is_empty() {
+            finder.know(found.facts.clone());
+        } else {
+            found.ranks.iter().cloned().for_each(|rank| finder.follow(rank));
+        }
         let mut out = Out::default();
         let stale_store =
             found.use_agent_store == Some(true) && found.max_restarts.is_some_and(|max| max > 0);
@@ -68,7 +79,7 @@ impl Observer {
         let began = first.and_then(proc::started_at).map_or(now, |at| at.min(now));
         let core = Core::observe((began, now), describe(found), found.agent, stale_store, &mut out);
         let mut observer =
-            Observer { core, finder, logbook: Logbook::in_memory(), clock, gpus: GpuProbe::start() };
+            Observer { core, finder, logbook: Logbook::in_memory(), clock, gpus, knows_gpus: false };
         observer.look();
         observer
     }
@@ -88,14 +99,16 @@ impl Observer {
             look.agent.is_none_or(|agent| agent.kernel == Kernel::Dead);
         let mut inputs = Vec::new();
         reading::read_logs(&mut self.logbook, &mut AgentReader::default(), now, &mut inputs);
-        for rank in look.ranks.iter().filter(|rank| rank.fresh) {
-            let (out, err) = proc::log_paths(Path::new(ROOT), rank.sighting.proc.pid);
-            let local_rank = rank.sighting.place.slot().unwrap_or(0);
+        let mut fresh = look.ranks.iter().filter(|rank| rank.fresh).peekable();
+        if fresh.peek().is_some() {
             // Without redirection all ranks write where the agent does: nobody can tell whose line it is.
-            let shared = proc::log_paths(Path::new(ROOT), self.finder.agent().pid);
-            let shared = [shared.0, shared.1];
-            let own = [out, err].map(|path| path.filter(|path| !shared.contains(&Some(path.clone()))));
-            reading::add_rank(&mut self.logbook, own, &rank.sighting, local_rank, 0);
+            let shared = <[_; 2]>::from(proc::log_paths(Path::new(ROOT), self.finder.agent().pid));
+            for rank in fresh {
+                let own = <[_; 2]>::from(proc::log_paths(Path::new(ROOT), rank.sighting.proc.pid));
+                let own = own.map(|path| path.filter(|path| !shared.contains(&Some(path.clone()))));
+                let local_rank = rank.sighting.place.slot().unwrap_or(0);
+                reading::add_rank(&mut self.logbook, own, &rank.sighting, local_rank, 0);
+            }
             shared.into_iter().flatten().for_each(|path| reading::add_shared(&mut self.logbook, path));
         }
         inputs.push(Input::Looked { look, sample: true });
@@ -103,25 +116,50 @@ impl Observer {
             inputs.push(Input::AgentGone { proc: agent.proc, exit: None });
         }
         inputs.into_iter().for_each(|input| self.core.handle(now, input, &mut out));
-        let look = gpus::look(&self.gpus, self.core.state(), Some(&self.finder), true);
-        self.core.handle(now, Input::Gpus(look), &mut out);
+        self.look_at_gpus(&mut out);
         if out.effects.contains(&super::core::Effect::Drain) {
             self.core.handle(now, Input::Drained, &mut out);
         }
         out
     }
 
+    fn look_at_gpus(&mut self, out: &mut Out) {
+        let look = gpus::look(&self.gpus, self.core.state(), Some(&self.finder), true);
+        self.knows_gpus = look.reading.round > 0 || matches!(look.reading.status, Status::Absent(_));
+        self.core.handle(self.clock.now(), Input::Gpus(look), out);
+    }
+
+    /// Waits a moment for the driver's first figures, so that the first thing that is seen shows them.
+    async fn await_gpus(&mut self) {
+        let patience = sleep(FIRST_FIGURES);
+        tokio::pin!(patience);
+        while !self.knows_gpus {
+            tokio::select! {
+                () = self.gpus.changed() => self.look_at_gpus(&mut Out::default()),
+                () = &mut patience => return,
+            }
+        }
+    }
+
     /// Serves one viewer until it leaves.
     pub fn serve(mut self) -> Link {
         let (mut hub, mut said, link) = one_viewer();
         tokio::spawn(async move {
-            let mut looks = interval(LOOK);
+            self.await_gpus().await;
+            let mut looks = interval_at(Instant::now() + LOOK, LOOK);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while !hub.is_empty() {
                 tokio::select! {
                     _ = looks.tick() => {
                         let out = self.look();
-                        hub.broadcast(&out.events, self.core.state());
+                        hub.tell(&out.events);
+                        hub.flush(self.core.state());
+                    }
+                    () = self.gpus.changed(), if !self.knows_gpus => {
+                        let mut out = Out::default();
+                        self.look_at_gpus(&mut out);
+                        hub.tell(&out.events);
+                        hub.flush(self.core.state());
                     }
                     Some((from, said)) = said.recv() => {
                         if matches!(said, Said::Message(ToSupervisor::Traffic)) {
@@ -167,8 +205,9 @@ pub fn find_foreign(pid: i32) -> Result<FoundJob> {
         Some(agent) => agent.pid == pid,
         None => job.ranks.iter().any(|rank| rank.proc.pid == pid),
     };
-    let found = scan::scan(Path::new(ROOT)).into_iter().find(fits);
-    found.or_else(|| scan::job_of_agent(Path::new(ROOT), pid)).ok_or_else(|| {
+    let root = Path::new(ROOT);
+    let found = scan::job_near(root, pid).or_else(|| scan::scan(root).into_iter().find(fits));
+    found.or_else(|| scan::job_of_agent(root, pid)).ok_or_else(|| {
         Error::job(format!("process {pid} is no torchrun agent that can be seen from here"))
             .hint("elastictop ps --all lists the agents of this machine")
     })
@@ -240,11 +279,9 @@ pub fn open_logs(dir: &JobDir) -> Result<Logbook> {
 
 fn one_viewer() -> (Hub, mpsc::Receiver<(ViewerId, Said)>, Link) {
     let (mut hub, said) = Hub::new();
-    let (near, far) = tokio::io::duplex(PIPE);
-    let (read, write) = tokio::io::split(far);
-    hub.add(read, write);
-    let (read, write) = tokio::io::split(near);
-    (hub, said, Link::over(read, write))
+    let (link, far) = Link::pair();
+    hub.add_near(far);
+    (hub, said, link)
 }
 
 fn answer(hub: &mut Hub, from: ViewerId, said: Said, known: (&State, &Logbook), now: Stamp, why: &str) {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::place::JobDir;
 use crate::{
     domain::{exit::Exit, id::ProcId, redact::Secrets},
-    probe::proc,
+    probe::{files, proc},
 };
 
 /// How the agent is started. Travels from `elastictop run` to the supervisor through a pipe, never through a file:
@@ -97,6 +97,7 @@ impl Spec {
         }
         let child = command.spawn().map_err(|error| format!("cannot run {program}: {error}"))?;
         let pid = child.id() as i32;
+        files::give_back(pid);
         // The handle is not kept: `reap` collects every child, known or adopted.
         drop(child);
         proc::identify(Path::new(proc::ROOT), pid).ok_or_else(|| format!("{program} ended at once"))

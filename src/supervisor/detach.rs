@@ -30,7 +30,7 @@ use crate::{
         state::State,
     },
     error::{Error, Kind, Result},
-    probe::proc,
+    probe::{files, proc},
 };
 
 /// What a supervisor is to do. Travels through a pipe: it may hold secrets.
@@ -139,6 +139,7 @@ fn supervise() -> Result<()> {
     io::stdin().read_to_end(&mut bytes).map_err(told("cannot read the task"))?;
     let task: Task = serde_json::from_slice(&bytes)
         .map_err(|error| Error::environment(format!("cannot understand the task: {error}")))?;
+    files::allow_many();
     let roots = Roots::find()?;
     // Without it, orphans go to init: they can still be watched and signalled, only not collected.
     let _ = rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1));

@@ -1,6 +1,6 @@
 //! What goes into the core about GPUs.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use super::core::GpuLook;
 use crate::{
@@ -15,8 +15,9 @@ pub const TRAFFIC: Duration = Duration::from_secs(10);
 pub fn look(probe: &GpuProbe, state: &State, finder: Option<&Finder>, sample: bool) -> GpuLook {
     let reading = probe.latest();
     let living = state.ranks.iter().filter(|rank| rank.state.is_alive());
+    let facts: HashMap<_, _> = finder.into_iter().flat_map(Finder::all_facts).collect();
     let ranks = living.map(|rank| {
-        let env = finder.and_then(|finder| finder.facts(rank.proc)?.env.as_ref());
+        let env = facts.get(&rank.proc).and_then(|facts| facts.env.as_ref());
         RankFacts {
             local_rank: rank.local_rank,
             pid: rank.proc.pid,

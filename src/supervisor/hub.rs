@@ -19,7 +19,7 @@ use crate::{
     domain::{event::Event, state::State},
     wire::{
         frame,
-        link::QUEUE,
+        link::{FarEnd, QUEUE},
         message::{ToSupervisor, ToViewer},
     },
 };
@@ -48,27 +48,70 @@ struct Viewer {
     id: ViewerId,
     name: String,
     watches: bool,
-    queue: mpsc::Sender<Arc<[u8]>>,
-    /// Bytes in the queue, and in the frame that is being written.
-    waiting: Arc<AtomicUsize>,
+    queue: Queue,
     /// Events that it missed since its queue was full.
     missed: u64,
 }
 
-impl Viewer {
-    /// Hands a frame over, or not: then the viewer is too far behind.
-    fn offer(&self, bytes: Arc<[u8]>) -> bool {
-        let length = bytes.len();
-        let waiting = self.waiting.load(Ordering::Relaxed);
-        if waiting > 0 && waiting + length > MAX_WAITING && length > SMALL {
-            return false;
+/// Where messages for a viewer wait.
+#[derive(Debug)]
+enum Queue {
+    /// Frames for a stream.
+    Frames {
+        frames: mpsc::Sender<Arc<[u8]>>,
+        /// Bytes in the queue, and in the frame that is being written.
+        waiting: Arc<AtomicUsize>,
+    },
+    /// Messages for a viewer inside of this process, which need no bytes.
+    Messages(mpsc::Sender<ToViewer>),
+}
+
+impl Queue {
+    /// Hands a message over, or not: then the viewer is too far behind, or nobody can read the message. `bytes` keeps
+    /// its frame for the next viewer.
+    fn offer(&self, message: &ToViewer, bytes: &mut Option<Arc<[u8]>>) -> bool {
+        match self {
+            Queue::Messages(messages) => messages.try_send(message.clone()).is_ok(),
+            Queue::Frames { frames, waiting } => {
+                if bytes.is_none() {
+                    match frame::encode(message) {
+                        Ok(frame) => *bytes = Some(frame.into()),
+                        Err(error) => tracing::warn!(%error, "cannot send to a viewer"),
+                    }
+                }
+                bytes.as_ref().is_some_and(|bytes| offer_frame(frames, waiting, Arc::clone(bytes)))
+            }
         }
-        let taken = self.queue.try_send(bytes).is_ok();
-        if taken {
-            self.waiting.fetch_add(length, Ordering::Relaxed);
-        }
-        taken
     }
+
+    /// Room for messages.
+    fn room(&self) -> usize {
+        match self {
+            Queue::Frames { frames, .. } => frames.capacity(),
+            Queue::Messages(messages) => messages.capacity(),
+        }
+    }
+
+    /// Whether what waits has been taken for the most part.
+    fn keeps_up(&self) -> bool {
+        match self {
+            Queue::Frames { waiting, .. } => waiting.load(Ordering::Relaxed) < MAX_WAITING / 2,
+            Queue::Messages(messages) => messages.capacity() > QUEUE * 7 / 8,
+        }
+    }
+}
+
+fn offer_frame(frames: &mpsc::Sender<Arc<[u8]>>, waiting: &AtomicUsize, bytes: Arc<[u8]>) -> bool {
+    let length = bytes.len();
+    let before = waiting.load(Ordering::Relaxed);
+    if before > 0 && before + length > MAX_WAITING && length > SMALL {
+        return false;
+    }
+    let taken = frames.try_send(bytes).is_ok();
+    if taken {
+        waiting.fetch_add(length, Ordering::Relaxed);
+    }
+    taken
 }
 
 /// All viewers of one supervisor.
@@ -77,13 +120,15 @@ pub struct Hub {
     viewers: Vec<Viewer>,
     next: u64,
     said: mpsc::Sender<(ViewerId, Said)>,
+    /// Events that viewers get with the next [`Hub::flush`].
+    untold: Vec<Event>,
 }
 
 impl Hub {
     /// A hub, and where it tells what viewers say.
     pub fn new() -> (Hub, mpsc::Receiver<(ViewerId, Said)>) {
         let (said, hears) = mpsc::channel(QUEUE);
-        (Hub { viewers: Vec::new(), next: 0, said }, hears)
+        (Hub { viewers: Vec::new(), next: 0, said, untold: Vec::new() }, hears)
     }
 
     /// Takes a connection over the socket, if its owner may look: the same user, or root.
@@ -107,12 +152,10 @@ impl Hub {
         R: AsyncRead + Unpin + Send + 'static,
         W: AsyncWrite + Unpin + Send + 'static,
     {
-        let id = ViewerId(self.next);
-        self.next += 1;
         let (queue, frames) = mpsc::channel(QUEUE);
         let waiting = Arc::new(AtomicUsize::new(0));
         let writer = tokio::spawn(write_frames(write, frames, waiting.clone()));
-        self.viewers.push(Viewer { id, name: String::new(), watches: false, queue, waiting, missed: 0 });
+        let id = self.join(Queue::Frames { frames: queue, waiting });
         let said = self.said.clone();
         tokio::spawn(async move {
             let mut read = BufReader::new(read);
@@ -127,13 +170,36 @@ impl Hub {
         });
     }
 
+    /// Adds a viewer inside of this process.
+    pub fn add_near(&mut self, far: FarEnd) {
+        let FarEnd { mut incoming, outgoing } = far;
+        let id = self.join(Queue::Messages(outgoing));
+        let said = self.said.clone();
+        tokio::spawn(async move {
+            while let Some(message) = incoming.recv().await {
+                if said.send((id, Said::Message(message))).await.is_err() {
+                    return;
+                }
+            }
+            let _ = said.send((id, Said::Gone)).await;
+        });
+    }
+
+    fn join(&mut self, queue: Queue) -> ViewerId {
+        let id = ViewerId(self.next);
+        self.next += 1;
+        self.viewers.push(Viewer { id, name: String::new(), watches: false, queue, missed: 0 });
+        id
+    }
+
     /// The viewer left.
     pub fn remove(&mut self, id: ViewerId) {
         self.viewers.retain(|viewer| viewer.id != id);
     }
 
-    /// The viewer said who it is and whether it wants events.
+    /// The viewer said who it is and whether it wants events: those from now on.
     pub fn greet(&mut self, id: ViewerId, name: String, watches: bool) {
+        self.tell_events(None);
         if let Some(viewer) = self.viewers.iter_mut().find(|viewer| viewer.id == id) {
             (viewer.name, viewer.watches) = (name, watches);
         }
@@ -148,26 +214,48 @@ impl Hub {
             .unwrap_or_else(|| "a viewer".into())
     }
 
-    /// Sends a message to one viewer. A viewer with a full queue does not get it.
+    /// Sends a message to one viewer, after the events that come before it. A viewer with a full queue does not get it.
     pub fn send(&mut self, id: ViewerId, message: &ToViewer) {
-        let Some(viewer) = self.viewers.iter().find(|viewer| viewer.id == id) else { return };
-        match frame::encode(message) {
+        self.tell_events(None);
+        if let Some(viewer) = self.viewers.iter().find(|viewer| viewer.id == id) {
             // A viewer that is this far behind asks again or leaves.
-            Ok(bytes) => drop(viewer.offer(bytes.into())),
-            Err(error) => tracing::warn!(%error, "cannot send to a viewer"),
+            viewer.queue.offer(message, &mut None);
         }
     }
 
-    /// Sends what happened to all that watch. A viewer that was behind and has room again gets a snapshot instead.
-    pub fn broadcast(&mut self, events: &[Event], state: &State) {
-        if events.is_empty() || !self.is_watched() {
+    /// Keeps what happened for all that watch until the next [`Hub::flush`], or a message to one of them.
+    pub fn tell(&mut self, events: &[Event]) {
+        if self.is_watched() {
+            self.untold.extend_from_slice(events);
+        }
+    }
+
+    /// Sends what happened to all that watch: one message. A viewer that was behind and has room again gets a snapshot
+    /// instead.
+    pub fn flush(&mut self, state: &State) {
+        self.tell_events(Some(state));
+    }
+
+    /// Without a state, viewers that are behind stay so.
+    fn tell_events(&mut self, state: Option<&State>) {
+        if self.untold.is_empty() {
             return;
         }
-        let message = ToViewer::Events { events: events.to_vec() };
-        self.spread(&message, events.len() as u64, |lost| ToViewer::Snapshot {
-            state: Box::new(state.clone()),
-            lost,
-        });
+        let message = ToViewer::Events { events: std::mem::take(&mut self.untold) };
+        let ToViewer::Events { events } = &message else { return };
+        let mut bytes = None;
+        for viewer in self.viewers.iter_mut().filter(|viewer| viewer.watches) {
+            if viewer.missed > 0 {
+                viewer.missed += events.len() as u64;
+                let Some(state) = state.filter(|_| viewer.queue.room() >= QUEUE / 2) else { continue };
+                let snapshot = ToViewer::Snapshot { state: Box::new(state.clone()), lost: viewer.missed };
+                if viewer.queue.offer(&snapshot, &mut None) {
+                    viewer.missed = 0;
+                }
+            } else if !viewer.queue.offer(&message, &mut bytes) {
+                viewer.missed = events.len() as u64;
+            }
+        }
     }
 
     /// Whether anybody wants events.
@@ -178,19 +266,16 @@ impl Hub {
     /// Sends a message that stands for `events` events to all that watch. A viewer that was behind and has room again
     /// gets what `snapshot` makes of the number of events that it missed.
     pub fn spread(&mut self, message: &ToViewer, events: u64, snapshot: impl Fn(u64) -> ToViewer) {
-        let Ok(bytes) = frame::encode(message).map(Arc::<[u8]>::from) else { return };
+        let mut bytes = None;
         for viewer in self.viewers.iter_mut().filter(|viewer| viewer.watches) {
             if viewer.missed > 0 {
                 viewer.missed += events;
-                if viewer.queue.capacity() < QUEUE / 2 {
-                    continue;
-                }
-                if let Ok(bytes) = frame::encode(&snapshot(viewer.missed))
-                    && viewer.offer(bytes.into())
+                if viewer.queue.room() >= QUEUE / 2
+                    && viewer.queue.offer(&snapshot(viewer.missed), &mut None)
                 {
                     viewer.missed = 0;
                 }
-            } else if !viewer.offer(bytes.clone()) {
+            } else if !viewer.queue.offer(message, &mut bytes) {
                 viewer.missed = events.max(1);
             }
         }
@@ -207,7 +292,7 @@ impl Hub {
     /// Whether a viewer reads what it asks for. One that does not gets no more pages made for it.
     pub fn keeps_up(&self, id: ViewerId) -> bool {
         let viewer = self.viewers.iter().find(|viewer| viewer.id == id);
-        viewer.is_some_and(|viewer| viewer.waiting.load(Ordering::Relaxed) < MAX_WAITING / 2)
+        viewer.is_some_and(|viewer| viewer.queue.keeps_up())
     }
 
     /// How many are connected.
@@ -264,9 +349,10 @@ mod tests {
             let (read, write) = tokio::io::split(far);
             hub.add(read, write);
             let big: Arc<[u8]> = vec![0; 5 << 20].into();
-            let taken = (0..10).filter(|_| hub.viewers[0].offer(big.clone())).count();
+            let Queue::Frames { frames, waiting } = &hub.viewers[0].queue else { panic!("a stream") };
+            let taken = (0..10).filter(|_| offer_frame(frames, waiting, big.clone())).count();
             assert_eq!(taken, MAX_WAITING / big.len());
-            assert!(hub.viewers[0].offer(vec![0; 100].into()), "an answer to a command");
+            assert!(offer_frame(frames, waiting, vec![0; 100].into()), "an answer to a command");
         });
     }
 
@@ -284,21 +370,23 @@ mod tests {
             let mut state = State::default();
             for seq in 1..=500 {
                 state.apply(&note(seq));
-                hub.broadcast(&[note(seq)], &state);
+                hub.tell(&[note(seq)]);
+                hub.flush(&state);
                 tokio::task::yield_now().await;
             }
             assert!(hub.viewers[0].missed > 300, "{}", hub.viewers[0].missed);
-            assert_eq!(hub.viewers[0].queue.capacity(), 0);
+            assert_eq!(hub.viewers[0].queue.room(), 0);
 
             let (read, write) = tokio::io::split(near);
             let mut link = Link::over(read, write);
             let mut seen = 0;
-            while hub.viewers[0].queue.capacity() < QUEUE {
+            while hub.viewers[0].queue.room() < QUEUE {
                 assert!(matches!(link.incoming.recv().await, Some(ToViewer::Events { .. })));
                 seen += 1;
             }
             state.apply(&note(501));
-            hub.broadcast(&[note(501)], &state);
+            hub.tell(&[note(501)]);
+            hub.flush(&state);
             let lost = loop {
                 match link.incoming.recv().await.unwrap() {
                     ToViewer::Snapshot { state, lost } => {

@@ -4,7 +4,7 @@
 //! from which offset: a new supervisor goes on where the old one stopped, and no line is counted twice. A file is held open while its rank lives: torchrun deletes logs at membership changes.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -292,11 +292,12 @@ impl Logbook {
         freed > 0
     }
 
-    /// The unfinished last line of a rank: where progress bars live.
-    pub fn unfinished(&self, pid: i32) -> Option<String> {
-        let mut sources =
-            self.sources.iter().rev().filter(|source| source.origin.pid == pid && !source.closed);
-        sources.find_map(Source::unfinished).map(|text| self.secrets.hide(text))
+    /// The unfinished last lines of ranks, where progress bars live: the newest of each, by process id.
+    pub fn unfinished(&self) -> Vec<(i32, String)> {
+        let open = self.sources.iter().rev().filter(|source| !source.closed);
+        let mut told = HashSet::new();
+        let texts = open.filter_map(|source| Some((source.origin.pid, source.unfinished()?)));
+        texts.filter(|(pid, _)| told.insert(*pid)).map(|(pid, text)| (pid, self.secrets.hide(text))).collect()
     }
 
     /// How the writing of the index goes.

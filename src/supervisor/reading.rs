@@ -86,10 +86,10 @@ fn cut(line: &str) -> String {
     evidence::cut(line, MAX_LAST_LINE).to_owned()
 }
 
-/// An unfinished last line, where progress bars live.
-pub fn unfinished_line(logbook: &Logbook, pid: i32) -> Option<Input> {
-    let last_line = Some(cut(&logbook.unfinished(pid)?));
-    Some(Input::Wrote { pid, lines: 0, last_line, step: None })
+/// Unfinished last lines, where progress bars live.
+pub fn unfinished_lines(logbook: &Logbook) -> Vec<Input> {
+    let told = logbook.unfinished().into_iter();
+    told.map(|(pid, line)| Input::Wrote { pid, lines: 0, last_line: Some(cut(&line)), step: None }).collect()
 }
 
 /// What a line of metrics tells: a JSON object with a step.

@@ -296,6 +296,8 @@ impl Supervisor {
             }
             self.go_on_waiting();
             self.sweep();
+            // What happened in this turn is one message.
+            self.hub.flush(self.core.state());
             if self.metrics.has_lingered() && !self.finished {
                 self.stop_lingering();
             }
@@ -336,7 +338,7 @@ impl Supervisor {
         for event in &out.events {
             self.journal.keep(event);
         }
-        self.hub.broadcast(&out.events, self.core.state());
+        self.hub.tell(&out.events);
         if self.core.state().state != self.manifest.state && !self.finished {
             self.write_manifest();
         }
@@ -441,11 +443,7 @@ impl Supervisor {
         let sample = now.since(self.last_sample) + Duration::from_millis(50) >= CALM;
         if sample {
             self.last_sample = now;
-            let pids: Vec<_> =
-                self.core.state().ranks.iter().filter(|r| r.state.is_alive()).map(|r| r.proc.pid).collect();
-            let unfinished: Vec<_> =
-                pids.into_iter().filter_map(|pid| reading::unfinished_line(&self.logbook, pid)).collect();
-            unfinished.into_iter().for_each(|input| self.handle(input));
+            reading::unfinished_lines(&self.logbook).into_iter().for_each(|input| self.handle(input));
             self.forward_figures(now);
             self.look_for_runs();
             self.look_at_gpus(true);

@@ -42,7 +42,7 @@ impl Look {
 ///
 /// The terminal's style is plain before and after.
 pub fn encode(last: &Buffer, next: &Buffer) -> Vec<u8> {
-    let mut changes = last.diff(next);
+    let mut changes = diff(last, next);
     if changes.is_empty() {
         return Vec::new();
     }
@@ -62,6 +62,50 @@ pub fn encode(last: &Buffer, next: &Buffer) -> Vec<u8> {
     });
     let grouped = write(next, grouped.into_iter());
     if grouped.len() < straight.len() { grouped } else { straight }
+}
+
+/// Erases the terminal to the blank that most of `next` is, and what it shows then.
+///
+/// Terminals fill what they erase with the ground of the moment, which saves nearly all bytes of a first frame; those
+/// that do not are told apart by `in_colour`.
+pub(crate) fn erase(next: &Buffer, in_colour: bool) -> (Vec<u8>, Buffer) {
+    let mut grounds: Vec<(Color, usize)> = Vec::new();
+    for cell in next.content.iter().filter(|cell| cell.symbol() == " " && in_colour) {
+        match grounds.iter_mut().find(|(ground, _)| *ground == cell.bg) {
+            Some((_, count)) => *count += 1,
+            None => grounds.push((cell.bg, 1)),
+        }
+    }
+    let ground =
+        grounds.into_iter().max_by_key(|(_, count)| *count).map_or(Color::Reset, |(ground, _)| ground);
+    let mut bytes = b"\x1b[m".to_vec();
+    let filled = Look { ground, ..PLAIN };
+    if filled != PLAIN {
+        set_look(&mut bytes, PLAIN, filled);
+    }
+    bytes.extend(b"\x1b[2J");
+    if filled != PLAIN {
+        bytes.extend(b"\x1b[m");
+    }
+    let mut blank = Cell::EMPTY;
+    blank.bg = ground;
+    (bytes, Buffer::filled(next.area, blank))
+}
+
+/// The cells that differ, row by row. Both buffers have the same area.
+fn diff<'a>(last: &Buffer, next: &'a Buffer) -> Vec<(u16, u16, &'a Cell)> {
+    let same = |one: &Cell, other: &Cell| {
+        let (before, after) = (Look::of(one), Look::of(other));
+        one.symbol() == other.symbol() && (before == after || one.symbol() == " " && before.same_blank(after))
+    };
+    let cells = last.content.iter().zip(&next.content).enumerate();
+    cells
+        .filter(|(_, (before, after))| !same(before, after))
+        .map(|(at, (_, after))| {
+            let (x, y) = next.pos_of(at);
+            (x, y, after)
+        })
+        .collect()
 }
 
 /// Where wide characters come or go, cells lie over each other, and terminals differ about what is left of those that
@@ -292,6 +336,24 @@ mod tests {
             let mut other = terminal();
             other.process(&bytes);
             prop_assert_eq!(shown(&parser), shown(&other));
+        }
+    }
+
+    #[test]
+    fn a_first_frame_costs_what_is_on_it() {
+        let mut next = Buffer::empty(Rect::new(0, 0, SIZE.0, SIZE.1));
+        next.set_style(next.area, Style::new().bg(Color::Rgb(20, 30, 40)).fg(Color::White));
+        next.set_string(3, 2, "four", Style::new().fg(Color::Red));
+        for in_colour in [true, false] {
+            let (mut bytes, blank) = erase(&next, in_colour);
+            bytes.extend(encode(&blank, &next));
+            assert_eq!(bytes.len() < 80, in_colour, "{} bytes", bytes.len());
+            let mut parser = terminal();
+            parser.process(b"\x1b[31;42mwhat was there before\x1b[H");
+            parser.process(&bytes);
+            let mut whole = terminal();
+            whole.process(&encode(&Buffer::empty(next.area), &next));
+            assert_eq!(shown(&parser), shown(&whole));
         }
     }
 

@@ -113,7 +113,7 @@ pub async fn watch(mut connector: Connector, options: &Options) -> Result<(Endin
     let _guard = Guard::take(app.mouse()).map_err(|error| run::terminal(&error))?;
     let keyboard = Keyboard::open().map_err(|error| run::terminal(&error))?;
     let writer = Writer::new().map_err(|error| run::terminal(&error))?;
-    let mut screen = Screen::new(Box::new(writer), size);
+    let mut screen = Screen::new(Box::new(writer), size).erasing_plainly(is_gnu_screen());
     let around = Surroundings {
         input: keyboard,
         clock: now,
@@ -143,7 +143,7 @@ pub async fn choose(
     let _guard = Guard::take(false).map_err(|error| run::terminal(&error))?;
     let keyboard = Keyboard::open().map_err(|error| run::terminal(&error))?;
     let writer = Writer::new().map_err(|error| run::terminal(&error))?;
-    let mut screen = Screen::new(Box::new(writer), size);
+    let mut screen = Screen::new(Box::new(writer), size).erasing_plainly(is_gnu_screen());
     let around = Surroundings {
         input: keyboard,
         clock: now,
@@ -152,6 +152,11 @@ pub async fn choose(
         pace: Pace::default(),
     };
     jobs::run(&mut jobs, &mut screen, refresh, around).await
+}
+
+/// GNU Screen is the one that does not fill what it erases with colour, unless it is told to.
+fn is_gnu_screen() -> bool {
+    std::env::var_os("STY").is_some() && std::env::var_os("TMUX").is_none()
 }
 
 fn size() -> Result<(u16, u16)> {

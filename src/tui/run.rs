@@ -27,6 +27,8 @@ use crate::{
 pub(crate) struct Pace {
     /// Between two looks at the clock.
     pub(crate) tick: Duration,
+    /// How long the first frame waits for something to show.
+    pub(crate) first: Duration,
     /// Least time between two frames that no key asked for.
     pub(crate) frame: Duration,
     /// Wait before the first attempt to make a lost link anew; it doubles up to the longest.
@@ -41,6 +43,7 @@ impl Default for Pace {
     fn default() -> Pace {
         Pace {
             tick: Duration::from_secs(1),
+            first: Duration::from_millis(20),
             frame: Duration::from_millis(50),
             first_retry: Duration::from_millis(200),
             longest_retry: Duration::from_secs(5),
@@ -89,7 +92,9 @@ where
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut dirty = true;
     let begin = Instant::now();
-    let mut frame_at = begin;
+    // A job that answers at once needs no screen without it before.
+    let mut frame_at = begin + pace.first;
+    let mut has_drawn = false;
     let mut budget = pace.budget.map(Budget::new);
     let mut inbox = vec![Msg::Tick(clock()), Msg::Linked];
     loop {
@@ -110,7 +115,7 @@ where
         }
         app.settle();
         if dirty && Instant::now() >= frame_at {
-            if screen.is_broken() {
+            if screen.is_broken() || hung_up() {
                 return Ok(ending(app));
             }
             let drawn = screen
@@ -118,6 +123,7 @@ where
                 .map_err(|error| terminal(&error))?;
             // A terminal that is slow gets the next frame when it has taken this one.
             dirty = !drawn;
+            has_drawn |= drawn;
             let mut wait = pace.frame;
             if let Some(budget) = budget.as_mut().filter(|_| drawn) {
                 budget.spend(begin.elapsed(), screen.sent());
@@ -146,10 +152,17 @@ where
             heard = async { link.as_mut().expect("guarded").incoming.recv().await }, if link.is_some() => {
                 if let Some(first) = heard {
                     wait = pace.first_retry;
+                    // The clock is looked at with what comes each second, so that both are one frame.
+                    tick.reset_after(pace.tick + pace.tick / 4);
+                    inbox.push(Msg::Clock(clock()));
                     inbox.push(Msg::Heard(Box::new(first)));
                     // What came together is drawn together.
                     while let Some(next) = link.as_mut().and_then(|link| link.incoming.try_recv().ok()) {
                         inbox.push(Msg::Heard(Box::new(next)));
+                    }
+                    let is_state = |msg: &Msg| matches!(msg, Msg::Heard(heard) if matches!(**heard, ToViewer::Snapshot { .. }));
+                    if !has_drawn && inbox.iter().any(is_state) {
+                        frame_at = Instant::now();
                     }
                 } else {
                     link = None;
@@ -179,9 +192,6 @@ where
             }
             () = sleep_until(retry), if idle => connecting = Some(connector()),
             _ = tick.tick() => {
-                if hung_up() {
-                    return Ok(ending(app));
-                }
                 inbox.push(Msg::Tick(clock()));
                 dirty = true;
             }

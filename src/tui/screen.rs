@@ -22,15 +22,15 @@ use ratatui::{
         queue,
         style::ResetColor,
         terminal::{
-            BeginSynchronizedUpdate, Clear, ClearType, EndSynchronizedUpdate, EnterAlternateScreen,
-            LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+            BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
+            disable_raw_mode, enable_raw_mode,
         },
     },
     layout::Rect,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::encode::encode;
+use super::encode::{encode, erase};
 
 /// Takes the bytes of frames.
 pub(crate) trait Sink: Send {
@@ -177,6 +177,7 @@ pub(crate) struct Screen {
     sent: usize,
     /// Whether it is not known what the terminal shows.
     blank: bool,
+    erases_in_colour: bool,
     /// Bytes that go out with the next frame.
     extra: Vec<u8>,
 }
@@ -184,7 +185,20 @@ pub(crate) struct Screen {
 impl Screen {
     pub(crate) fn new(sink: Box<dyn Sink>, size: (u16, u16)) -> Screen {
         let empty = Buffer::empty(Rect::new(0, 0, size.0, size.1));
-        Screen { sink, shown: empty.clone(), next: empty, sent: 0, blank: true, extra: Vec::new() }
+        Screen {
+            sink,
+            shown: empty.clone(),
+            next: empty,
+            sent: 0,
+            blank: true,
+            erases_in_colour: true,
+            extra: Vec::new(),
+        }
+    }
+
+    /// For a terminal that erases to its own ground, whatever the colour of the moment.
+    pub(crate) fn erasing_plainly(self, plainly: bool) -> Screen {
+        Screen { erases_in_colour: !plainly, ..self }
     }
 
     pub(crate) fn resize(&mut self, size: (u16, u16)) {
@@ -222,8 +236,9 @@ impl Screen {
         let mut bytes = Vec::new();
         bytes.append(&mut self.extra);
         if self.blank {
-            self.shown.reset();
-            queue!(bytes, ResetColor, Clear(ClearType::All))?;
+            let erased = erase(&self.next, self.erases_in_colour);
+            bytes.extend(erased.0);
+            self.shown = erased.1;
         }
         bytes.extend(encode(&self.shown, &self.next));
         if !bytes.is_empty() {

@@ -106,6 +106,9 @@ impl GlyphSet {
 /// Tabs become spaces; controls and bidirectional marks become dots; joiners and variation selectors go, since
 /// terminals disagree about the width of what they make.
 pub(crate) fn clean(text: &str, glyphs: Glyphs) -> Cow<'_, str> {
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return Cow::Borrowed(text);
+    }
     let plain = |c: char| !c.is_control() && (c.is_ascii() || !glyphs.ascii && !is_odd(c));
     if text.chars().all(plain) {
         return Cow::Borrowed(text);
@@ -131,6 +134,9 @@ fn is_odd(c: char) -> bool {
 
 /// Cells that `text` takes.
 pub(crate) fn width(text: &str) -> usize {
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return text.len();
+    }
     text.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 

@@ -214,28 +214,35 @@ pub(crate) fn event_lines(state: &State, glyphs: Glyphs) -> Vec<EventLine> {
     let mut lines: Vec<EventLine> = Vec::new();
     let mut alike: Vec<(Option<u32>, u32)> = Vec::new();
     let mut before: Option<&Fact> = None;
-    for happened in &state.recent {
-        let Some((glyph, text, role)) = event(state, happened, glyphs) else { continue };
-        let joined = before.zip(lines.last_mut()).filter(|(fact, _)| is_alike(fact, &happened.fact));
-        let Some((_, line)) = joined else {
-            alike = who(&happened.fact).into_iter().collect();
-            lines.push(EventLine { seq: happened.seq, at: happened.at, glyph, text, role });
-            before = Some(&happened.fact);
-            continue;
-        };
-        line.seq = happened.seq;
-        alike.extend(who(&happened.fact));
-        match &happened.fact {
-            Fact::RankStarted { attempt, .. } => {
-                line.text = format!("{} started, attempt {attempt}", tags(&alike));
+    // What ranks have in common is put in words once all of them are known.
+    let join = |lines: &mut Vec<EventLine>, fact: Option<&Fact>, alike: &[(Option<u32>, u32)]| {
+        let Some(line) = lines.last_mut().filter(|_| alike.len() > 1) else { return };
+        match fact {
+            Some(Fact::RankStarted { attempt, .. }) => {
+                line.text = format!("{} started, attempt {attempt}", tags(alike));
             }
-            Fact::RankExited { exit, .. } => {
+            Some(Fact::RankExited { exit, .. }) => {
                 let how = exit.map_or("nobody saw how".into(), |exit| exit.to_string());
-                line.text = format!("{} ended: {how}", tags(&alike));
+                line.text = format!("{} ended: {how}", tags(alike));
             }
             _ => {}
         }
+    };
+    for happened in &state.recent {
+        if let (Some(fact), Some(line)) = (before, lines.last_mut())
+            && is_alike(fact, &happened.fact)
+        {
+            line.seq = happened.seq;
+            alike.extend(who(&happened.fact));
+            continue;
+        }
+        let Some((glyph, text, role)) = event(state, happened, glyphs) else { continue };
+        join(&mut lines, before, &alike);
+        alike = who(&happened.fact).into_iter().collect();
+        lines.push(EventLine { seq: happened.seq, at: happened.at, glyph, text, role });
+        before = Some(&happened.fact);
     }
+    join(&mut lines, before, &alike);
     lines
 }
 

@@ -1,6 +1,12 @@
 //! Messages. JSON inside of frames: an old viewer skips what it does not know.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, MapAccess, Visitor},
+};
+use serde_json::{Map, Value};
 
 use crate::domain::{
     cluster::NodeStatus,
@@ -66,7 +72,7 @@ pub enum ToSupervisor {
 
 /// From a supervisor to a viewer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "m", rename_all = "snake_case")]
+#[serde(remote = "Self", tag = "m", rename_all = "snake_case")]
 pub enum ToViewer {
     /// The supervisor will talk to this viewer.
     Welcome {
@@ -144,4 +150,59 @@ pub enum ToViewer {
     /// A kind that a newer supervisor sent.
     #[serde(other)]
     Unknown,
+}
+
+impl Serialize for ToViewer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ToViewer::serialize(self, serializer)
+    }
+}
+
+/// As derived, but for those that may be long: they go straight into place, where serde would keep a copy of all they
+/// hold until it knows which message it is.
+impl<'de> Deserialize<'de> for ToViewer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ToViewer, D::Error> {
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+struct Fields;
+
+impl<'de> Visitor<'de> for Fields {
+    type Value = ToViewer;
+
+    fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.write_str("a message to a viewer")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ToViewer, A::Error> {
+        let mut kind = String::new();
+        let (mut events, mut state, mut message, mut messages) = (None, None, None, None);
+        let mut rest = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            match (key.as_str(), kind.as_str()) {
+                ("m", _) => kind = map.next_value()?,
+                ("events", "events") => events = Some(map.next_value()?),
+                ("state", "snapshot") => state = Some(map.next_value()?),
+                ("message", "from") => message = Some(map.next_value()?),
+                ("messages", "together") => messages = Some(map.next_value()?),
+                _ => drop(rest.insert(key, map.next_value()?)),
+            }
+        }
+        let number = |name: &str| rest.get(name).and_then(Value::as_u64);
+        if let Some(messages) = messages {
+            return Ok(ToViewer::Together { messages });
+        }
+        if let Some((message, node)) = message.zip(number("node")) {
+            return Ok(ToViewer::From { node: node as u32, message });
+        }
+        match (events, state.zip(number("lost"))) {
+            (Some(events), _) => Ok(ToViewer::Events { events }),
+            (_, Some((state, lost))) => Ok(ToViewer::Snapshot { state, lost }),
+            _ => {
+                rest.insert("m".into(), Value::String(kind));
+                ToViewer::deserialize(Value::Object(rest)).map_err(A::Error::custom)
+            }
+        }
+    }
 }

@@ -117,12 +117,20 @@ impl Gpus {
 
     /// The GPU with this index.
     pub fn get(&self, index: u32) -> Option<&Gpu> {
-        self.gpus.iter().find(|gpu| gpu.info.index == index)
+        let here = self.gpus.get(index as usize).filter(|gpu| gpu.info.index == index);
+        here.or_else(|| self.gpus.iter().find(|gpu| gpu.info.index == index))
+    }
+
+    /// The GPUs of the rank at this position.
+    pub fn joined(&self, local_rank: u32) -> Option<&RankGpus> {
+        // Nearly always all ranks have one.
+        let here = self.ranks.get(local_rank as usize).filter(|rank| rank.local_rank == local_rank);
+        here.or_else(|| self.ranks.iter().find(|rank| rank.local_rank == local_rank))
     }
 
     /// The first GPU of a rank, how many it has, and how that is known.
     pub fn of_rank(&self, local_rank: u32) -> Option<(&Gpu, usize, JoinSource)> {
-        let joined = self.ranks.iter().find(|rank| rank.local_rank == local_rank)?;
+        let joined = self.joined(local_rank)?;
         Some((self.get(*joined.gpus.first()?)?, joined.gpus.len(), joined.source))
     }
 }

@@ -4,6 +4,8 @@
 //! Where the driver names processes of another pid namespace, the convention that a rank uses the device of its local
 //! rank is all there is, and is told as that.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{GpuInfo, Reading};
@@ -64,15 +66,16 @@ pub struct RankFacts {
 /// The GPUs of the ranks that live. What was known before of the same processes stays where nothing better is known:
 /// a process keeps its GPU until it ends.
 pub fn join(ranks: &[RankFacts], reading: &Reading, foreign: bool, before: &[RankGpus]) -> Vec<RankGpus> {
+    let lists = Lists::of(reading);
+    let former: HashMap<i32, &RankGpus> = before.iter().map(|known| (known.pid, known)).collect();
     let one = |rank: &RankFacts| {
         let found = |gpus: Vec<u32>, source| {
             let (local_rank, pid) = (rank.local_rank, rank.pid);
             (!gpus.is_empty()).then_some(RankGpus { local_rank, pid, gpus, source })
         };
-        let kept =
-            || before.iter().find(|known| known.pid == rank.pid && known.source == JoinSource::NvmlPids);
-        found(by_pids(rank.pid, reading), JoinSource::NvmlPids)
-            .or_else(|| kept().cloned())
+        let kept = || former.get(&rank.pid).filter(|known| known.source == JoinSource::NvmlPids);
+        found(lists.gpus_of(rank.pid), JoinSource::NvmlPids)
+            .or_else(|| kept().map(|known| (*known).clone()))
             .or_else(|| found(by_devices(rank, &reading.gpus), JoinSource::CudaVisibleDevices))
             .or_else(|| found(by_position(rank, &reading.gpus, foreign), JoinSource::LocalRank))
     };
@@ -84,19 +87,43 @@ pub fn names_strangers_only(reading: &Reading) -> bool {
     !reading.holders.is_empty() && reading.holders.iter().all(|holder| holder.proc.is_none())
 }
 
-fn by_pids(pid: i32, reading: &Reading) -> Vec<u32> {
-    // A rank whose helper computes for it has no memory of its own.
-    let below: Vec<i32> = reading
-        .holders
-        .iter()
-        .filter(|holder| holder.proc.is_some() && (holder.pid == pid || holder.ancestors.contains(&pid)))
-        .map(|holder| holder.pid)
-        .collect();
-    let own = below.contains(&pid);
-    let counts = |held_by: i32| if own { held_by == pid } else { below.contains(&held_by) };
-    let with =
-        reading.samples.iter().filter(|sample| sample.procs.iter().flatten().any(|held| counts(held.pid)));
-    with.map(|sample| sample.index).collect()
+/// The driver's process lists, by process.
+struct Lists {
+    /// The GPUs that list a process.
+    on: HashMap<i32, Vec<u32>>,
+    /// The processes on GPUs that a process is, or started.
+    below: HashMap<i32, Vec<i32>>,
+}
+
+impl Lists {
+    fn of(reading: &Reading) -> Lists {
+        let mut lists = Lists { on: HashMap::new(), below: HashMap::new() };
+        for sample in &reading.samples {
+            for held in sample.procs.iter().flatten() {
+                let gpus = lists.on.entry(held.pid).or_default();
+                if gpus.last() != Some(&sample.index) {
+                    gpus.push(sample.index);
+                }
+            }
+        }
+        for holder in reading.holders.iter().filter(|holder| holder.proc.is_some()) {
+            for pid in holder.ancestors.iter().copied().chain([holder.pid]) {
+                lists.below.entry(pid).or_default().push(holder.pid);
+            }
+        }
+        lists
+    }
+
+    fn gpus_of(&self, pid: i32) -> Vec<u32> {
+        let below = self.below.get(&pid).map(Vec::as_slice).unwrap_or_default();
+        // A rank whose helper computes for it has no memory of its own.
+        let counted = if below.contains(&pid) { &[pid][..] } else { below };
+        let mut gpus: Vec<u32> =
+            counted.iter().filter_map(|pid| self.on.get(pid)).flatten().copied().collect();
+        gpus.sort_unstable();
+        gpus.dedup();
+        gpus
+    }
 }
 
 /// The devices that CUDA shows with this `CUDA_VISIBLE_DEVICES`: all without one. It ends the list at the first entry

@@ -128,14 +128,15 @@ mod tests {
                     ..GpuSample::default()
                 },
             ],
-            holders: vec![
+            holders: [
                 holder(10, &[5, 1], true, true),
                 holder(11, &[10, 5, 1], true, true),
                 holder(20, &[1], true, false),
                 holder(30, &[8, 1], true, true),
                 holder(40, &[1], false, false),
                 Holder { proc: None, ..holder(50, &[], true, false) },
-            ],
+            ]
+            .into(),
             ..Reading::default()
         };
         let found = find(&reading, |pid| pid == 10);

@@ -11,6 +11,8 @@ pub mod wait;
 pub mod watch;
 pub mod words;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{id::ProcId, tree::EnvFacts};
@@ -234,7 +236,7 @@ pub struct Reading {
     /// One look at each; empty before the first.
     pub samples: Vec<GpuSample>,
     /// Who the processes on them are.
-    pub holders: Vec<Holder>,
+    pub holders: Arc<[Holder]>,
     /// Counts the rounds from 1; 0 before the first look.
     pub round: u64,
 }

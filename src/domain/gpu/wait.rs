@@ -68,12 +68,13 @@ mod tests {
                 procs: Some(vec![GpuProc { pid: 7, used_bytes: Some(1 << 30), gpu_instance_id: None }]),
                 ..GpuSample::default()
             }],
-            holders: vec![Holder {
+            holders: [Holder {
                 pid: 7,
                 proc: Some(ProcId { pid: 7, start: 1 }),
                 env: Some(EnvFacts { place, has_local_rank: is_rank, ..EnvFacts::default() }),
                 ..Holder::default()
-            }],
+            }]
+            .into(),
             ..Reading::default()
         }
     }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::domain::{
     alert::{Alert, AlertKind},
+    telling::rank_tag,
     time::{Stamp, human},
 };
 
@@ -33,14 +34,21 @@ const MAX_GAP: Duration = Duration::from_secs(15);
 pub struct RankLook<'a> {
     /// Position on the node.
     pub local_rank: u32,
-    /// Its name in a sentence: `r3`.
-    pub tag: &'a str,
+    /// Its global rank, if known.
+    pub rank: Option<u32>,
     /// Its process.
     pub pid: i32,
     /// Whether it runs: not starting, stopped, waiting for others or being ended.
     pub is_running: bool,
     /// Its GPUs.
     pub gpus: Vec<&'a GpuSample>,
+}
+
+impl RankLook<'_> {
+    /// Its name in a sentence: `r3`.
+    fn tag(&self) -> String {
+        rank_tag(self.rank, self.local_rank)
+    }
 }
 
 /// What the machine tells.
@@ -198,7 +206,7 @@ fn hot(rank: &RankLook, gpu: &GpuSample) -> (String, Vec<String>) {
     let mut evidence = vec![format!("reasons of the driver: {}", words::throttle(bits).join(", "))];
     evidence.extend(gpu.temp_c.map(|celsius| format!("{celsius} °C")));
     evidence.extend(gpu.sm_clock_mhz.map(|mhz| format!("{mhz} MHz")));
-    (format!("GPU {} of {} is slowed down by {by}", gpu.index, rank.tag), evidence)
+    (format!("GPU {} of {} is slowed down by {by}", gpu.index, rank.tag()), evidence)
 }
 
 /// All GPUs of a rank do nothing, while it holds memory that is worth work.
@@ -212,10 +220,10 @@ fn idle(rank: &RankLook) -> Option<(String, Vec<String>)> {
     let all_idle = rank.gpus.iter().all(|gpu| gpu.util_pct == Some(0) && !gpu.lost);
     (rank.is_running && all_idle && held >= HOLDS_WORK).then(|| {
         (
-            format!("GPU {} of {} has done nothing for {}", first.index, rank.tag, human(IDLE_FOR)),
+            format!("GPU {} of {} has done nothing for {}", first.index, rank.tag(), human(IDLE_FOR)),
             vec![
                 format!("utilisation 0 % in every look for {}", human(IDLE_FOR)),
-                format!("{} holds {:.1} GiB of its memory", rank.tag, held as f64 / f64::from(1 << 30)),
+                format!("{} holds {:.1} GiB of its memory", rank.tag(), held as f64 / f64::from(1 << 30)),
             ],
         )
     })
@@ -259,7 +267,7 @@ mod tests {
                 procs: Some(vec![GpuProc { pid: 7, used_bytes: Some(2 << 30), gpu_instance_id: None }]),
                 ..GpuSample::default()
             };
-            let rank = RankLook { local_rank: 1, tag: "r9", pid: 7, is_running, gpus: vec![&gpu] };
+            let rank = RankLook { local_rank: 1, rank: Some(9), pid: 7, is_running, gpus: vec![&gpu] };
             let mut out = Vec::new();
             self.watch.look(Stamp(second * 1000), &[rank], &[], &mut out);
             self.put(second, out);

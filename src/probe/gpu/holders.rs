@@ -5,20 +5,24 @@
 use std::{
     collections::{HashMap, HashSet},
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
     domain::{
         gpu::{GpuProc, Holder},
+        id::ProcId,
         redact,
         tree::{self, ProcFacts},
     },
     probe::proc::{self, ROOT},
 };
 
-/// Parents change when parents die; that often it is looked after.
+/// Parents change when parents die; that often it is looked whether they live.
 const AGAIN: Duration = Duration::from_secs(5);
+/// That often each is looked up anew all the same.
+const ANEW: Duration = Duration::from_secs(30);
 /// More generations are not looked at.
 const MOST_ANCESTORS: usize = 32;
 /// Longest command that is kept, in characters.
@@ -29,37 +33,68 @@ const SUPERVISOR: &str = "elastictop-sup";
 /// Remembers who was looked up.
 #[derive(Debug, Default)]
 pub struct Who {
-    known: HashMap<i32, (Instant, Holder)>,
+    known: HashMap<i32, Known>,
+    /// What was told last: the same for as long as nothing changes.
+    told: Arc<[Holder]>,
+    checked_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Known {
+    at: Instant,
+    holder: Holder,
+    ancestors: Vec<ProcId>,
 }
 
 impl Who {
-    /// Who these are. Each is looked up when it is new and every few seconds.
-    pub fn look<'a>(&mut self, procs: impl Iterator<Item = &'a GpuProc>, now: Instant) -> Vec<Holder> {
+    /// Who these are. Each is looked up when it is new, when an ancestor of it died, and now and then.
+    pub fn look<'a>(&mut self, procs: impl Iterator<Item = &'a GpuProc>, now: Instant) -> Arc<[Holder]> {
         let pids: HashSet<i32> = procs.map(|proc| proc.pid).collect();
-        self.known.retain(|pid, (at, _)| pids.contains(pid) && now.duration_since(*at) < AGAIN);
-        let mut holders: Vec<Holder> = pids
-            .into_iter()
-            .map(|pid| self.known.entry(pid).or_insert_with(|| (now, look_up(pid))).1.clone())
-            .collect();
+        let before = self.known.len();
+        self.known.retain(|pid, known| pids.contains(pid) && now.duration_since(known.at) < ANEW);
+        if self.checked_at.is_none_or(|at| now.duration_since(at) >= AGAIN) {
+            self.checked_at = Some(now);
+            self.forget_orphans();
+        }
+        let new: Vec<i32> = pids.into_iter().filter(|pid| !self.known.contains_key(pid)).collect();
+        if new.is_empty() && self.known.len() == before {
+            return Arc::clone(&self.told);
+        }
+        // Of many ranks most ancestors are the same.
+        let mut read = HashMap::new();
+        self.known.extend(new.into_iter().map(|pid| (pid, look_up(pid, now, &mut read))));
+        let mut holders: Vec<Holder> = self.known.values().map(|known| known.holder.clone()).collect();
         holders.sort_by_key(|holder| holder.pid);
-        holders
+        self.told = holders.into();
+        Arc::clone(&self.told)
+    }
+
+    /// Those of whom an ancestor is gone: they have other ancestors now, or are gone as well.
+    fn forget_orphans(&mut self) {
+        let ancestors: HashSet<ProcId> =
+            self.known.values().flat_map(|known| known.ancestors.iter().copied()).collect();
+        let is_gone = |proc: &ProcId| proc::identify(Path::new(ROOT), proc.pid) != Some(*proc);
+        let gone: HashSet<ProcId> = ancestors.into_iter().filter(is_gone).collect();
+        self.known.retain(|_, known| !known.ancestors.iter().any(|proc| gone.contains(proc)));
     }
 }
 
-fn look_up(pid: i32) -> Holder {
+/// `read` keeps what was read of ancestors.
+fn look_up(pid: i32, now: Instant, read: &mut HashMap<i32, Option<ProcFacts>>) -> Known {
     let root = Path::new(ROOT);
     let Some(facts) = (pid > 0).then(|| proc::read_facts(root, pid)).flatten() else {
-        return Holder { pid, ..Holder::default() };
+        return Known { at: now, holder: Holder { pid, ..Holder::default() }, ancestors: Vec::new() };
     };
     let mut chain: Vec<ProcFacts> = vec![facts];
     while let Some(last) = chain.last()
         && last.ppid > 1
         && chain.len() < MOST_ANCESTORS
-        && let Some(parent) = proc::read_facts(root, last.ppid)
     {
+        let parent = read.entry(last.ppid).or_insert_with_key(|pid| proc::read_facts(root, *pid));
+        let Some(parent) = parent.clone() else { break };
         chain.push(parent);
     }
-    let ancestors: Vec<i32> = chain[1..].iter().map(|facts| facts.proc.pid).collect();
+    let ancestors: Vec<ProcId> = chain[1..].iter().map(|facts| facts.proc).collect();
     let me = std::process::id() as i32;
     // The supervisor of another job looks after ranks whose agent died: they are no leftovers.
     let is_watched =
@@ -68,15 +103,16 @@ fn look_up(pid: i32) -> Holder {
     let facts = &chain[0];
     let command = redact::command(&facts.cmdline).join(" ");
     let command = if command.is_empty() { format!("[{}]", facts.comm) } else { command };
-    Holder {
+    let holder = Holder {
         pid,
         proc: Some(facts.proc),
         uid: proc::uid(root, pid),
         command: command.chars().take(MOST_COMMAND).collect(),
-        ancestors,
+        ancestors: ancestors.iter().map(|proc| proc.pid).collect(),
         env: facts.env.clone(),
         has_agent,
-    }
+    };
+    Known { at: now, holder, ancestors }
 }
 
 /// Whether this process was started by that one: the embedded launcher by its supervisor.

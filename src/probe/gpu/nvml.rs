@@ -27,8 +27,6 @@ const AGAIN: Duration = Duration::from_secs(60);
 const HEALTH_EVERY: u64 = 10;
 /// Every so many rounds a GPU that was lost is asked whether it is back.
 const LOST_EVERY: u64 = 30;
-/// How long one wait for an event takes, in milliseconds; between two the thread looks whether it shall end.
-const EVENT_WAIT_MS: u32 = 2000;
 
 /// Starts NVML and asks it until nobody wants answers any more.
 pub fn ask(teller: &mut Teller) {
@@ -299,7 +297,10 @@ fn is_lost(error: &NvmlError) -> bool {
     matches!(error, NvmlError::GpuLost | NvmlError::ResetRequired)
 }
 
-/// Listens for Xids on a thread of its own: a wait for an event blocks, and questions shall not wait for it.
+/// Listens for Xids on a thread of its own: questions to a GPU that hangs shall not keep back why it does.
+///
+/// Events stay in their set until they are asked for, and whoever wants them takes them once a second: so nobody waits
+/// for them inside of the library, some of which look for new ones fifty times a second.
 fn listen(nvml: &'static Nvml, count: u32, shared: &Arc<Shared>) {
     let shared = Arc::clone(shared);
     let heard = move || {
@@ -308,16 +309,20 @@ fn listen(nvml: &'static Nvml, count: u32, shared: &Arc<Shared>) {
         let ids: Vec<_> = devices.iter().map(|(index, device)| (raw::id(device), *index)).collect();
         let devices: Vec<_> = devices.into_iter().map(|(_, device)| device).collect();
         let Ok(events) = XidEvents::of(nvml, &devices) else { return };
-        while !shared.is_over() {
-            match events.next(EVENT_WAIT_MS) {
+        loop {
+            match events.next() {
                 Ok(Some((device, xid))) => {
                     let gpu = ids.iter().find(|(id, _)| *id == device).map(|(_, index)| *index);
                     shared.tell_xid(XidSeen { gpu, xid });
+                    continue;
                 }
                 Ok(None) => {}
                 // A GPU is lost; the others may still have something to tell.
-                Err(error) if is_lost(&error) => thread::sleep(ROUND),
+                Err(error) if is_lost(&error) => {}
                 Err(_) => return,
+            }
+            if !shared.sleep_until(Instant::now() + ROUND) {
+                return;
             }
         }
     };

@@ -241,11 +241,11 @@ impl<'nvml> XidEvents<'nvml> {
         outcome.map(|()| events)
     }
 
-    /// The next event: which device, by [`id`], and the Xid. `None` when there was none for this long.
+    /// The next event that has come: which device, by [`id`], and the Xid. `None` when there is none; does not wait.
     ///
     /// # Errors
     /// The driver does not tell events any more.
-    pub fn next(&self, patience_ms: u32) -> Result<Option<(usize, u64)>, NvmlError> {
+    pub fn next(&self) -> Result<Option<(usize, u64)>, NvmlError> {
         let call = symbol(&self.nvml.lib().nvmlEventSetWait_v2)?;
         let mut told = nvmlEventData_t {
             device: ptr::null_mut(),
@@ -255,7 +255,7 @@ impl<'nvml> XidEvents<'nvml> {
             computeInstanceId: 0,
         };
         #[expect(unsafe_code, reason = "the set is NVML's own and lives; NVML fills the struct")]
-        match check(unsafe { call(self.set, &raw mut told, patience_ms) }) {
+        match check(unsafe { call(self.set, &raw mut told, 0) }) {
             Ok(()) => Ok(Some((told.device as usize, told.eventData))),
             Err(NvmlError::Timeout) => Ok(None),
             Err(error) => Err(error),

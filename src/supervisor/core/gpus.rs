@@ -1,13 +1,15 @@
 //! GPUs: what there is, who has which, who holds memory and belongs to no rank.
 
+use std::{collections::HashSet, sync::Arc};
+
 use super::{Asker, Core, Effect, GpuLook, KEEP_EVERY, Out, crew::Member};
 use crate::domain::{
     cause::Clue,
     command::{Command, Outcome},
     event::Fact,
     gpu::{
-        GpuInfo, GpuSource, Reading, Status, XidSeen,
-        join::{self, RankGpus},
+        GpuInfo, GpuSource, Holder, Reading, Status, XidSeen,
+        join::{self, RankFacts, RankGpus},
         leftover::{self, Leftover},
         watch::{GpuWatch, Output, RankLook},
     },
@@ -30,6 +32,8 @@ const MAX_ASKED: usize = 256;
 pub struct GpuDesk {
     watch: GpuWatch,
     told: Option<Told>,
+    /// What was known when GPUs and leftovers were last given to their owners.
+    owners: Option<Owners>,
     round: u64,
     foreign_looks: u32,
     kept_at: Stamp,
@@ -44,6 +48,16 @@ struct Told {
     driver: Option<String>,
     trouble: Option<String>,
     gpus: Vec<GpuInfo>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Owners {
+    agent: Option<ProcId>,
+    ranks: Vec<RankFacts>,
+    not_gone: usize,
+    holders: Arc<[Holder]>,
+    /// Which process is on which GPU.
+    on: Vec<(u32, i32)>,
 }
 
 impl GpuDesk {
@@ -61,8 +75,14 @@ impl Core {
         if reading.round > self.gpus.round && look.sample {
             self.gpus.round = reading.round;
             self.keep_gpu_figures(now, reading, out);
-            self.join_gpus(now, &look, out);
-            self.list_leftovers(now, reading, out);
+            let owners = self.owners(&look);
+            if self.gpus.owners.as_ref() != Some(&owners) {
+                self.join_gpus(now, &look, out);
+                self.list_leftovers(now, reading, out);
+                // Another look may be needed to believe that the driver names strangers only.
+                let may_change = (1..FOREIGN_LOOKS).contains(&self.gpus.foreign_looks);
+                self.gpus.owners = Some(owners).filter(|_| !may_change);
+            }
             self.watch_gpus(now, out);
         }
         for seen in look.xids {
@@ -109,6 +129,20 @@ impl Core {
         }
     }
 
+    /// All that bears on whose GPUs and processes are whose.
+    fn owners(&self, look: &GpuLook) -> Owners {
+        let samples = look.reading.samples.iter();
+        let on =
+            samples.flat_map(|sample| sample.procs.iter().flatten().map(|proc| (sample.index, proc.pid)));
+        Owners {
+            agent: self.agent.filter(|_| self.agent_alive),
+            ranks: look.ranks.clone(),
+            not_gone: self.crew.values().filter(|member| !member.gone).count(),
+            holders: Arc::clone(&look.reading.holders),
+            on: on.collect(),
+        }
+    }
+
     fn join_gpus(&mut self, now: Stamp, look: &GpuLook, out: &mut Out) {
         let looks = &mut self.gpus.foreign_looks;
         *looks = if join::names_strangers_only(&look.reading) { looks.saturating_add(1) } else { 0 };
@@ -117,7 +151,8 @@ impl Core {
         let before = known.map(|gpus| gpus.ranks.clone()).unwrap_or_default();
         let mut ranks = join::join(&look.ranks, &look.reading, foreign_pids, &before);
         // A rank that is gone keeps its GPU until another takes its place.
-        let lives = |rank: &RankGpus| look.ranks.iter().any(|alive| alive.local_rank == rank.local_rank);
+        let living: HashSet<u32> = look.ranks.iter().map(|alive| alive.local_rank).collect();
+        let lives = |rank: &RankGpus| living.contains(&rank.local_rank);
         ranks.extend(before.iter().filter(|rank| !lives(rank)).cloned());
         ranks.sort_by_key(|rank| rank.local_rank);
         let was_foreign = known.is_some_and(|gpus| gpus.foreign_pids);
@@ -127,10 +162,10 @@ impl Core {
     }
 
     fn list_leftovers(&mut self, now: Stamp, reading: &Reading, out: &mut Out) {
-        let ours = |pid: i32| {
-            self.agent.is_some_and(|agent| self.agent_alive && agent.pid == pid)
-                || self.crew.values().any(|member| member.proc.pid == pid && !member.gone)
-        };
+        let agent = self.agent.filter(|_| self.agent_alive);
+        let members = self.crew.values().filter(|member| !member.gone).map(|member| member.proc.pid);
+        let ours: HashSet<i32> = members.chain(agent.map(|agent| agent.pid)).collect();
+        let ours = |pid| ours.contains(&pid);
         let found = leftover::find(reading, ours);
         let known = self.state.gpus.as_ref().map(|gpus| gpus.leftovers.as_slice()).unwrap_or_default();
         let same =
@@ -144,16 +179,13 @@ impl Core {
         let Some(gpus) = &self.state.gpus else { return };
         let running = self.state.state == JobState::Running;
         let living = self.state.ranks.iter().filter(|rank| rank.state.is_alive());
-        let tags: Vec<_> =
-            living.map(|rank| (rank, telling::rank_tag(rank.place.rank, rank.local_rank))).collect();
-        let ranks: Vec<RankLook> = tags
-            .iter()
-            .map(|(rank, tag)| {
-                let joined = gpus.ranks.iter().find(|joined| joined.pid == rank.proc.pid);
+        let ranks: Vec<RankLook> = living
+            .map(|rank| {
+                let joined = gpus.joined(rank.local_rank).filter(|joined| joined.pid == rank.proc.pid);
                 let all = joined.iter().flat_map(|joined| &joined.gpus);
                 RankLook {
                     local_rank: rank.local_rank,
-                    tag,
+                    rank: rank.place.rank,
                     pid: rank.proc.pid,
                     is_running: running && rank.state == RankState::Running,
                     gpus: all.filter_map(|index| Some(&gpus.get(*index)?.sample)).collect(),

@@ -40,7 +40,7 @@ fn lines_are_merged_by_arrival_and_paged_both_ways() {
     book.add(a.clone());
     book.add(b.clone());
     assert_eq!(look(&mut book), ["0:a1", "0:a2"]);
-    assert_eq!(book.unfinished(100).as_deref(), Some("unfini"));
+    assert_eq!(book.unfinished(), [(100, "unfini".to_owned())]);
     write(&b.path, "b1\nValueError: b2\n");
     write(&a.path, "shed\n");
     assert_eq!(look(&mut book), ["0:unfinished", "1:b1", "1:ValueError: b2"]);

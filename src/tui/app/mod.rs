@@ -54,6 +54,8 @@ pub enum Msg {
     Resize(u16, u16),
     /// It is this late by the viewer's clock.
     Tick(Stamp),
+    /// The same, and something that was heard comes next: ranks are looked at then.
+    Clock(Stamp),
     /// The line is thin: so plain the screen has to be.
     Thrift(Thrift),
     /// There is a link.
@@ -232,10 +234,12 @@ impl App {
             Msg::Mouse(event) => self.mouse_event(event, &mut cmds),
             Msg::Resize(columns, rows) => self.size = (columns, rows),
             Msg::Tick(local) => {
-                self.local = local;
-                self.now = Stamp(local.0.saturating_add_signed(self.ahead));
-                self.toast.take_if(|toast| toast.until <= local);
+                self.pass_time(local);
                 self.look_at_ranks();
+            }
+            Msg::Clock(local) => {
+                self.pass_time(local);
+                self.overview.is_behind = true;
             }
             Msg::Thrift(thrift) => self.save(thrift),
             Msg::Linked => {
@@ -265,6 +269,12 @@ impl App {
             }
         }
         cmds
+    }
+
+    fn pass_time(&mut self, local: Stamp) {
+        self.local = local;
+        self.now = Stamp(local.0.saturating_add_signed(self.ahead));
+        self.toast.take_if(|toast| toast.until <= local);
     }
 
     fn heard(&mut self, message: ToViewer) {

@@ -101,6 +101,7 @@ impl App {
 
     /// Looks at all ranks anew, after something was heard or time went by.
     pub(crate) fn look_at_ranks(&mut self) {
+        self.overview.is_behind = false;
         let now = self.now;
         let alone = self.nodes.is_empty().then_some(Source::new(&self.state));
         let several = self.nodes.iter().map(|node| Source {

@@ -35,6 +35,7 @@ const SIZE: (u16, u16) = (80, 24);
 /// All that is slow for people is fast here.
 const PACE: Pace = Pace {
     tick: Duration::from_millis(5),
+    first: Duration::from_millis(1),
     frame: Duration::from_millis(1),
     first_retry: Duration::from_millis(2),
     longest_retry: Duration::from_millis(8),

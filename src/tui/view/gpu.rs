@@ -128,6 +128,55 @@ pub(crate) fn draw_line(app: &App, pen: &mut Pen, area: Rect) {
     }
 }
 
+/// Lines of the list of all GPUs of the node, its name included; none where there is no single node, or no GPU.
+pub(crate) fn list_lines(app: &App) -> u16 {
+    let gpus = shown_node(app).and_then(|state| state.gpus.as_ref());
+    gpus.filter(|gpus| !gpus.gpus.is_empty()).map_or(0, |gpus| gpus.gpus.len() as u16 + 1)
+}
+
+/// Draws a line for each GPU of the node.
+pub(crate) fn list(app: &App, pen: &mut Pen, area: Rect) {
+    let known = shown_node(app).and_then(|state| Some((state, state.gpus.as_ref()?)));
+    let Some((state, gpus)) = known.filter(|_| !area.is_empty()) else { return };
+    let name = gpus.gpus[0].info.name.as_deref().unwrap_or("GPUs");
+    let begin = area.x + pen.rule(area, name) + 1;
+    let old = gpus.at.filter(|_| is_stale(app.now_of(app.node), state, gpus)).map(|at| human(app.now_of(app.node).since(at)));
+    if let Some(why) = old.map(|age| format!("{age} old")).or_else(|| gpus.trouble.clone()) {
+        pen.chip(begin, area.y, area.right().saturating_sub(begin), &why, Role::Stale);
+    }
+    let calm = if is_stale(app.now_of(app.node), state, gpus) { Role::Stale } else { Role::Text };
+    for (gpu, y) in gpus.gpus.iter().zip(area.y + 1..area.bottom()) {
+        let sample = &gpu.sample;
+        let trouble = sample.throttle.is_some_and(|bits| bits & words::TROUBLE != 0);
+        let heat = if trouble { Role::Warn } else { calm };
+        let cells = [
+            (format!("GPU {}", gpu.info.index), 7, Role::Dim),
+            (with_unit(sample.util_pct, "%"), 5, calm),
+            (memory(gpu).unwrap_or_else(|| "n/a".into()), 11, calm),
+            (with_unit(sample.temp_c, "°C"), 6, heat),
+            (with_unit(sample.power_mw.map(|milliwatts| milliwatts / 1000), "W"), 6, heat),
+            (with_unit(sample.sm_clock_mhz, "MHz"), 9, Role::Dim),
+        ];
+        if sample.lost {
+            pen.text(area.x + 1, y, 7, &cells[0].0, Role::Dim);
+            pen.text(area.x + 10, y, area.width.saturating_sub(10), "lost: reset it, or reboot", Role::Crit);
+            continue;
+        }
+        let mut x = area.x + 1;
+        for (text, width, role) in cells {
+            if x + width > area.right() {
+                break;
+            }
+            pen.right(x, y, width, &text, role);
+            x += width + 2;
+        }
+    }
+}
+
+fn with_unit(figure: Option<u32>, unit: &str) -> String {
+    figure.map_or_else(|| "n/a".into(), |figure| format!("{figure} {unit}"))
+}
+
 /// All GPUs of the node in one line, or why there are none; nothing while nobody has asked.
 fn line(app: &App) -> Vec<Piece> {
     let known = shown_node(app).and_then(|state| Some((state, state.gpus.as_ref()?)));

@@ -21,6 +21,7 @@ struct Panes {
     spread: Rect,
     suspects: Rect,
     legend: Rect,
+    gpus: Rect,
     timeline: Rect,
     events: Rect,
 }
@@ -41,6 +42,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, body: Rect) {
             }
             spread::draw(app, pen, panes.spread);
             suspects::draw(app, pen, panes.suspects);
+            gpu::list(app, pen, panes.gpus);
         }
     }
     timeline::pane(app, pen, panes.timeline);
@@ -69,8 +71,15 @@ pub(super) fn neighbour(app: &App, body: Rect, by: i64, sideways: bool) -> Optio
 
 fn panes(app: &App, body: Rect) -> Panes {
     let none = row(body, body.height, 0);
-    let empty =
-        Panes { ranks: none, spread: none, suspects: none, legend: none, timeline: none, events: none };
+    let empty = Panes {
+        ranks: none,
+        spread: none,
+        suspects: none,
+        legend: none,
+        gpus: none,
+        timeline: none,
+        events: none,
+    };
     match scale(app) {
         Scale::Rows => {
             let [ranks, timeline, events] = row_panes(app, body);
@@ -157,5 +166,10 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
     let history_area = Rect { height: body.bottom().saturating_sub(history_area.y), ..history_area };
     let [timeline, events] =
         if history_area.height >= 4 { history(app, history_area) } else { [empty.timeline; 2] };
-    Panes { ranks, spread, suspects, legend, timeline, events }
+    // The GPUs of the only node fill what is free beside the suspects.
+    let room = (suspects.height + body.y).saturating_sub(left.y + top);
+    let gpus_height = gpu::list_lines(app);
+    let gpus = row(left, top, if gpus_height <= room { gpus_height } else { 0 });
+    let gpus = Rect { width: x - 2 - gpus.x, ..gpus };
+    Panes { ranks, spread, suspects, legend, gpus, timeline, events }
 }

@@ -1,7 +1,7 @@
 //! The only way onto the buffer: text that is cleaned and cut, inside of the buffer, in a role.
 
 use ratatui::{
-    buffer::Buffer,
+    buffer::{Buffer, Cell},
     layout::Rect,
     style::{Modifier, Style},
 };
@@ -52,6 +52,14 @@ impl<'a> Pen<'a> {
         let what = text::clean(what, self.glyphs);
         let what = text::cut(&what, usize::from(cells), self.glyphs);
         let style = self.theme.style(Role::Text).patch(self.theme.style(role)).add_modifier(extra);
+        if what.is_ascii() {
+            // Most text is; it needs no look at where characters begin.
+            let first = self.buffer.index_of(x, y);
+            for (cell, byte) in self.buffer.content[first..].iter_mut().zip(what.bytes()) {
+                cell.set_char(char::from(byte)).set_style(style);
+            }
+            return what.len() as u16;
+        }
         let (end, _) = self.buffer.set_stringn(x, y, what, usize::from(cells), style);
         end - x
     }
@@ -86,10 +94,12 @@ impl<'a> Pen<'a> {
     /// Blanks, on the theme's ground.
     pub(crate) fn fill(&mut self, area: Rect) {
         let area = area.intersection(self.buffer.area);
-        for position in area.positions() {
-            self.buffer[position].reset();
+        let mut blank = Cell::EMPTY;
+        blank.set_style(self.theme.style(Role::Text));
+        for y in area.top()..area.bottom() {
+            let first = self.buffer.index_of(area.x, y);
+            self.buffer.content[first..first + usize::from(area.width)].fill(blank.clone());
         }
-        self.buffer.set_style(area, self.theme.style(Role::Text));
     }
 
     /// Lays a role over what is drawn.

@@ -33,7 +33,7 @@ fn large(ranks: u32) -> Core {
         core.handle(T0, Input::Seen(sighting), &mut out);
     }
     let ranks = core.crew.values().map(|member| RankLook {
-        sighting: Sighting { proc: member.proc, agent_pid: 100, place: member.place.clone() },
+        sighting: Sighting { proc: member.proc, agent_pid: 100, place: member.place.clone() }.into(),
         look: look(Kernel::Alive),
         fresh: false,
     });

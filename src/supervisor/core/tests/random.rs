@@ -188,7 +188,7 @@ impl Run {
                 let ranks = letters.iter().enumerate().filter_map(|(n, letter)| {
                     let sighting = self.sighting(n as u32)?;
                     let look = look(Kernel::from_letter(*letter));
-                    Some(crate::probe::finder::RankLook { sighting, look, fresh: false })
+                    Some(crate::probe::finder::RankLook { sighting: sighting.into(), look, fresh: false })
                 });
                 let agent = (agent != '-').then(|| look(Kernel::from_letter(agent)));
                 let look = TreeLook { ranks: ranks.collect(), agent, ..TreeLook::default() };

@@ -249,7 +249,7 @@ impl Story {
                 let ranks = words[3..].iter().map(|word| {
                     let (pid, letter) = word.split_once('=').expect(line);
                     let sighting = self.sightings[&pid.parse::<i32>().expect(line)].clone();
-                    RankLook { sighting, look: look(kernel(letter)), fresh: false }
+                    RankLook { sighting: sighting.into(), look: look(kernel(letter)), fresh: false }
                 });
                 let look = TreeLook {
                     agent: (word(2) != "-").then(|| look(kernel(word(2)))),
