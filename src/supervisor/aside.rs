@@ -237,7 +237,8 @@ pub fn open_logs(dir: &JobDir) -> Result<Logbook> {
     Ok(logbook)
 }
 
-fn one_viewer() -> (Hub, mpsc::Receiver<(ViewerId, Said)>, Link) {
+/// A hub with one viewer inside of this process, and that viewer's end of the link.
+pub(super) fn one_viewer() -> (Hub, mpsc::Receiver<(ViewerId, Said)>, Link) {
     let (mut hub, said) = Hub::new();
     let (near, far) = tokio::io::duplex(PIPE);
     let (read, write) = tokio::io::split(far);

@@ -1,6 +1,9 @@
 //! The journal: one event per line, as `elastictop events --json` prints it. It is also a recording.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +83,11 @@ impl Past {
         }
         state
     }
+}
+
+/// The files of a journal, oldest first: what was moved aside as it grew, and the one that is written.
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    vec![path.to_owned()]
 }
 
 /// Reads a journal and folds it; `each` sees every event in order.

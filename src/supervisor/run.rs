@@ -40,6 +40,7 @@ use super::{
     logbook::Logbook,
     place::{JobDir, Manifest, Roots},
     reading,
+    recording::BlackBox,
 };
 use crate::{
     domain::{
@@ -84,6 +85,7 @@ pub struct Supervisor {
     core: Core,
     clock: Clock,
     journal: Journal,
+    blackbox: BlackBox,
     logbook: Logbook,
     agent_reader: AgentReader,
     hub: Hub,
@@ -126,6 +128,7 @@ impl Supervisor {
         let dir = roots.job(&manifest.id);
         let at = |path: PathBuf| move |error: std::io::Error| Error::io("cannot open", &path, &error);
         let journal = Journal::open(&dir.journal()).map_err(at(dir.journal()))?;
+        let blackbox = BlackBox::open(&dir.root, manifest.rules.record).map_err(at(dir.root.clone()))?;
         let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
         let secrets = spec.as_ref().map(Spec::secrets).unwrap_or_default();
         logbook.hide(secrets.clone());
@@ -147,6 +150,7 @@ impl Supervisor {
             core,
             clock,
             journal,
+            blackbox,
             logbook,
             agent_reader: AgentReader::default(),
             hub,
@@ -332,6 +336,7 @@ impl Supervisor {
         for event in &out.events {
             self.journal.keep(event);
         }
+        self.blackbox.keep(&out.events);
         self.hub.broadcast(&out.events, self.core.state());
         if self.core.state().state != self.manifest.state && !self.finished {
             self.write_manifest();
@@ -451,12 +456,14 @@ impl Supervisor {
             self.handle(Input::Looked { look, sample });
         }
         let (journal, logbook) = (self.journal.health(), self.logbook.health());
+        let blackbox = self.blackbox.health();
         self.handle(Input::Storage {
             error: journal
                 .error
                 .map(|error| format!("elastictop cannot keep its journal: {error}"))
-                .or(logbook.error),
-            lost: journal.lost + logbook.lost,
+                .or(logbook.error)
+                .or(blackbox.error),
+            lost: journal.lost + logbook.lost + blackbox.lost,
         });
         more
     }

@@ -6,6 +6,7 @@ use crate::domain::{
     command::{Command, Outcome},
     event::Event,
     log::{LogPage, LogQuery},
+    replay::{Control, Mark},
     stack::Stacks,
     state::State,
     time::Stamp,
@@ -42,6 +43,11 @@ pub enum ToSupervisor {
         id: u64,
         /// Which lines.
         query: LogQuery,
+    },
+    /// Play a recording as the viewer wants it. Has no answer but [`ToViewer::Position`].
+    Replay {
+        /// What.
+        control: Control,
     },
     /// Somebody looks at bytes over PCIe and NVLink: count them for the next seconds. Has no answer.
     Traffic,
@@ -97,6 +103,31 @@ pub enum ToViewer {
         id: u64,
         /// The stacks, folded.
         stacks: Stacks,
+    },
+    /// What is seen is a recording. Comes after the first snapshot.
+    Recording {
+        /// When its first event happened.
+        begin: Stamp,
+        /// When its last one did.
+        end: Stamp,
+        /// Places worth going to, in order.
+        marks: Vec<Mark>,
+        /// What is missing, one sentence each.
+        missing: Vec<String>,
+        /// Whether words, names and lines were taken out.
+        redacted: bool,
+    },
+    /// Where in the recording the viewer is; the state is as of then.
+    Position {
+        /// The time that is shown.
+        at: Stamp,
+        /// Whether time goes on.
+        playing: bool,
+        /// How fast it goes.
+        speed: u32,
+        /// Something to tell the viewer, in a sentence.
+        #[serde(default)]
+        told: Option<String>,
     },
     /// Nothing more will come.
     Bye {

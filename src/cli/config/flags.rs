@@ -15,7 +15,11 @@ pub struct PlanFlags(pub BTreeMap<&'static str, String>);
 pub struct RunFlags(pub BTreeMap<&'static str, String>);
 
 fn settings(all: bool) -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().filter(move |setting| setting.key.starts_with("wandb.") && (all || setting.plans))
+    let is_theirs = |setting: &Setting| setting.key.starts_with("wandb.");
+    SETTINGS.iter().filter(move |setting| match all {
+        true => is_theirs(setting) || setting.key.starts_with("record."),
+        false => is_theirs(setting) && setting.plans,
+    })
 }
 
 /// Help and the other spelling of each flag; here because clap wants texts that live for ever.
@@ -32,7 +36,7 @@ fn arg(setting: &'static Setting) -> Arg {
         .value_name(setting.value)
         .help(help.as_str())
         .action(ArgAction::Set)
-        .help_heading("Options for W&B");
+        .help_heading(if setting.key.starts_with("record.") { "Options for recording" } else { "Options for W&B" });
     let arg = match setting.kind {
         Kind::Word(words) => arg.value_parser(PossibleValuesParser::new(words)),
         _ => arg.value_parser(|text: &str| Ok::<_, String>(text.to_owned())),

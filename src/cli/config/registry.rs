@@ -5,6 +5,7 @@
 use crate::domain::{
     forward::{Mode, Sources, Writer},
     launch::parse_span,
+    replay::parse_bytes,
     resolve::{RankScope, RunMode},
 };
 
@@ -336,6 +337,26 @@ pub const SETTINGS: &[Setting] = &[
         help: "What ranks do when their agent dies: go on, or end",
         default: Some("keep"),
         kind: Kind::Word(&["keep", "end"]),
+        ..BASIC
+    },
+    Setting {
+        key: "record.before",
+        flag: "record-before",
+        variables: &["ELASTICTOP_RECORD_BEFORE"],
+        value: "SEC",
+        help: "Figures of each second before a failure or alert that are kept whatever the limits: 90, 15m, 1h",
+        default: Some("15m"),
+        check: span,
+        ..BASIC
+    },
+    Setting {
+        key: "record.size",
+        flag: "record-size",
+        variables: &["ELASTICTOP_RECORD_SIZE"],
+        value: "BYTES",
+        help: "Most that the figures of each second may take on disk for a job: 64M, 1G; 0 keeps none",
+        default: Some("256M"),
+        check: |text| parse_bytes(text).map(drop),
         ..BASIC
     },
     Setting {

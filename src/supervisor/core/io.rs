@@ -17,6 +17,7 @@ use crate::{
         forward::Settings,
         gpu::{Reading, XidSeen, join::RankFacts},
         id::ProcId,
+        replay::Keep,
         sample::Sighting,
         stack::Source,
         time::Stamp,
@@ -43,6 +44,9 @@ pub struct Rules {
     /// Milliseconds that GPU memory of dead jobs is waited for before the agent is started.
     #[serde(default)]
     pub gpu_wait_ms: u64,
+    /// How much of the figures is kept second by second.
+    #[serde(default)]
+    pub record: Keep,
 }
 
 /// Who asked.

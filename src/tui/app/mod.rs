@@ -9,6 +9,7 @@ mod order;
 mod overview;
 mod prompt;
 mod remember;
+mod replay;
 mod runs;
 mod stacks;
 
@@ -21,6 +22,7 @@ pub(crate) use logs::{Logs, Shown};
 pub use overview::Peer;
 pub(crate) use overview::{Overview, Tab, Zoom};
 pub(crate) use prompt::{Candidate, Prompt, PromptKind};
+pub(crate) use replay::Replay;
 pub(crate) use runs::{Combination, Key, Line, Runs, Tree};
 
 use super::{
@@ -137,6 +139,8 @@ pub struct App {
     pub(crate) event: Option<u64>,
     pub(crate) logs: Logs,
     pub(crate) runs: Runs,
+    /// The recording that is played, if this is no live job.
+    pub(crate) replay: Option<Replay>,
     pub(crate) dialog: Option<Dialog>,
     /// A command or filter while it is typed.
     pub(crate) prompt: Option<Prompt>,
@@ -191,6 +195,7 @@ impl App {
             event: None,
             logs: Logs::default(),
             runs: Runs::default(),
+            replay: None,
             dialog: None,
             prompt: None,
             help: None,
@@ -231,7 +236,9 @@ impl App {
             Msg::Resize(columns, rows) => self.size = (columns, rows),
             Msg::Tick(local) => {
                 self.local = local;
-                self.now = Stamp(local.0.saturating_add_signed(self.ahead));
+                if self.replay.is_none() {
+                    self.now = Stamp(local.0.saturating_add_signed(self.ahead));
+                }
                 self.toast.take_if(|toast| toast.until <= local);
                 self.look_at_ranks();
             }
@@ -289,6 +296,7 @@ impl App {
                     );
                 }
                 self.logs.count(&self.state);
+                self.after_jump();
                 self.look_at_ranks();
             }
             ToViewer::Events { events } => {
@@ -311,6 +319,7 @@ impl App {
                 }
             }
             ToViewer::Stacks { stacks, .. } => self.show_stacks(stacks),
+            ToViewer::Recording { .. } | ToViewer::Position { .. } => self.heard_of_replay(message),
             ToViewer::Bye { text } => self.say(Role::Info, text),
             ToViewer::Unknown => {}
         }
