@@ -13,6 +13,7 @@ mod gpu;
 mod input;
 mod orphans;
 mod ranks;
+mod replay;
 mod restarts;
 mod storage;
 mod terminal;

@@ -17,7 +17,7 @@ use crate::harness::{Job, Lab, PATIENCE, finish, is_over, kill, living, wait_unt
 const LOCAL: &[&str] = &["--launcher", "local", "--no-python", "--nproc-per-node", "2"];
 
 /// A terminal with elastictop in it.
-struct Terminal {
+pub struct Terminal {
     master: Box<dyn MasterPty + Send>,
     keys: Box<dyn Write + Send>,
     child: Box<dyn portable_pty::Child + Send + Sync>,
@@ -33,7 +33,7 @@ fn cells(count: u16) -> NonZero<u16> {
 }
 
 impl Terminal {
-    fn open(lab: &Lab, args: &[&str]) -> Terminal {
+    pub fn open(lab: &Lab, args: &[&str]) -> Terminal {
         let pty = native_pty_system().openpty(size(100, 30)).expect("a pseudo terminal");
         // The same environment as all commands of the lab.
         let template = lab.elastictop();
@@ -61,18 +61,18 @@ impl Terminal {
         Terminal { master: pty.master, keys, child, parser }
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.parser.lock().expect("a screen").screen().contents()
     }
 
-    fn press(&mut self, keys: &str) {
+    pub fn press(&mut self, keys: &str) {
         self.keys
             .write_all(keys.as_bytes())
             .and_then(|()| self.keys.flush())
             .expect("a terminal that is there");
     }
 
-    fn wait_for(&self, what: &str) -> String {
+    pub fn wait_for(&self, what: &str) -> String {
         let due = std::time::Instant::now() + PATIENCE;
         while std::time::Instant::now() < due {
             let text = self.text();
@@ -95,7 +95,7 @@ impl Terminal {
         self.child.process_id().expect("a process") as i32
     }
 
-    fn wait(&mut self) -> u32 {
+    pub fn wait(&mut self) -> u32 {
         self.child.wait().expect("an end").exit_code()
     }
 }

@@ -47,9 +47,9 @@ pub enum Control {
         /// In tenths of a percent.
         permille: u16,
     },
-    /// To the next alert or failure.
+    /// To the next alert or failure, and pause there.
     NextTrouble,
-    /// To the alert or failure before.
+    /// To the alert or failure before, and pause there.
     PreviousTrouble,
     /// A wish that a newer viewer sends.
     #[serde(other)]
@@ -116,6 +116,8 @@ impl Player {
             }
             Control::NextTrouble | Control::PreviousTrouble => {
                 let backwards = control == Control::PreviousTrouble;
+                // Who goes to a failure wants to look at it.
+                self.playing = false;
                 moved = match self.course.trouble(self.position, backwards) {
                     Some(Mark { at, text, .. }) => {
                         let (at, text) = (*at, text.clone());

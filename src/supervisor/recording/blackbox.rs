@@ -98,7 +98,8 @@ impl BlackBox {
     }
 
     fn hand_over(&mut self) {
-        let Some(queue) = &self.queue else { return };
+        let is_empty = self.batch.events.is_empty() && self.batch.failures.is_empty();
+        let Some(queue) = self.queue.as_ref().filter(|_| !is_empty) else { return };
         let batch = std::mem::take(&mut self.batch);
         if let Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) = queue.try_send(batch) {
             self.overflow += batch.events.len() as u64;
@@ -161,8 +162,9 @@ impl Writer {
             }
             self.tell(written.err().map(|error| error.to_string()), count);
         }
-        let closed = self.finish();
-        self.tell(closed.err().map(|error| error.to_string()), 0);
+        if let Err(error) = self.finish() {
+            self.tell(Some(error.to_string()), 0);
+        }
     }
 
     fn tell(&self, error: Option<String>, lost: u64) {

@@ -57,7 +57,7 @@ fn far_end() -> Link {
                     let outcome = Outcome::Refused("this is a test".into());
                     far.outgoing.send(ToViewer::Reply { id, outcome }).await.unwrap();
                 }
-                ToSupervisor::Traffic | ToSupervisor::Unknown => {}
+                ToSupervisor::Replay { .. } | ToSupervisor::Traffic | ToSupervisor::Unknown => {}
             }
         }
     });
