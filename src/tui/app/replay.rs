@@ -99,6 +99,8 @@ impl App {
         if self.replay.is_none() {
             return self.say(Role::Info, "this is a live job; elastictop replay JOB plays what was recorded");
         }
+        // What was said of another moment.
+        self.toast = None;
         cmds.push(Cmd::Send(ToSupervisor::Replay { control }));
     }
 
