@@ -77,7 +77,9 @@ pub fn replay(args: &ReplayArgs, screen: &ScreenArgs) -> Result<u8> {
     let first_alert = || course.marks.iter().find(|mark| mark.is_trouble()).map(|mark| mark.at);
     let at = match args.at.as_deref() {
         None => None,
-        Some("alert") => Some(first_alert().ok_or_else(|| Error::usage("--at alert: there is no alert in it"))?),
+        Some("alert") => {
+            Some(first_alert().ok_or_else(|| Error::usage("--at alert: there is no alert in it"))?)
+        }
         Some(text) => Some(place("--at", text, (course.begin(), course.end()))?),
     };
     tape.missing.iter().for_each(|missing| eprintln!("warning: {missing}"));
@@ -169,7 +171,9 @@ pub fn export(args: &ExportArgs) -> Result<u8> {
     if args.redact {
         println!("taken out: {REDACTED}");
     } else {
-        println!("Values of secrets are taken out; commands, names and log lines are in it. --redact leaves them out.");
+        println!(
+            "Values of secrets are taken out; commands, names and log lines are in it. --redact leaves them out."
+        );
     }
     println!("elastictop replay {} plays it", output.display());
     Ok(0)

@@ -222,7 +222,9 @@ pub fn parse_place(text: &str, begin: Stamp, end: Stamp, now: Stamp, offset_s: i
         if !(0.0..=100.0).contains(&share) {
             return Err("lies outside of the recording: 0% to 100%".into());
         }
-        return Ok(begin + Duration::from_millis((end.since(begin).as_millis() as f64 * share / 100.0) as u64));
+        return Ok(
+            begin + Duration::from_millis((end.since(begin).as_millis() as f64 * share / 100.0) as u64)
+        );
     }
     if let Some(span) = text.strip_prefix('+') {
         return Ok(now + super::launch::parse_span(span).map_err(|_| none())?);

@@ -566,6 +566,7 @@ impl Supervisor {
         {
             tracing::warn!(%error, "cannot put the heartbeat socket back");
         }
+        self.journal.keep_short(self.core.state());
         self.write_manifest();
     }
 

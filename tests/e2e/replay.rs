@@ -52,7 +52,10 @@ fn a_failure_is_recorded_exported_and_played() {
     terminal.wait_for(&job.id);
     terminal.press("}");
     let text = terminal.wait_for("attempt 0 failed: rank 2 raised RuntimeError");
-    let row = text.lines().find(|line| line.contains("exit 1")).unwrap_or_else(|| panic!("no rank failed:\n{text}"));
+    let row = text
+        .lines()
+        .find(|line| line.contains("exit 1"))
+        .unwrap_or_else(|| panic!("no rank failed:\n{text}"));
     assert!(row.trim_start_matches(['▌', ' ']).starts_with('2'), "{row}");
     // One event back, and again: before it had failed.
     let paused = terminal.wait_for("‖ 1×");
@@ -159,9 +162,17 @@ fn what_cannot_be_played_or_written_is_told() {
         (vec!["replay".to_owned(), write("newer.etrec", newer)], 1, "written by elastictop 9.9.9"),
         (vec!["replay".to_owned(), lab.path("missing.etrec")], 2, "there is no file"),
         (vec!["replay".to_owned(), "nobody".to_owned()], 3, "there is no job"),
-        (vec!["replay".to_owned(), file.clone(), "--at".to_owned(), "noon".to_owned()], 2, "is no place in a recording"),
+        (
+            vec!["replay".to_owned(), file.clone(), "--at".to_owned(), "noon".to_owned()],
+            2,
+            "is no place in a recording",
+        ),
         (vec!["export".to_owned(), "pid-1".to_owned()], 3, "did not start that job"),
-        (vec!["export".to_owned(), job.id.clone(), "--from".to_owned(), "+2h".to_owned()], 2, "nothing was recorded"),
+        (
+            vec!["export".to_owned(), job.id.clone(), "--from".to_owned(), "+2h".to_owned()],
+            2,
+            "nothing was recorded",
+        ),
         (
             ["export", &job.id, "-o", "/nowhere/x.etrec"].map(str::to_owned).to_vec(),
             1,

@@ -36,7 +36,11 @@ fn arg(setting: &'static Setting) -> Arg {
         .value_name(setting.value)
         .help(help.as_str())
         .action(ArgAction::Set)
-        .help_heading(if setting.key.starts_with("record.") { "Options for recording" } else { "Options for W&B" });
+        .help_heading(if setting.key.starts_with("record.") {
+            "Options for recording"
+        } else {
+            "Options for W&B"
+        });
     let arg = match setting.kind {
         Kind::Word(words) => arg.value_parser(PossibleValuesParser::new(words)),
         _ => arg.value_parser(|text: &str| Ok::<_, String>(text.to_owned())),

@@ -159,7 +159,9 @@ fn it_goes_over_hours_without_events_and_stops_at_the_end() {
 #[test]
 fn an_empty_course_does_not_move() {
     let mut player = Player::new(Stamp(5), Course::default(), 600);
-    for control in [Control::StepForward, Control::Share { permille: 900 }, Control::NextTrouble, Control::Toggle] {
+    for control in
+        [Control::StepForward, Control::Share { permille: 900 }, Control::NextTrouble, Control::Toggle]
+    {
         player.handle(Stamp(9), control);
         assert_eq!(player.position(), Stamp(0), "{control:?}");
     }
@@ -210,8 +212,13 @@ fn telling_facts() -> Vec<Fact> {
     let word = || CANARY.to_owned();
     let place = || Place { rank: Some(3), run_id: Some(word()), ..Place::default() };
     let proc = ProcId { pid: 7, start: 8 };
-    let cause =
-        || Cause { rank: Some(3), kind: CauseKind::OomGpu, text: word(), evidence: vec![word()], hint: Some(word()) };
+    let cause = || Cause {
+        rank: Some(3),
+        kind: CauseKind::OomGpu,
+        text: word(),
+        evidence: vec![word()],
+        hint: Some(word()),
+    };
     let group = GroupStatus {
         name: word(),
         desc: Some(word()),
@@ -263,8 +270,12 @@ fn telling_facts() -> Vec<Fact> {
         gpus: vec![0],
         used_bytes: None,
     };
-    let guard =
-        Guard { backends: vec!["nccl".into()], by: GuardedBy::Nobody, timeout_s: None, settings: vec![(word(), word())] };
+    let guard = Guard {
+        backends: vec!["nccl".into()],
+        by: GuardedBy::Nobody,
+        timeout_s: None,
+        settings: vec![(word(), word())],
+    };
     vec![
         Fact::JobStarted {
             job: JobInfo {
@@ -288,11 +299,22 @@ fn telling_facts() -> Vec<Fact> {
         Fact::Progress { ranks: vec![sample] },
         Fact::AlertRaised { alert },
         Fact::CauseFound { attempt: 0, cause: cause() },
-        Fact::Restart { attempt: 1, restarts: 1, reason: Reason::Failure, cause: Some(cause()), world_size: Some(4) },
+        Fact::Restart {
+            attempt: 1,
+            restarts: 1,
+            reason: Reason::Failure,
+            cause: Some(cause()),
+            world_size: Some(4),
+        },
         Fact::Adopted { supervisor_pid: 4, last_seen: None, text: word() },
         Fact::Command { command: Command::Restart, by: word(), outcome: Outcome::Refused(word()) },
         Fact::Note { text: word() },
-        Fact::Gpus { source: GpuSource::Nvml, driver: Some("550".into()), trouble: Some(word()), gpus: vec![info] },
+        Fact::Gpus {
+            source: GpuSource::Nvml,
+            driver: Some("550".into()),
+            trouble: Some(word()),
+            gpus: vec![info],
+        },
         Fact::GpuSample {
             gpus: vec![GpuSample {
                 procs: Some(vec![GpuProc { pid: 5, used_bytes: None, ..GpuProc::default() }]),
@@ -325,7 +347,10 @@ fn redaction_leaves_no_word_and_the_replay_stays_useful() {
     let all = serde_json::to_string(&state).unwrap();
     assert!(!all.contains(CANARY), "{all}");
     let rank = state.rank(3).unwrap();
-    assert_eq!((rank.step, rank.exit, rank.groups[0].name.as_str()), (Some(12), Some(Exit::Signal(9)), "group-1"));
+    assert_eq!(
+        (rank.step, rank.exit, rank.groups[0].name.as_str()),
+        (Some(12), Some(Exit::Signal(9)), "group-1")
+    );
     assert_eq!(rank.groups[0].desc.as_deref(), Some("group-1"), "one name for one group");
     assert_eq!(rank.groups[0].op.as_ref().map(|op| op.name.as_str()), Some("all_reduce"));
     let expected = [

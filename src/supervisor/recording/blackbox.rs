@@ -66,8 +66,7 @@ impl BlackBox {
     /// Those of starting a thread.
     pub fn open(job: &Path, keep: Keep) -> io::Result<BlackBox> {
         let (report, health) = watch::channel(Health::default());
-        let mut opened =
-            BlackBox { queue: None, thread: None, health, overflow: 0, batch: Batch::default() };
+        let mut opened = BlackBox { queue: None, thread: None, health, overflow: 0, batch: Batch::default() };
         if keep.bytes > 0 {
             let (queue, batches) = sync_channel(QUEUE);
             let folder = job.join(segments::BOX);
@@ -285,7 +284,9 @@ impl Writer {
             }
             let coarsest = GRAINS[GRAINS.len() - 1];
             let finest = self.done.iter().map(|segment| segment.grain).min().unwrap_or(coarsest);
-            let Some(at) = self.done.iter().position(|segment| segment.grain == finest) else { return Ok(()) };
+            let Some(at) = self.done.iter().position(|segment| segment.grain == finest) else {
+                return Ok(());
+            };
             match self.done[at].thin()? {
                 Some(thinner) => self.done[at] = thinner,
                 None => self.done.remove(at).remove()?,

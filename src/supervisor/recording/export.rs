@@ -22,7 +22,11 @@ use crate::{
         time::Stamp,
     },
     error::{Error, Result},
-    supervisor::{aside, bundle, forensic, journal, logbook::Logbook, place::{Manifest, Roots}},
+    supervisor::{
+        aside, bundle, forensic, journal,
+        logbook::Logbook,
+        place::{Manifest, Roots},
+    },
 };
 
 /// Most bytes of log lines, the newest of the stretch.

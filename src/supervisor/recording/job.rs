@@ -33,14 +33,22 @@ impl JobReader {
     }
 
     fn of(files: Vec<std::path::PathBuf>, root: &Path) -> Result<JobReader> {
-        let mut journal = files.iter().map(|path| Reader::open(path)).collect::<Result<Vec<_>>>()?;
+        let (mut journal, mut why) = (Vec::new(), None);
+        for path in files {
+            match Reader::open(&path) {
+                Ok(reader) => journal.push(reader),
+                Err(error) => why = Some(error),
+            }
+        }
+        if let Some(why) = why.filter(|_| journal.is_empty()) {
+            return Err(why);
+        }
         journal.reverse();
         let mut segments = segments::list(&root.join(segments::BOX));
         segments.reverse();
         let trouble = Trouble::default();
         let (next_lasting, next_sample) = (None, None);
-        let mut reader =
-            JobReader { journal, next_lasting, segments, segment: None, next_sample, trouble };
+        let mut reader = JobReader { journal, next_lasting, segments, segment: None, next_sample, trouble };
         reader.next_lasting = reader.lasting();
         reader.next_sample = reader.sample();
         Ok(reader)

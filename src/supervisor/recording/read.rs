@@ -93,10 +93,8 @@ impl Reader {
         if file.metadata().is_ok_and(|meta| meta.is_dir()) {
             return Err(Error::usage(format!("{} is a folder, not a recording", path.display())));
         }
-        Reader::new(Box::new(file), LONGEST, MOST).map_err(|error| Error {
-            text: format!("{}: {}", path.display(), error.text),
-            ..error
-        })
+        Reader::new(Box::new(file), LONGEST, MOST)
+            .map_err(|error| Error { text: format!("{}: {}", path.display(), error.text), ..error })
     }
 
     /// Reads from anywhere, lines of up to `longest` bytes, and `most` bytes in all.
@@ -240,7 +238,8 @@ fn is_sane(fact: &Fact) -> bool {
         Fact::RankStarted { local_rank, .. } => *local_rank < MOST_RANKS,
         Fact::AlertRaised { alert } => alert.local_rank.is_none_or(|local| local < MOST_RANKS),
         Fact::Snapshot { state } => {
-            state.ranks.iter().map(|rank| rank.local_rank).is_sorted() && state.ranks.len() < MOST_RANKS as usize
+            state.ranks.iter().map(|rank| rank.local_rank).is_sorted()
+                && state.ranks.len() < MOST_RANKS as usize
         }
         _ => true,
     }

@@ -66,10 +66,8 @@ impl Tape {
     /// # Errors
     /// It cannot be read, or holds no event.
     pub fn read(path: &Path) -> Result<Tape> {
-        Tape::from(Reader::open(path)?).map_err(|error| Error {
-            text: format!("{}: {}", path.display(), error.text),
-            ..error
-        })
+        Tape::from(Reader::open(path)?)
+            .map_err(|error| Error { text: format!("{}: {}", path.display(), error.text), ..error })
     }
 
     /// Reads all that a reader gives.
@@ -166,7 +164,8 @@ impl Tape {
     pub fn state_at(&self, at: Stamp) -> State {
         // The first block whose events are not all past.
         let target = self.blocks.partition_point(|block| block.last <= at);
-        let from = (0..=target.min(self.blocks.len() - 1)).rev().find(|block| self.blocks[*block].frame.is_some());
+        let from =
+            (0..=target.min(self.blocks.len() - 1)).rev().find(|block| self.blocks[*block].frame.is_some());
         let from = from.unwrap_or(0);
         let frame = self.blocks[from].frame.as_deref();
         let mut state = frame.map(unpack_state).unwrap_or_default();

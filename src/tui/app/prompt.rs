@@ -95,7 +95,8 @@ impl App {
         for (binding, keys) in self.keymap.lines() {
             let command = binding.action.name();
             let is_off = binding.scope == Scope::Replay && self.replay.is_none();
-            if is_off || binding.action == Action::Palette || all.iter().any(|known| known.command == command) {
+            if is_off || binding.action == Action::Palette || all.iter().any(|known| known.command == command)
+            {
                 continue;
             }
             all.push(Candidate {

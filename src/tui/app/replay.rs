@@ -52,8 +52,7 @@ impl App {
         match message {
             ToViewer::Recording { begin, end, marks, missing, redacted } => {
                 let at = self.now;
-                self.replay =
-                    Some(Replay { begin, end, marks, redacted, at, playing: false, speed: 1 });
+                self.replay = Some(Replay { begin, end, marks, redacted, at, playing: false, speed: 1 });
                 if let Some(missing) = missing.first() {
                     self.say(Role::Warn, format!("the recording is not whole: {missing}"));
                 }
@@ -106,7 +105,8 @@ impl App {
 
     /// Goes to a place that was typed.
     pub(super) fn seek_to(&mut self, place: &str, cmds: &mut Vec<Cmd>) {
-        let (begin, end) = self.replay.as_ref().map_or((self.now, self.now), |replay| (replay.begin, replay.end));
+        let (begin, end) =
+            self.replay.as_ref().map_or((self.now, self.now), |replay| (replay.begin, replay.end));
         match parse_place(place, begin, end, self.now, self.offset_s) {
             Ok(at) => self.seek(Control::Seek { at }, cmds),
             Err(why) => self.say(Role::Warn, format!("{place:?} {why}")),

@@ -65,7 +65,8 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     let cell = |at: Stamp| bar.x + cell_of(replay.permille(at), bar.width);
     let here = cell(replay.at);
     for x in bar.left()..bar.right() {
-        let (glyph, role) = if x < here { (full(app.glyphs), Role::Text) } else { (app.glyphs.line, Role::Border) };
+        let (glyph, role) =
+            if x < here { (full(app.glyphs), Role::Text) } else { (app.glyphs.line, Role::Border) };
         pen.glyph(x, bar.y, glyph, role);
     }
     // The worst of a cell is drawn last.

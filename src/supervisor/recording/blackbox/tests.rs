@@ -2,12 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::{
-    domain::{
-        event::Fact,
-        exit::Exit,
-        id::ProcId,
-        sample::RankSample,
-    },
+    domain::{event::Fact, exit::Exit, id::ProcId, sample::RankSample},
     supervisor::recording::{Entry, Reader},
 };
 
@@ -46,7 +41,8 @@ fn writer(job: &Path, keep: Keep) -> Writer {
 fn run(writer: &mut Writer, minutes: std::ops::Range<u64>, failures: &[u64]) {
     for minute in minutes {
         for begin in (0..60).step_by(5) {
-            let events = (begin..begin + 5).map(|second| sample(T + minute * MINUTE + second * 1000)).collect();
+            let events =
+                (begin..begin + 5).map(|second| sample(T + minute * MINUTE + second * 1000)).collect();
             writer.take(&Batch { events, failures: Vec::new() }).unwrap();
         }
         if failures.contains(&minute) {
@@ -172,7 +168,10 @@ fn a_disk_that_refuses_is_told_and_stops_nobody() {
     (0..60).for_each(|second| boxed.keep(&[sample(T + second * 1000)]));
     boxed.close();
     let health = boxed.health();
-    assert!(health.error.as_ref().unwrap().starts_with("elastictop cannot keep its black box: "), "{health:?}");
+    assert!(
+        health.error.as_ref().unwrap().starts_with("elastictop cannot keep its black box: "),
+        "{health:?}"
+    );
     assert_eq!(health.lost, 60);
 }
 

@@ -113,11 +113,8 @@ fn three_weeks_are_seeked_through_quickly_and_in_little_memory() {
         }
     }
     let tape = tape.finish().unwrap();
-    let bytes: usize = tape
-        .blocks
-        .iter()
-        .map(|block| block.packed.len() + block.frame.as_ref().map_or(0, Vec::len))
-        .sum();
+    let bytes: usize =
+        tape.blocks.iter().map(|block| block.packed.len() + block.frame.as_ref().map_or(0, Vec::len)).sum();
     assert!(bytes < 20 << 20, "{bytes}");
     assert!(tape.blocks.iter().filter(|block| block.frame.is_some()).count() <= FRAMES + 1);
     let began = std::time::Instant::now();
