@@ -27,6 +27,8 @@
 //!  heartbeats ──▶ probe ────┼──▶ Input ──▶ Core::handle ──▶ Event ──┬──▶ journal ──▶ events, replay, adoption
 //!  viewers' commands ───────┤                  │                    └──▶ hub ──▶ link ──▶ State::apply ──▶ draw
 //!  time ────────────────────┘                  └──▶ Effect: spawn, signal, reply, keep a log, finish
+//!
+//!  journal, black box ──▶ export ──▶ .etrec ──▶ tape, player ──▶ link ──▶ State::apply ──▶ draw
 //! ```
 //!
 //! * [`supervisor::core`] holds the state and all machines, and touches nothing: inputs in, events and effects out.
@@ -36,6 +38,16 @@
 //! * [`supervisor::serve`] is one more viewer, on a thread of its own: it asks for a snapshot when a page is asked for, and
 //!   [`domain::exposition`] makes figures for Prometheus of it.
 //! * A viewer gets a snapshot, then events. It asks for log pages; it never reads the job's files.
+//!
+//! # How a recording is played
+//!
+//! * The journal keeps what happened; [`supervisor::recording::BlackBox`] keeps every sample on a thread of its own, and
+//!   pins the minutes before a failure by the names of its files.
+//! * [`supervisor::recording::Tape`] holds the events of a job or file in packed blocks, with states in between: any
+//!   moment is the fold from the nearest of them.
+//! * [`domain::replay::Player`] says where the viewer stands. A deck inside of the viewer's process serves it over a link
+//!   as a supervisor would: a snapshot after a jump, events while it plays. The app takes its time from the deck.
+//! * [`domain::replay::Redaction`] goes through every fact by name; states are folded from what it let through.
 //!
 //! # How metrics reach W&B
 //!
@@ -116,6 +128,7 @@
 //! | command | a [`domain::command::Command`], its answer in the core's `ask`, a file in [`cli`], a key in the table of [`tui`] |
 //! | view | a file in `tui/view`, a line in the table of keys |
 //! | setting | a line of the table in `cli/config/registry.rs`, which makes flag, help, file key and check |
+//! | key of a replay | the table of keys, scope `Replay`; a [`domain::replay::Control`] |
 //! | theme | a file in `themes/` and a line in `tui/theme/store.rs` |
 //! | figure that tells ranks apart | [`domain::suspicion`], its source in [`domain::fleet`] |
 //! | way to name the nodes of a job | [`domain::hosts`] reads and checks names, a source in `cli/hosts.rs` |

@@ -14,6 +14,7 @@ mod proxy;
 mod reach;
 mod read;
 mod relay;
+mod replay;
 mod run;
 pub mod run_args;
 mod screen;
@@ -72,6 +73,10 @@ enum Command {
     Ras(forensic::RasArgs),
     /// Put all that is known about a job into one file, without secrets
     Bundle(forensic::BundleArgs),
+    /// Play a recording, or what is kept of a job, on the screen
+    Replay(replay::ReplayArgs),
+    /// Write a job, or a part of it, into one file that replay plays anywhere
+    Export(replay::ExportArgs),
     /// End a job
     Stop(control::StopArgs),
     /// Change how a running job's metrics go to W&B
@@ -144,6 +149,8 @@ impl Cli {
             Some(Command::Diagnose(args)) => forensic::diagnose(&args),
             Some(Command::Ras(args)) => forensic::ras(&args),
             Some(Command::Bundle(args)) => forensic::bundle(&args),
+            Some(Command::Replay(args)) => replay::replay(&args, &screen),
+            Some(Command::Export(args)) => replay::export(&args),
             Some(Command::Stop(args)) => control::stop(&args),
             Some(Command::Set(args)) => control::set(&args),
             Some(Command::Restart(args)) => control::restart(&args),

@@ -1,8 +1,10 @@
 //! Commands that print what is known about a job.
 
 use std::{
-    fs::File,
+    fs::{self, File, Metadata},
     io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
+    path::Path,
     time::Duration,
 };
 
@@ -18,7 +20,7 @@ use crate::{
     cluster::Host,
     domain::{
         cluster::shift,
-        event::Launcher,
+        event::{Event, Fact, Launcher},
         forward,
         log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, MAX_PAGE, Stream},
         report::Status,
@@ -32,6 +34,7 @@ use crate::{
         clock, detach, journal,
         logbook::Logbook,
         place::{Manifest, Roots},
+        recording::{Entry, Reader},
     },
     wire::message::{ToSupervisor, ToViewer},
 };
@@ -193,11 +196,24 @@ fn describe(state: &State, now: Stamp) -> String {
 /// `elastictop events`.
 pub fn events(args: &EventsArgs) -> Result<u8> {
     let (roots, manifest) = own(args.job.as_deref())?;
-    let dir = roots.job(&manifest.id);
-    let path = dir.journal();
-    let mut file = File::open(&path).map_err(|error| Error::io("cannot open", &path, &error))?;
+    let path = roots.job(&manifest.id).journal();
+    let open = || File::open(&path).map_err(|error| Error::io("cannot open", &path, &error));
     let (mut state, mut rest, mut unreadable) = (State::default(), Vec::new(), 0_u64);
+    let older = journal::files(&path);
+    let mut file = open()?;
+    for older in older.iter().filter(|older| **older != path) {
+        let mut reader = Reader::open(older)?;
+        while let Some(entry) = reader.read() {
+            let Entry::Event(event) = entry else { continue };
+            state.apply(&event);
+            if !print(&text_of(&state, &event, &journal::line(&event), args.json)) {
+                return Ok(0);
+            }
+        }
+    }
     loop {
+        // Asked first: what was moved aside before does not grow any more.
+        let was_moved = args.follow && is_other(&file, &path);
         file.read_to_end(&mut rest).map_err(|error| Error::io("cannot read", &path, &error))?;
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         let mut text = String::new();
@@ -207,14 +223,13 @@ pub fn events(args: &EventsArgs) -> Result<u8> {
                 continue;
             };
             state.apply(&event);
-            if args.json {
-                text += &String::from_utf8_lossy(line);
-                text.push('\n');
-            } else if let Some(sentence) = telling::event(&state, &event) {
-                text += &format!("{}  {sentence}\n", event.at);
-            }
+            text += &text_of(&state, &event, line, args.json);
         }
         rest.drain(..whole);
+        if was_moved && rest.is_empty() {
+            // The new one begins with what is known already.
+            file = open()?;
+        }
         if !print(&text) || !args.follow || state.state.is_over() {
             // Of a running job it may be a record that is being written.
             if !rest.is_empty() && (manifest.ended || !detach::is_supervised(&roots, &manifest.id)) {
@@ -227,6 +242,22 @@ pub fn events(args: &EventsArgs) -> Result<u8> {
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// An event as it is printed; nothing for a state that stands in for events.
+fn text_of(state: &State, event: &Event, line: &[u8], json: bool) -> String {
+    match telling::event(state, event) {
+        _ if matches!(event.fact, Fact::Snapshot { .. }) => String::new(),
+        _ if json => format!("{}\n", String::from_utf8_lossy(line)),
+        Some(sentence) => format!("{}  {sentence}\n", event.at),
+        None => String::new(),
+    }
+}
+
+/// Whether another file lies at the path by now.
+fn is_other(file: &File, path: &Path) -> bool {
+    let number = |meta: io::Result<Metadata>| meta.ok().map(|meta| meta.ino());
+    number(fs::metadata(path)).is_some_and(|there| Some(there) != number(file.metadata()))
 }
 
 /// `elastictop logs`.

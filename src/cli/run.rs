@@ -17,6 +17,7 @@ use crate::{
         forward::Settings,
         id::JobId,
         launch::{self, LaunchPlan, Orphans, Request},
+        replay::{Keep, parse_bytes},
     },
     error::{Error, Result},
     probe::{gpu, scan},
@@ -86,7 +87,14 @@ fn filled_up(request: Request, layers: &Layers) -> Result<Request> {
         "end" => Ok(Orphans::End),
         _ => Err("is neither keep nor end"),
     };
+    let usual = Keep::default();
+    let before = layers.parsed("record.before", launch::parse_span)?;
+    let bytes = layers.parsed("record.size", parse_bytes)?;
     Ok(Request {
+        record: Keep {
+            before_ms: before.map_or(usual.before_ms, |before| before.as_millis() as u64),
+            bytes: bytes.unwrap_or(usual.bytes),
+        },
         heartbeat_timeout: span(request.heartbeat_timeout, "run.nccl_heartbeat_timeout")?,
         collective_timeout: span(request.collective_timeout, "run.nccl_collective_timeout")?,
         async_error_handling: yes(request.async_error_handling, "run.nccl_async_error_handling")?,
@@ -275,6 +283,7 @@ fn rules(request: &Request, plan: &LaunchPlan) -> Rules {
         expects_beats: !plan.function_mode && !request.script_is_program(),
         policy: request.policy,
         gpu_wait_ms: u64::try_from(plan.gpu_wait.as_millis()).unwrap_or(u64::MAX),
+        record: request.record,
     }
 }
 

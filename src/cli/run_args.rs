@@ -9,6 +9,7 @@ use clap::{
 use super::config::RunFlags;
 use crate::domain::{
     launch::{self, FLAGS, Flag, Orphans, Request},
+    replay::Keep,
     verdict::{OnStall, Policy},
 };
 
@@ -212,6 +213,7 @@ impl RunArgs {
                 OrphansArg::End => Orphans::End,
             }),
             policy: self.policy(),
+            record: Keep::default(),
             script: words.next().unwrap_or_default(),
             args: words.collect(),
             env: env

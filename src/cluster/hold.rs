@@ -181,6 +181,8 @@ impl Cluster {
             // Nodes of nodes are not shown, and what a newer supervisor says is not understood.
             ToViewer::Nodes { .. }
             | ToViewer::Together { .. }
+            | ToViewer::Recording { .. }
+            | ToViewer::Position { .. }
             | ToViewer::From { .. }
             | ToViewer::Clock { .. }
             | ToViewer::Bye { .. }
@@ -210,7 +212,7 @@ impl Cluster {
             ToSupervisor::To { node, message } => self.to_node(viewer, node as usize, *message),
             // Who does not say which node means the first.
             message @ (ToSupervisor::Logs { .. } | ToSupervisor::Traffic) => self.to_node(viewer, 0, message),
-            ToSupervisor::Unknown => {}
+            ToSupervisor::Replay { .. } | ToSupervisor::Unknown => {}
         }
     }
 

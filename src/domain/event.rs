@@ -17,6 +17,7 @@ use super::{
     rank::{JobState, RankState},
     resolve::{RankScope, RunMode},
     sample::{Place, RankSample},
+    state::State,
     time::Stamp,
     verdict::Guard,
 };
@@ -337,6 +338,12 @@ pub enum Fact {
         /// One entry per rank that was looked at.
         ranks: Vec<RankSample>,
     },
+    /// All that was known at this moment, in place of the events before it: where a recording, or a journal that was
+    /// cut, begins in the middle. Not counted.
+    Snapshot {
+        /// All of it.
+        state: Box<State>,
+    },
     /// A kind that a newer elastictop wrote.
     #[serde(other)]
     Unknown,
@@ -345,8 +352,12 @@ pub enum Fact {
 impl Fact {
     /// Whether it belongs into the journal.
     pub fn is_lasting(&self) -> bool {
-        let fleeting =
-            matches!(self, Fact::Sample { .. } | Fact::GpuSample { .. } | Fact::WandbSample { .. });
-        !fleeting && *self != Fact::Unknown
+        let is_snapshot = matches!(self, Fact::Snapshot { .. } | Fact::Unknown);
+        !self.is_sample() && !is_snapshot
+    }
+
+    /// Whether it is one of the figures of which the journal keeps some, and the black box all for a while.
+    pub fn is_sample(&self) -> bool {
+        matches!(self, Fact::Sample { .. } | Fact::GpuSample { .. } | Fact::WandbSample { .. })
     }
 }

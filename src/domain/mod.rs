@@ -30,6 +30,7 @@ pub mod near;
 pub mod rank;
 pub mod ras;
 pub mod redact;
+pub mod replay;
 pub mod report;
 pub mod resolve;
 pub mod sample;

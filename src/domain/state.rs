@@ -305,6 +305,7 @@ impl State {
             Fact::GpuProgress { gpus } | Fact::GpuSample { gpus } => {
                 self.gpus.get_or_insert_default().take(at, gpus);
             }
+            Fact::Snapshot { state } => *self = (**state).clone(),
             Fact::Adopted { .. }
             | Fact::Command { .. }
             | Fact::GpuXid { .. }
@@ -457,6 +458,7 @@ fn is_worth_a_line(fact: &Fact) -> bool {
             | Fact::GpuSample { .. }
             | Fact::WandbProgress { .. }
             | Fact::WandbSample { .. }
+            | Fact::Snapshot { .. }
             | Fact::Unknown
     )
 }

@@ -93,6 +93,7 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
         | Fact::GpuSample { .. }
         | Fact::WandbProgress { .. }
         | Fact::WandbSample { .. }
+        | Fact::Snapshot { .. }
         | Fact::Unknown => return None,
     })
 }

@@ -277,7 +277,8 @@ pub fn open_logs(dir: &JobDir) -> Result<Logbook> {
     Ok(logbook)
 }
 
-fn one_viewer() -> (Hub, mpsc::Receiver<(ViewerId, Said)>, Link) {
+/// A hub with one viewer inside of this process, and that viewer's end of the link.
+pub(super) fn one_viewer() -> (Hub, mpsc::Receiver<(ViewerId, Said)>, Link) {
     let (mut hub, said) = Hub::new();
     let (link, far) = Link::pair();
     hub.add_near(far);

@@ -118,7 +118,7 @@ pub fn write(path: &Path, job: &str, parts: &[Part]) -> io::Result<()> {
 }
 
 /// The secrets of the job's living processes, and of whoever makes the bundle.
-fn secrets(manifest: &Manifest, ranks: &[Wanted]) -> Secrets {
+pub(super) fn secrets(manifest: &Manifest, ranks: &[Wanted]) -> Secrets {
     let pids = ranks.iter().map(|rank| rank.proc.pid).chain(manifest.agent.map(|agent| agent.pid));
     let (mut env, mut words): (Vec<(String, String)>, Vec<String>) = (std::env::vars().collect(), Vec::new());
     for pid in pids {

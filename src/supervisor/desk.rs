@@ -55,6 +55,7 @@ pub fn answer(
         // A page for a viewer that does not read would only be thrown away.
         ToSupervisor::Logs { .. }
         | ToSupervisor::To { .. }
+        | ToSupervisor::Replay { .. }
         | ToSupervisor::Traffic
         | ToSupervisor::Unknown => {}
     }

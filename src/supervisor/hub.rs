@@ -270,8 +270,7 @@ impl Hub {
         for viewer in self.viewers.iter_mut().filter(|viewer| viewer.watches) {
             if viewer.missed > 0 {
                 viewer.missed += events;
-                if viewer.queue.room() >= QUEUE / 2
-                    && viewer.queue.offer(&snapshot(viewer.missed), &mut None)
+                if viewer.queue.room() >= QUEUE / 2 && viewer.queue.offer(&snapshot(viewer.missed), &mut None)
                 {
                     viewer.missed = 0;
                 }

@@ -1,7 +1,12 @@
 //! The journal: one event per line, as `elastictop events --json` prints it. It is also a recording.
 
-use std::{io, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
 
+use flate2::{Compression, write::GzEncoder};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -13,6 +18,11 @@ use crate::domain::{
     report::SCHEMA,
     state::State,
 };
+
+/// Bytes after which a journal is moved aside.
+const LARGE: u64 = 64 << 20;
+/// Most files that were moved aside; of more the oldest go. Packed, each has a tenth of its size.
+const ASIDE: usize = 8;
 
 /// One line of the journal and of `elastictop events --json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,11 +92,58 @@ impl Past {
     }
 }
 
+/// The files of a journal, oldest first: what was moved aside as it grew, and the one that is written.
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<_> = entries.filter_map(|path| Some((number(&path)?, path))).collect();
+    // A whole one before the same packed: it was not packed to its end.
+    files.sort();
+    files.dedup_by_key(|(number, _)| *number);
+    put_next_in_place(path);
+    files.into_iter().map(|(_, file)| file).chain([path.to_owned()]).collect()
+}
+
+/// The number of a file that was moved aside: `journal.0007.jsonl`, or the same packed.
+fn number(path: &Path) -> Option<u32> {
+    let name = path.file_name()?.to_str()?.strip_prefix("journal.")?;
+    name.strip_suffix(".jsonl").or_else(|| name.strip_suffix(".jsonl.gz"))?.parse().ok()
+}
+
+/// After a death between moving a journal aside and putting the new one in its place.
+fn put_next_in_place(path: &Path) {
+    let next = storage::next_of(path);
+    if !path.exists() && next.exists() {
+        // Somebody else may be faster.
+        let _ = fs::rename(next, path);
+    }
+}
+
+/// Packs a file that was moved aside, and removes those that are too many.
+fn pack(path: &Path) {
+    let packed = (|| -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut gzip = GzEncoder::new(&mut file, Compression::fast());
+        io::copy(&mut File::open(path)?, &mut gzip)?;
+        gzip.finish()?;
+        file.persist(path.with_extension("jsonl.gz"))?;
+        fs::remove_file(path)?;
+        let aside = files(&folder.join("journal.jsonl"));
+        let old = aside.len().saturating_sub(ASIDE + 1);
+        aside[..old].iter().try_for_each(fs::remove_file)
+    })();
+    if let Err(error) = packed {
+        tracing::warn!(%error, "cannot pack the older part of the journal");
+    }
+}
+
 /// Reads a journal and folds it; `each` sees every event in order.
 ///
 /// # Errors
 /// Those of reading; a missing journal is an empty one.
 pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> io::Result<Past> {
+    put_next_in_place(path);
     let mut past = Past::default();
     let (mut state, mut unreadable) = (State::default(), 0);
     past.torn_bytes = storage::recover(path, |line| match parse(line) {
@@ -104,6 +161,9 @@ pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> io::Result<Past> {
 #[derive(Debug)]
 pub struct Journal {
     appender: Appender,
+    path: PathBuf,
+    /// Bytes of the file.
+    bytes: u64,
 }
 
 impl Journal {
@@ -112,13 +172,34 @@ impl Journal {
     /// # Errors
     /// Those of opening.
     pub fn open(path: &Path) -> io::Result<Journal> {
-        Ok(Journal { appender: Appender::open(path.to_owned())? })
+        put_next_in_place(path);
+        let appender = Appender::open(path.to_owned())?;
+        let bytes = fs::metadata(path).map_or(0, |meta| meta.len());
+        Ok(Journal { appender, path: path.to_owned(), bytes })
     }
 
     /// Keeps an event, if it is of the lasting kind.
     pub fn keep(&mut self, event: &Event) {
         if event.fact.is_lasting() {
-            self.appender.append(line(event));
+            let line = line(event);
+            self.bytes += line.len() as u64 + 1;
+            self.appender.append(line);
+        }
+    }
+
+    /// Moves the journal aside once it is large. The new one begins with the state, so that a supervisor that takes
+    /// over reads no more than that and what came after.
+    pub fn keep_short(&mut self, state: &State) {
+        if self.bytes < LARGE {
+            return;
+        }
+        let last = files(&self.path).iter().filter_map(|path| number(path)).max().unwrap_or(0);
+        let aside = self.path.with_extension(format!("{:04}.jsonl", last + 1));
+        let fact = Fact::Snapshot { state: Box::new(state.clone()) };
+        let first = line(&Event { seq: state.seq, at: state.at, fact });
+        let bytes = first.len() as u64 + 1;
+        if self.appender.begin_anew(aside, first, pack) {
+            self.bytes = bytes;
         }
     }
 
@@ -163,6 +244,49 @@ mod tests {
         let newer = br#"{"schema":1,"seq":9,"at":"2026-11-20T09:40:16.837Z","kind":"from_the_future","x":1}"#;
         assert_eq!(parse(newer).map(|event| (event.seq, event.fact)), Some((9, Fact::Unknown)));
         assert_eq!(parse(b"{\"schema\":1}"), None);
+    }
+
+    #[test]
+    fn a_large_journal_is_moved_aside_and_nothing_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path).unwrap();
+        let mut state = State::default();
+        let note = |journal: &mut Journal, state: &mut State| {
+            let event =
+                Event { seq: state.seq + 1, at: Stamp(state.seq + 1), fact: Fact::Note { text: "n".into() } };
+            state.apply(&event);
+            journal.keep(&event);
+        };
+        for _ in 0..12 {
+            (0..5).for_each(|_| note(&mut journal, &mut state));
+            journal.bytes += LARGE;
+            journal.keep_short(&state);
+            note(&mut journal, &mut state);
+        }
+        journal.close();
+        let past = read(&path, |_| {}).unwrap();
+        assert_eq!((past.state, past.seq, past.unreadable), (state.clone(), 72, 0));
+        let files = files(&path);
+        assert_eq!(files.len(), ASIDE + 1, "{files:?}");
+        // All files one after the other give the same, and count without a gap.
+        let mut seen = Vec::new();
+        let mut whole = State::default();
+        for file in &files {
+            let mut reader = crate::supervisor::recording::Reader::open(file).unwrap();
+            while let Some(crate::supervisor::recording::Entry::Event(event)) = reader.read() {
+                whole.apply(&event);
+                if event.fact.is_lasting() {
+                    seen.push(event.seq);
+                }
+            }
+        }
+        assert_eq!(whole, state);
+        assert!(seen.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{seen:?}");
+        assert_eq!(seen.last(), Some(&72));
+        // A death before the new file is in its place.
+        fs::rename(&path, storage::next_of(&path)).unwrap();
+        assert_eq!(read(&path, |_| {}).unwrap().seq, 72);
     }
 
     #[test]

@@ -352,6 +352,28 @@ impl Logbook {
         page
     }
 
+    /// Number of the first line that arrived after this time.
+    pub fn first_after(&self, at: Stamp) -> u64 {
+        let piece = self.pieces.partition_point(|piece| piece.at <= at);
+        self.pieces.get(piece).map_or(self.next_line, |piece| piece.first_line)
+    }
+
+    /// Number of the first line that arrived from this time on, or a later one so that the lines up to `until` have
+    /// about so many bytes; and whether it is a later one.
+    pub fn first_from(&self, at: Stamp, until: Stamp, bytes: u64) -> (u64, bool) {
+        let mut sum = 0;
+        for piece in self.pieces.iter().rev().skip_while(|piece| piece.at > until) {
+            if piece.at < at {
+                return (piece.first_line + u64::from(piece.lines), false);
+            }
+            sum += u64::from(piece.bytes);
+            if sum > bytes {
+                return (piece.first_line + u64::from(piece.lines), true);
+            }
+        }
+        (self.start(), self.start() > 0)
+    }
+
     fn start(&self) -> u64 {
         self.pieces.front().map_or(self.next_line, |piece| piece.first_line)
     }

@@ -18,6 +18,7 @@ pub mod logbook;
 pub mod place;
 pub mod preflight;
 pub mod reading;
+pub mod recording;
 pub mod reserve;
 pub mod run;
 pub mod serve;

@@ -379,6 +379,7 @@ mod tests {
                 expects_beats: true,
                 policy: crate::domain::verdict::Policy::default(),
                 gpu_wait_ms: 0,
+                record: crate::domain::replay::Keep::default(),
             },
             job: JobInfo {
                 id: JobId(id.into()),

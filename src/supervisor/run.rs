@@ -41,6 +41,7 @@ use super::{
     logbook::Logbook,
     place::{JobDir, Manifest, Roots},
     reading,
+    recording::BlackBox,
 };
 use crate::{
     domain::{
@@ -85,6 +86,7 @@ pub struct Supervisor {
     core: Core,
     clock: Clock,
     journal: Journal,
+    blackbox: BlackBox,
     logbook: Logbook,
     agent_reader: AgentReader,
     hub: Hub,
@@ -128,6 +130,7 @@ impl Supervisor {
         let dir = roots.job(&manifest.id);
         let at = |path: PathBuf| move |error: std::io::Error| Error::io("cannot open", &path, &error);
         let journal = Journal::open(&dir.journal()).map_err(at(dir.journal()))?;
+        let blackbox = BlackBox::open(&dir.root, manifest.rules.record).map_err(at(dir.root.clone()))?;
         let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
         let secrets = spec.as_ref().map(Spec::secrets).unwrap_or_default();
         logbook.hide(secrets.clone());
@@ -149,6 +152,7 @@ impl Supervisor {
             core,
             clock,
             journal,
+            blackbox,
             logbook,
             agent_reader: AgentReader::default(),
             hub,
@@ -338,6 +342,7 @@ impl Supervisor {
         for event in &out.events {
             self.journal.keep(event);
         }
+        self.blackbox.keep(&out.events);
         self.hub.tell(&out.events);
         if self.core.state().state != self.manifest.state && !self.finished {
             self.write_manifest();
@@ -454,12 +459,14 @@ impl Supervisor {
             self.handle(Input::Looked { look, sample });
         }
         let (journal, logbook) = (self.journal.health(), self.logbook.health());
+        let blackbox = self.blackbox.health();
         self.handle(Input::Storage {
             error: journal
                 .error
                 .map(|error| format!("elastictop cannot keep its journal: {error}"))
-                .or(logbook.error),
-            lost: journal.lost + logbook.lost,
+                .or(logbook.error)
+                .or(blackbox.error),
+            lost: journal.lost + logbook.lost + blackbox.lost,
         });
         more
     }
@@ -562,6 +569,7 @@ impl Supervisor {
         {
             tracing::warn!(%error, "cannot put the heartbeat socket back");
         }
+        self.journal.keep_short(self.core.state());
         self.write_manifest();
     }
 

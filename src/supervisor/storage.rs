@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
@@ -44,6 +44,18 @@ enum Item {
     Record(Vec<u8>),
     /// Tells when all before it was written, or refused by the disk.
     Mark(SyncSender<()>),
+    /// Goes on in a new file.
+    Anew(Anew),
+}
+
+/// A file that has grown large enough.
+struct Anew {
+    /// Where it goes.
+    aside: PathBuf,
+    /// The first record of the new one, with its end.
+    first: Vec<u8>,
+    /// What is done to it there.
+    then: Box<dyn FnOnce(&Path) + Send>,
 }
 
 /// Opens a file of lines: gives its whole lines to `line`, cuts off a torn last one, and says how many bytes that
@@ -75,7 +87,7 @@ impl Appender {
         let (report, health) = watch::channel(Health::default());
         let thread = thread::Builder::new().name("elastictop-disk".into()).spawn(move || {
             let waiting = VecDeque::new();
-            Writer { file, good, report, waiting, room: Room::default() }.run(&records);
+            Writer { path, file, good, report, waiting, room: Room::default() }.run(&records);
         })?;
         Ok(Appender { queue: Some(queue), thread: Some(thread), health, overflow: 0 })
     }
@@ -89,6 +101,19 @@ impl Appender {
         {
             self.overflow += 1;
         }
+    }
+
+    /// Moves what was written so far to another path and goes on in a new file that begins with `first`. `then` is
+    /// called with that path, on the writing thread. Returns whether it will be done; else ask again later.
+    pub fn begin_anew(
+        &mut self,
+        aside: PathBuf,
+        mut first: Vec<u8>,
+        then: impl FnOnce(&Path) + Send + 'static,
+    ) -> bool {
+        first.push(b'\n');
+        let anew = Item::Anew(Anew { aside, first, then: Box::new(then) });
+        self.queue.as_ref().is_some_and(|queue| queue.try_send(anew).is_ok())
     }
 
     /// Waits until what was appended is written, but not for longer than a healthy disk needs.
@@ -140,7 +165,13 @@ fn cut_torn_tail(file: &mut File) -> io::Result<u64> {
     Ok(good)
 }
 
+/// The file that takes the place of the one at `path`, until it does.
+pub fn next_of(path: &Path) -> PathBuf {
+    path.with_extension("next")
+}
+
 struct Writer {
+    path: PathBuf,
     file: File,
     /// Length of the file up to the last whole record.
     good: u64,
@@ -183,7 +214,36 @@ impl Writer {
                 // Whoever asked may have given up.
                 let _ = mark.try_send(());
             }
+            Item::Anew(anew) => {
+                if let Err(error) = self.begin_anew(anew) {
+                    tracing::warn!(%error, "cannot move a file aside that has grown large");
+                }
+            }
         }
+    }
+
+    fn begin_anew(&mut self, anew: Anew) -> io::Result<()> {
+        self.write_waiting();
+        if !self.waiting.is_empty() {
+            // A disk that takes nothing takes no new file either.
+            return Ok(());
+        }
+        let next = next_of(&self.path);
+        fs::write(&next, &anew.first)?;
+        self.room.release(&self.file, self.good);
+        fs::rename(&self.path, &anew.aside)?;
+        match fs::rename(&next, &self.path) {
+            // A reader that found no file has put it there already.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                fs::rename(&anew.aside, &self.path)?;
+                return Err(error);
+            }
+            _ => {}
+        }
+        self.file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+        (self.good, self.room) = (anew.first.len() as u64, Room::default());
+        (anew.then)(&anew.aside);
+        Ok(())
     }
 
     fn push(&mut self, record: Vec<u8>) {

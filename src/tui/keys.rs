@@ -96,6 +96,24 @@ pub(crate) enum Action {
     NextRunMode,
     /// Look at the next rank scope.
     NextRankScope,
+    /// Play the recording, or pause.
+    Play,
+    /// To the next event of the recording.
+    StepForward,
+    /// To the event before.
+    StepBack,
+    /// Play faster.
+    Faster,
+    /// Play slower.
+    Slower,
+    /// A minute ahead.
+    Ahead,
+    /// A minute back.
+    Behind,
+    /// To the next alert or failure.
+    NextAlert,
+    /// To the alert or failure before.
+    PreviousAlert,
     /// Help.
     Help,
     /// What people press who expect the terminal's own meaning.
@@ -174,11 +192,14 @@ pub(crate) enum Scope {
     Logs,
     /// In the W&B view.
     Runs,
+    /// In every view of a recording.
+    Replay,
 }
 
 impl Scope {
     /// All, the most special last.
-    pub(crate) const ALL: [Scope; 4] = [Scope::Everywhere, Scope::Ranks, Scope::Logs, Scope::Runs];
+    pub(crate) const ALL: [Scope; 5] =
+        [Scope::Everywhere, Scope::Ranks, Scope::Logs, Scope::Runs, Scope::Replay];
 
     /// Heading in the help.
     pub(crate) fn name(self) -> &'static str {
@@ -187,6 +208,7 @@ impl Scope {
             Scope::Ranks => "on a rank",
             Scope::Logs => "in logs",
             Scope::Runs => "in W&B",
+            Scope::Replay => "in a replay",
         }
     }
 }
@@ -214,7 +236,7 @@ const fn change(scope: Scope, keys: &'static [&'static str], action: Action, hel
     Binding { scope, keys, action, help, changes: true }
 }
 
-use Scope::{Everywhere, Logs, Ranks, Runs};
+use Scope::{Everywhere, Logs, Ranks, Replay, Runs};
 
 /// All keys. Scopes other than [`Scope::Everywhere`] come first when a key is looked up.
 pub(crate) const TABLE: &[Binding] = &[
@@ -267,7 +289,21 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Logs, &["a"], Action::AgentRecords, "show or hide the agent's event records"),
     key(Runs, &["m"], Action::NextRunMode, "look at the next run mode; Enter applies it"),
     key(Runs, &["s"], Action::NextRankScope, "look at the next rank scope; Enter applies it"),
+    key(Replay, &["Space"], Action::Play, "play, or pause"),
+    key(Replay, &["]", "."], Action::StepForward, "to the next event"),
+    key(Replay, &["[", ","], Action::StepBack, "to the event before"),
+    key(Replay, &["+", "="], Action::Faster, "faster: 1, 2, 5, 10, 60, 600 times"),
+    key(Replay, &["-"], Action::Slower, "slower"),
+    key(Replay, &[">"], Action::Ahead, "a minute ahead"),
+    key(Replay, &["<"], Action::Behind, "a minute back"),
+    key(Replay, &["}"], Action::NextAlert, "to the next alert or failure"),
+    key(Replay, &["{"], Action::PreviousAlert, "to the alert or failure before"),
 ];
+
+/// Whether a scope has this action.
+pub(crate) fn is_of(action: Action, scope: Scope) -> bool {
+    TABLE.iter().any(|binding| binding.action == action && binding.scope == scope)
+}
 
 /// The name of a key as the table spells it.
 pub(crate) fn name(event: &KeyEvent) -> String {

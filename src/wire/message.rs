@@ -13,6 +13,7 @@ use crate::domain::{
     command::{Command, Outcome},
     event::Event,
     log::{LogPage, LogQuery},
+    replay::{Control, Mark},
     stack::Stacks,
     state::State,
     time::Stamp,
@@ -62,6 +63,11 @@ pub enum ToSupervisor {
     Clock {
         /// Chosen by the viewer.
         id: u64,
+    },
+    /// Play a recording as the viewer wants it. Has no answer but [`ToViewer::Position`].
+    Replay {
+        /// What.
+        control: Control,
     },
     /// Somebody looks at bytes over PCIe and NVLink: count them for the next seconds. Has no answer.
     Traffic,
@@ -141,6 +147,31 @@ pub enum ToViewer {
         id: u64,
         /// Now.
         now: Stamp,
+    },
+    /// What is seen is a recording. Comes after the first snapshot.
+    Recording {
+        /// When its first event happened.
+        begin: Stamp,
+        /// When its last one did.
+        end: Stamp,
+        /// Places worth going to, in order.
+        marks: Vec<Mark>,
+        /// What is missing, one sentence each.
+        missing: Vec<String>,
+        /// Whether words, names and lines were taken out.
+        redacted: bool,
+    },
+    /// Where in the recording the viewer is; the state is as of then.
+    Position {
+        /// The time that is shown.
+        at: Stamp,
+        /// Whether time goes on.
+        playing: bool,
+        /// How fast it goes.
+        speed: u32,
+        /// Something to tell the viewer, in a sentence.
+        #[serde(default)]
+        told: Option<String>,
     },
     /// Nothing more will come.
     Bye {

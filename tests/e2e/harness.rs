@@ -32,6 +32,7 @@ const SOURCES: &[&str] = &[
     include_str!("input.rs"),
     include_str!("orphans.rs"),
     include_str!("ranks.rs"),
+    include_str!("replay.rs"),
     include_str!("restarts.rs"),
     include_str!("storage.rs"),
     include_str!("terminal.rs"),

@@ -14,6 +14,7 @@ mod hosts;
 mod input;
 mod orphans;
 mod ranks;
+mod replay;
 mod restarts;
 mod serve;
 mod storage;

@@ -6,6 +6,7 @@ use crate::{
     domain::{
         forward::{Mode, Sources, Writer},
         launch::parse_span,
+        replay::parse_bytes,
         resolve::{RankScope, RunMode},
     },
     supervisor::serve::Asked,
@@ -352,6 +353,28 @@ pub const SETTINGS: &[Setting] = &[
         help: "Serve figures for Prometheus, and JSON: unix, unix:PATH, or a loopback port such as 127.0.0.1:9123",
         default: Some("nowhere"),
         check: |text| text.parse::<Asked>().map(drop),
+        is_flag: true,
+        ..BASIC
+    },
+    Setting {
+        key: "record.before",
+        flag: "record-before",
+        variables: &["ELASTICTOP_RECORD_BEFORE"],
+        value: "SEC",
+        help: "Figures of each second before a failure or alert that are kept whatever the limits: 90, 15m, 1h",
+        default: Some("15m"),
+        check: span,
+        is_flag: true,
+        ..BASIC
+    },
+    Setting {
+        key: "record.size",
+        flag: "record-size",
+        variables: &["ELASTICTOP_RECORD_SIZE"],
+        value: "BYTES",
+        help: "Most that the figures of each second may take on disk for a job: 64M, 1G; 0 keeps none",
+        default: Some("256M"),
+        check: |text| parse_bytes(text).map(drop),
         is_flag: true,
         ..BASIC
     },

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::flags::flag;
-use crate::domain::{event::Launcher, id, redact, verdict::Policy};
+use crate::domain::{event::Launcher, id, redact, replay::Keep, verdict::Policy};
 
 /// What the user typed, and the environment it was typed in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,8 @@ pub struct Request {
     /// `--hang-after`, `--heartbeat-timeout`, `--on-stall`.
     #[serde(default)]
     pub policy: Policy,
+    /// How much of the figures is kept second by second.
+    pub record: Keep,
     /// The script, module or program.
     pub script: String,
     /// Its arguments, untouched.

@@ -18,6 +18,7 @@ use crate::{
         gpu::{Reading, XidSeen, join::RankFacts},
         id::ProcId,
         ras::Ras,
+        replay::Keep,
         sample::Sighting,
         stack::Source,
         time::Stamp,
@@ -44,6 +45,9 @@ pub struct Rules {
     /// Milliseconds that GPU memory of dead jobs is waited for before the agent is started.
     #[serde(default)]
     pub gpu_wait_ms: u64,
+    /// How much of the figures is kept second by second.
+    #[serde(default)]
+    pub record: Keep,
 }
 
 /// Who asked.

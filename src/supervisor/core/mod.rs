@@ -143,6 +143,7 @@ impl Core {
             expects_beats: false,
             policy: verdict::Policy::default(),
             gpu_wait_ms: 0,
+            record: crate::domain::replay::Keep::default(),
         };
         let mut core = Core::empty(rules);
         core.emit(began, Fact::JobStarted { job }, out);

@@ -66,6 +66,7 @@ impl Supervisor {
         self.manifest.ended = true;
         self.write_manifest();
         self.journal.close();
+        self.blackbox.close();
         self.logbook.close();
         rank::clean_up(self.beat.path());
         serve::clean_up(self.manifest.serve.as_ref());

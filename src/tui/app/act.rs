@@ -4,7 +4,10 @@ use ratatui::crossterm::event::{KeyEvent, MouseButton, MouseEvent, MouseEventKin
 
 use super::{App, Cmd, Prompt, Verdict};
 use crate::{
-    domain::fleet::{Metric, Order},
+    domain::{
+        fleet::{Metric, Order},
+        replay::Control,
+    },
     tui::{
         keys::{Action, View},
         theme::{Role, Theme},
@@ -28,7 +31,7 @@ impl App {
         if self.view == View::Logs && self.logs.key(event) {
             return;
         }
-        if let Some(action) = self.keymap.lookup(event, self.scope()) {
+        if let Some(action) = self.meaning(event) {
             self.act(action, cmds);
         }
     }
@@ -143,9 +146,23 @@ impl App {
                 }
                 None => self.say(Role::Info, "nothing to copy here"),
             },
+            Action::Play
+            | Action::StepForward
+            | Action::StepBack
+            | Action::Faster
+            | Action::Slower
+            | Action::Ahead
+            | Action::Behind
+            | Action::NextAlert
+            | Action::PreviousAlert => self.play(action, cmds),
             Action::Help => self.help = Some(0),
             Action::Interrupt => {
-                self.say(Role::Info, "q detaches, the job goes on; Q stops the job");
+                let text = if self.replay.is_some() {
+                    "q leaves the recording"
+                } else {
+                    "q detaches, the job goes on; Q stops the job"
+                };
+                self.say(Role::Info, text);
             }
         }
     }
@@ -162,6 +179,7 @@ impl App {
                     Some(view::Hit::Rank(id)) if self.selected_id() == id => self.enter(),
                     Some(view::Hit::Rank(id)) => self.select(id),
                     Some(view::Hit::View(view)) => self.go(view),
+                    Some(view::Hit::Place(permille)) => self.seek(Control::Share { permille }, cmds),
                     None => {}
                 }
             }

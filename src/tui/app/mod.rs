@@ -10,6 +10,7 @@ mod order;
 mod overview;
 mod prompt;
 mod remember;
+mod replay;
 mod runs;
 mod stacks;
 
@@ -22,6 +23,7 @@ pub(crate) use logs::{Logs, Shown};
 pub use nodes::Node;
 pub(crate) use overview::{Overview, Tab, Zoom};
 pub(crate) use prompt::{Candidate, Prompt, PromptKind};
+pub(crate) use replay::Replay;
 pub(crate) use runs::{Combination, Key, Line, Runs, Tree};
 
 use super::{
@@ -140,6 +142,8 @@ pub struct App {
     pub(crate) event: Option<u64>,
     pub(crate) logs: Logs,
     pub(crate) runs: Runs,
+    /// The recording that is played, if this is no live job.
+    pub(crate) replay: Option<Replay>,
     pub(crate) dialog: Option<Dialog>,
     /// A command or filter while it is typed.
     pub(crate) prompt: Option<Prompt>,
@@ -195,6 +199,7 @@ impl App {
             event: None,
             logs: Logs::default(),
             runs: Runs::default(),
+            replay: None,
             dialog: None,
             prompt: None,
             help: None,
@@ -273,7 +278,9 @@ impl App {
 
     fn pass_time(&mut self, local: Stamp) {
         self.local = local;
-        self.now = Stamp(local.0.saturating_add_signed(self.ahead));
+        if self.replay.is_none() {
+            self.now = Stamp(local.0.saturating_add_signed(self.ahead));
+        }
         self.toast.take_if(|toast| toast.until <= local);
     }
 
@@ -295,6 +302,7 @@ impl App {
                 self.state = *state;
                 self.tell_lost(lost);
                 self.logs.count(&self.state);
+                self.after_jump();
                 self.look_at_ranks();
             }
             ToViewer::Together { messages } => messages.into_iter().for_each(|message| self.heard(message)),
@@ -320,6 +328,7 @@ impl App {
                 }
             }
             ToViewer::Stacks { stacks, .. } => self.show_stacks(stacks),
+            ToViewer::Recording { .. } | ToViewer::Position { .. } => self.heard_of_replay(message),
             ToViewer::Bye { text } => self.say(Role::Info, text),
             ToViewer::Clock { .. } | ToViewer::Unknown => {}
         }

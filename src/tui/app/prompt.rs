@@ -9,7 +9,10 @@ use crate::{
         filter::{Filter, Mistake},
         fleet::{Metric, Order},
     },
-    tui::{keys::Action, theme::Role},
+    tui::{
+        keys::{Action, Scope},
+        theme::Role,
+    },
 };
 
 /// What is typed.
@@ -91,7 +94,9 @@ impl App {
         let mut all: Vec<Candidate> = Vec::new();
         for (binding, keys) in self.keymap.lines() {
             let command = binding.action.name();
-            if binding.action == Action::Palette || all.iter().any(|known| known.command == command) {
+            let is_off = binding.scope == Scope::Replay && self.replay.is_none();
+            if is_off || binding.action == Action::Palette || all.iter().any(|known| known.command == command)
+            {
                 continue;
             }
             all.push(Candidate {
@@ -103,6 +108,10 @@ impl App {
             });
         }
         all.push(plain("goto".into(), "goto 37: select the rank with this number", Deed::Verb));
+        if self.replay.is_some() {
+            let help = "seek 40%, +5m, -30s, 12:34:56: go to a place in the recording";
+            all.push(plain("seek".into(), help, Deed::Verb));
+        }
         for order in Order::ALL {
             all.push(plain(format!("sort {}", order.name()), "order of the ranks", Deed::Sort(order)));
         }
@@ -168,6 +177,9 @@ impl App {
                 Ok(rank) => self.say(Role::Warn, format!("there is no rank {rank}")),
                 Err(_) => self.say(Role::Warn, format!("goto needs the number of a rank, not {number:?}")),
             };
+        }
+        if let Some(place) = typed.strip_prefix("seek ") {
+            return self.seek_to(place, cmds);
         }
         let at = prompt.at;
         self.prompt = Some(prompt);

@@ -58,6 +58,7 @@ fn far_end() -> Link {
                     far.outgoing.send(ToViewer::Reply { id, outcome }).await.unwrap();
                 }
                 ToSupervisor::To { .. }
+                | ToSupervisor::Replay { .. }
                 | ToSupervisor::Clock { .. }
                 | ToSupervisor::Traffic
                 | ToSupervisor::Unknown => {}

@@ -140,7 +140,10 @@ pub(crate) fn list(app: &App, pen: &mut Pen, area: Rect) {
     let Some((state, gpus)) = known.filter(|_| !area.is_empty()) else { return };
     let name = gpus.gpus[0].info.name.as_deref().unwrap_or("GPUs");
     let begin = area.x + pen.rule(area, name) + 1;
-    let old = gpus.at.filter(|_| is_stale(app.now_of(app.node), state, gpus)).map(|at| human(app.now_of(app.node).since(at)));
+    let old = gpus
+        .at
+        .filter(|_| is_stale(app.now_of(app.node), state, gpus))
+        .map(|at| human(app.now_of(app.node).since(at)));
     if let Some(why) = old.map(|age| format!("{age} old")).or_else(|| gpus.trouble.clone()) {
         pen.chip(begin, area.y, area.right().saturating_sub(begin), &why, Role::Stale);
     }

@@ -137,7 +137,10 @@ fn chips(app: &App) -> Vec<Piece> {
             chips.push((format!("{} of {} nodes silent", several.len(), app.nodes.len()), Role::Stale))
         }
     }
-    if app.read_only.is_some() {
+    if let Some(replay) = &app.replay {
+        let word = if replay.redacted { "replay, redacted" } else { "replay" };
+        chips.push((word.into(), Role::Info));
+    } else if app.read_only.is_some() {
         chips.push(("read-only".into(), Role::Info));
     }
     chips
@@ -273,6 +276,15 @@ fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
     }
 }
 
+/// What comes first in a replay.
+const REPLAYED: &[(&[Action], &str)] = &[
+    (&[Action::Play], "play"),
+    (&[Action::PreviousAlert, Action::NextAlert], "alert"),
+    (&[Action::StepBack, Action::StepForward], "step"),
+    (&[Action::Slower, Action::Faster], "speed"),
+    (&[Action::Behind, Action::Ahead], "minute"),
+];
+
 /// Keys of an open question, which no table has.
 fn dialog_hints(dialog: &Dialog) -> &'static [(&'static str, &'static str)] {
     match dialog {
@@ -293,10 +305,12 @@ fn shown_hints(app: &App) -> Vec<(String, &'static str)> {
     let hint = |(actions, word): &(&[Action], &'static str)| {
         let key: Vec<String> = actions.iter().filter_map(|action| app.keymap.shown(*action)).collect();
         let off = actions.iter().any(|action| changes(*action)) && fixed;
-        let leaves = actions.contains(&Action::Detach) && app.state.state.is_over();
+        let is_past = app.state.state.is_over() || app.replay.is_some();
+        let leaves = actions.contains(&Action::Detach) && is_past;
         (!key.is_empty() && !off).then(|| (key.join(" "), if leaves { "leave" } else { *word }))
     };
-    hints(app).iter().filter_map(hint).collect()
+    let played: &[_] = if app.replay.is_some() && app.help.is_none() { REPLAYED } else { &[] };
+    played.iter().chain(hints(app)).filter_map(hint).collect()
 }
 
 pub(super) fn footer(app: &App, pen: &mut Pen, area: Rect) {

@@ -27,7 +27,13 @@ fn lines(app: &App, scopes: &[Scope]) -> Vec<Line> {
 
 /// The columns of the help at this width.
 fn columns(app: &App, area: Rect) -> Vec<Vec<Line>> {
-    let special: Vec<Scope> = Scope::ALL.into_iter().filter(|scope| *scope != Scope::Everywhere).collect();
+    let is_shown = |scope: &Scope| *scope != Scope::Replay || app.replay.is_some();
+    let mut special: Vec<Scope> =
+        Scope::ALL.into_iter().filter(|scope| *scope != Scope::Everywhere && is_shown(scope)).collect();
+    if app.replay.is_some() {
+        // What is new to who plays a recording comes first.
+        special.rotate_right(1);
+    }
     if area.width >= 110 {
         vec![lines(app, &[Scope::Everywhere]), lines(app, &special)]
     } else {

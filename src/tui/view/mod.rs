@@ -20,6 +20,7 @@ mod stacks;
 mod strip;
 mod suspects;
 mod timeline;
+mod transport;
 mod verdict;
 
 use ratatui::{Frame, buffer::Buffer, layout::Rect};
@@ -74,6 +75,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
     if let Some(dialog) = &app.dialog {
         dialog::draw(app, dialog, &mut pen, area);
     }
+    transport::draw(app, &mut pen, plan.transport);
     header::footer(app, &mut pen, plan.footer);
     if let Some(prompt) = &app.prompt {
         prompt::draw(app, prompt, &mut pen, area);
@@ -93,6 +95,8 @@ pub(crate) struct Plan {
     tabs: Rect,
     strip: Rect,
     body: Rect,
+    /// Empty but in a replay.
+    transport: Rect,
     footer: Rect,
 }
 
@@ -103,7 +107,9 @@ impl Plan {
         let tabs = row(area, 1, u16::from(tall));
         let top = header.height + tabs.height;
         let footer_height = u16::from(area.height > 2);
-        let room = area.height.saturating_sub(top + footer_height);
+        let transport_height = u16::from(app.replay.is_some() && area.height > 4);
+        let low = footer_height + transport_height;
+        let room = area.height.saturating_sub(top + low);
         let budget = match area.height {
             0..6 => 0,
             6..16 => 1,
@@ -113,8 +119,9 @@ impl Plan {
         let strip_height = strip::height(app, area.width, budget);
         let strip = row(area, top, strip_height);
         let body = row(area, top + strip.height, room.saturating_sub(strip.height));
+        let transport = row(area, area.height.saturating_sub(low), transport_height);
         let footer = row(area, area.height.saturating_sub(footer_height), footer_height);
-        Plan { header, tabs, strip, body, footer }
+        Plan { header, tabs, strip, body, transport, footer }
     }
 }
 
@@ -130,6 +137,8 @@ pub(crate) enum Hit {
     Rank(RankId),
     /// The name of a view.
     View(View),
+    /// A place in the recording, in tenths of a percent.
+    Place(u16),
 }
 
 /// What lies at a cell of the screen.
@@ -139,6 +148,9 @@ pub(crate) fn hit(app: &App, size: (u16, u16), column: u16, line: u16) -> Option
     let at = ratatui::layout::Position::new(column, line);
     if plan.tabs.contains(at) {
         return header::tab_at(column - plan.tabs.x).map(Hit::View);
+    }
+    if plan.transport.contains(at) {
+        return transport::place_at(app, plan.transport, column).map(Hit::Place);
     }
     if app.view != View::Overview {
         return None;

@@ -464,6 +464,7 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
         Fact::JobEnded { state, exit_code, cause: why } => {
             format!("job_ended {state:?} code {exit_code:?}{}", cause(why.as_ref()))
         }
+        Fact::Snapshot { .. } => "snapshot".into(),
         Fact::Unknown => "unknown".into(),
     })
 }
