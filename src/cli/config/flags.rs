@@ -16,9 +16,9 @@ pub struct RunFlags(pub BTreeMap<&'static str, String>);
 
 fn settings(all: bool) -> impl Iterator<Item = &'static Setting> {
     let is_theirs = |setting: &Setting| setting.key.starts_with("wandb.");
-    SETTINGS.iter().filter(move |setting| match all {
-        true => is_theirs(setting) || setting.key.starts_with("record."),
-        false => is_theirs(setting) && setting.plans,
+    let is_ours = |setting: &Setting| setting.key.starts_with("record.");
+    SETTINGS.iter().filter(move |setting| {
+        if all { is_theirs(setting) || is_ours(setting) } else { is_theirs(setting) && setting.plans }
     })
 }
 
