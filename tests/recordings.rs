@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use elastictop::{
     domain::{
+        exit::Exit,
         log::{Anchor, LogFilter, LogQuery},
         rank::JobState,
         replay::MarkKind,
@@ -46,7 +47,7 @@ fn check(state: &State, ranks: usize, failed: u32, step: u64) {
     assert_eq!((state.restarts, state.attempts.len(), state.ranks.len()), (1, 2, ranks));
     let cause = state.attempts[0].cause.as_ref().expect("why attempt 0 failed");
     assert_eq!(cause.rank, Some(failed));
-    assert!(state.ranks.iter().all(|rank| rank.exit.is_some_and(|exit| exit.is_success())));
+    assert!(state.ranks.iter().all(|rank| rank.exit.is_some_and(Exit::is_success)));
     assert!(state.attempts[1].last_step >= Some(step), "{:?}", state.attempts[1].last_step);
     assert!(state.alerts.is_empty());
 }

@@ -23,6 +23,8 @@ use super::{
     time::Stamp,
 };
 
+/// Milliseconds of a day.
+const DAY: u64 = 86_400_000;
 /// Version of the file format. Raised only when an older elastictop would show something wrong.
 pub const FORMAT: u32 = 1;
 /// What the first line of every recording says of it.
@@ -246,7 +248,6 @@ pub fn parse_place(text: &str, begin: Stamp, end: Stamp, now: Stamp, offset_s: i
     if hour > 23 || minute > 59 || second > 59 {
         return Err(none());
     }
-    const DAY: u64 = 86_400_000;
     let wanted = (hour * 3600 + minute * 60 + second) * 1000;
     let local = begin.0.saturating_add_signed(i64::from(offset_s) * 1000);
     let ahead = (wanted + DAY - local % DAY) % DAY;

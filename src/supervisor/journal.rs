@@ -164,6 +164,8 @@ pub struct Journal {
     path: PathBuf,
     /// Bytes of the file.
     bytes: u64,
+    /// Number of the last file that was moved aside.
+    aside: u32,
 }
 
 impl Journal {
@@ -175,7 +177,8 @@ impl Journal {
         put_next_in_place(path);
         let appender = Appender::open(path.to_owned())?;
         let bytes = fs::metadata(path).map_or(0, |meta| meta.len());
-        Ok(Journal { appender, path: path.to_owned(), bytes })
+        let aside = files(path).iter().filter_map(|path| number(path)).max().unwrap_or(0);
+        Ok(Journal { appender, path: path.to_owned(), bytes, aside })
     }
 
     /// Keeps an event, if it is of the lasting kind.
@@ -193,13 +196,13 @@ impl Journal {
         if self.bytes < LARGE {
             return;
         }
-        let last = files(&self.path).iter().filter_map(|path| number(path)).max().unwrap_or(0);
-        let aside = self.path.with_extension(format!("{:04}.jsonl", last + 1));
+        let aside = self.path.with_extension(format!("{:04}.jsonl", self.aside + 1));
         let fact = Fact::Snapshot { state: Box::new(state.clone()) };
         let first = line(&Event { seq: state.seq, at: state.at, fact });
         let bytes = first.len() as u64 + 1;
         if self.appender.begin_anew(aside, first, pack) {
             self.bytes = bytes;
+            self.aside += 1;
         }
     }
 

@@ -31,7 +31,7 @@ impl Redaction {
     /// The event as it may be handed on; `None` for what is left out altogether.
     pub fn event(&mut self, mut event: Event) -> Option<Event> {
         match &mut event.fact {
-            Fact::JobStarted { job } => *job = self.job(job),
+            Fact::JobStarted { job } => *job = without_names(job),
             Fact::RankStarted { place, .. } | Fact::RankPlaced { place, .. } => forget_run(place),
             // The words hold names of groups and paths; the state says what kind of thing it does.
             Fact::RankState { detail, .. } => *detail = None,
@@ -83,22 +83,6 @@ impl Redaction {
         Some(event)
     }
 
-    fn job(&self, job: &JobInfo) -> JobInfo {
-        JobInfo {
-            id: JobId("job".into()),
-            name: "job".into(),
-            launcher: job.launcher,
-            node: "node".into(),
-            command: Vec::new(),
-            cwd: String::new(),
-            max_restarts: job.max_restarts,
-            local_world_size: job.local_world_size,
-            nodes: job.nodes,
-            rdzv_id: None,
-            uid: 0,
-        }
-    }
-
     fn sample(&mut self, sample: &mut RankSample) {
         sample.last_line = None;
         for group in &mut sample.groups {
@@ -128,6 +112,22 @@ impl Redaction {
         }
         let next = self.groups.len() + 1;
         format!("group-{}", self.groups.entry(name.to_owned()).or_insert(next))
+    }
+}
+
+fn without_names(job: &JobInfo) -> JobInfo {
+    JobInfo {
+        id: JobId("job".into()),
+        name: "job".into(),
+        launcher: job.launcher,
+        node: "node".into(),
+        command: Vec::new(),
+        cwd: String::new(),
+        max_restarts: job.max_restarts,
+        local_world_size: job.local_world_size,
+        nodes: job.nodes,
+        rdzv_id: None,
+        uid: 0,
     }
 }
 

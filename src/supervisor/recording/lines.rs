@@ -81,7 +81,7 @@ fn bounded(query: &LogQuery, end: u64) -> LogQuery {
 fn answer(lines: &[LogLine], query: &LogQuery) -> LogPage {
     let start = lines.first().map_or(0, |line| line.n);
     let end = lines.last().map_or(0, |line| line.n + 1);
-    let mut page = LogPage { start, end, ..LogPage::default() };
+    let mut page = LogPage { end, start, ..LogPage::default() };
     let at = |n: u64| lines.partition_point(|line| line.n < n);
     match query {
         LogQuery::Page { filter, anchor, max } => {

@@ -79,7 +79,10 @@ pub struct Reader {
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").field("header", &self.header).field("trouble", &self.trouble).finish()
+        f.debug_struct("Reader")
+            .field("header", &self.header)
+            .field("trouble", &self.trouble)
+            .finish_non_exhaustive()
     }
 }
 

@@ -93,9 +93,9 @@ fn nothing_breaks_at_any_size() {
 
 #[test]
 fn its_keys_go_to_the_player_and_only_in_a_recording() {
+    use Control::{Faster, NextTrouble, PreviousTrouble, Skip, Slower, StepBack, StepForward, Toggle};
     let mut app = replay((80, 24));
     let cmds = press(&mut app, "<Space> ] . [ , + = - > < } {", &[]);
-    use Control::{Faster, NextTrouble, PreviousTrouble, Skip, Slower, StepBack, StepForward, Toggle};
     let expected = [
         Toggle,
         StepForward,
