@@ -123,15 +123,17 @@ fn bytes() {
     }
 }
 
-/// Resident memory of this process with one viewer of 4096 ranks in it, and nothing else.
+/// Resident memory of this process with one viewer of 4096 ranks in it, each with a GPU that was seen for four hours:
+/// all rings are full then.
 fn memory() {
     let resident = || {
         let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
         let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-        pages * 4096 / 1024
+        pages * 4 / 1024
     };
     let before = resident();
     let mut fleet = Fleet::troubled(512, 8);
+    let made_up = resident();
     let mut app = fleet.app(&options(), SIZE);
     let mut glass = Glass::new();
     for _ in 0..10 {
@@ -139,9 +141,23 @@ fn memory() {
         take(&mut app, fleet.now(), messages);
         black_box(glass.draw(&app));
     }
+    let without = resident();
+    take(&mut app, fleet.now(), Fleet::messages(fleet.gpus()));
+    let minutes = (0..240).map(|minute| minute * 60);
+    // The last 20 minutes by ten seconds, the last two by the second.
+    let late = (13_200..14_280).step_by(10).chain(14_280..14_400);
+    let mut seconds: Vec<u64> = minutes.chain(late).collect();
+    seconds.sort_unstable();
+    for second in seconds {
+        let now = fleet.now() + Duration::from_secs(second);
+        take(&mut app, now, Fleet::messages(fleet.gpu_second(second)));
+    }
+    black_box(glass.draw(&app));
     println!(
-        "\nmemory with 4096 ranks, the made-up supervisors' states included: {before} -> {} KiB",
-        resident()
+        "\nmemory with 4096 ranks: {} MiB, with a GPU each for four hours {} MiB; the made-up job itself {} MiB",
+        without - made_up,
+        resident() - made_up,
+        made_up - before
     );
 }
 

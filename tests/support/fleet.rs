@@ -10,6 +10,10 @@ use elastictop::{
         cluster::{NodeLink, NodeStatus},
         event::{Event, Fact, JobInfo, Launcher},
         exit::Exit,
+        gpu::{
+            GpuInfo, GpuProc, GpuSample, GpuSource,
+            join::{JoinSource, RankGpus},
+        },
         id::{JobId, ProcId},
         rank::{JobState, RankState},
         sample::{Place, RankSample},
@@ -231,6 +235,55 @@ impl Fleet {
         app.update(Msg::Heard(Box::new(ToViewer::Together { messages })));
         app.settle();
         app
+    }
+
+    /// A GPU for each rank, and which is whose. Not applied.
+    pub fn gpus(&self) -> Vec<(u32, Event)> {
+        let info = |index| GpuInfo {
+            index,
+            uuid: Some(format!("GPU-{index}6f1c2a4-0b1d-4b7e-9d55-0d3c8a7be11f")),
+            name: Some("NVIDIA H100 80GB HBM3".into()),
+            ..GpuInfo::default()
+        };
+        let gpus: Vec<GpuInfo> = (0..self.per_node).map(info).collect();
+        let joined = |local_rank: u32| RankGpus {
+            local_rank,
+            pid: 48_220 + local_rank as i32,
+            gpus: vec![local_rank],
+            source: JoinSource::NvmlPids,
+        };
+        let ranks: Vec<RankGpus> = (0..self.per_node).map(joined).collect();
+        let of_node = |node| {
+            let (source, driver, trouble) = (GpuSource::Nvml, Some("570.86".to_owned()), None);
+            [
+                (node, Fact::Gpus { source, driver, trouble, gpus: gpus.clone() }),
+                (node, Fact::GpuRanks { ranks: ranks.clone(), foreign_pids: false }),
+            ]
+        };
+        let facts = (0..self.nodes).flat_map(of_node);
+        facts.map(|(node, fact)| (node, Event { seq: 1, at: self.now(), fact })).collect()
+    }
+
+    /// A look at all GPUs so many seconds from now. Not applied.
+    pub fn gpu_second(&self, second: u64) -> Vec<(u32, Event)> {
+        let at = self.now() + Duration::from_secs(second);
+        let look = |node: u32| {
+            let sample = |index: u32| GpuSample {
+                index,
+                util_pct: Some(90 + (noise(u64::from(index), second) % 10) as u32),
+                mem_used_bytes: Some(60 << 30),
+                mem_total_bytes: Some(80 << 30),
+                temp_c: Some(61),
+                power_mw: Some(512_000),
+                sm_clock_mhz: Some(1980),
+                throttle: Some(0),
+                procs: Some(vec![GpuProc { pid: 48_220 + index as i32, ..GpuProc::default() }]),
+                ..GpuSample::default()
+            };
+            let gpus = (0..self.per_node).map(sample).collect();
+            (node, Event { seq: 0, at, fact: Fact::GpuSample { gpus } })
+        };
+        (0..self.nodes).map(look).collect()
     }
 
     /// Events as the links of a viewer deliver them.

@@ -92,14 +92,16 @@ mod tests {
 
     #[test]
     fn what_is_new_is_skipped_and_what_is_missing_is_told() {
-        let unknown = read(r#"{"seq":1,"at":2,"kind":"of_tomorrow","x":[1]}"#).unwrap();
+        let at = serde_json::to_string(&Stamp(1_795_167_616_000)).unwrap();
+        let read = |json: &str| read(&json.replace("AT", &at));
+        let unknown = read(r#"{"seq":1,"at":AT,"kind":"of_tomorrow","x":[1]}"#).unwrap();
         assert_eq!(unknown.fact, Fact::Unknown);
-        let with_more = read(r#"{"seq":0,"at":2,"kind":"sample","new":{},"ranks":[]}"#).unwrap();
+        let with_more = read(r#"{"seq":0,"at":AT,"kind":"sample","new":{},"ranks":[]}"#).unwrap();
         assert_eq!(with_more.fact, Fact::Sample { ranks: Vec::new() });
         for (json, missing) in [
-            (r#"{"at":2,"kind":"sample","ranks":[]}"#, "seq"),
+            (r#"{"at":AT,"kind":"sample","ranks":[]}"#, "seq"),
             (r#"{"seq":2,"kind":"sample","ranks":[]}"#, "at"),
-            (r#"{"seq":2,"at":2,"kind":"sample"}"#, "ranks"),
+            (r#"{"seq":2,"at":AT,"kind":"sample"}"#, "ranks"),
         ] {
             assert!(read(json).unwrap_err().contains(missing), "{json}");
         }

@@ -96,7 +96,7 @@ impl<'a> Pen<'a> {
         let area = area.intersection(self.buffer.area);
         let mut blank = Cell::EMPTY;
         blank.set_style(self.theme.style(Role::Text));
-        for y in area.top()..area.bottom() {
+        for y in (area.top()..area.bottom()).filter(|_| area.width > 0) {
             let first = self.buffer.index_of(area.x, y);
             self.buffer.content[first..first + usize::from(area.width)].fill(blank.clone());
         }
