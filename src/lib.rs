@@ -12,7 +12,7 @@
 //! | [`probe`] | adapters in: `/proc`, cgroups, process descriptors, heartbeats, GPUs, flight recorders, stacks, NCCL's RAS, jobs of others | domain, error |
 //! | [`wandb`] | adapters out to W&B: `.wandb` files, what ranks' own SDK writes, credentials, the client, sending | domain, error |
 //! | [`wire`] | frames, messages, sockets, links between viewer and supervisor | domain, error |
-//! | [`supervisor`] | the loop and its core, children, hub, journal, logbook, the forwarder of metrics; the shim, the launcher and the trainer | domain, error, probe, wandb, wire |
+//! | [`supervisor`] | the loop and its core, children, hub, journal, logbook, the forwarder of metrics, facts over HTTP; the shim, the launcher and the trainer | domain, error, probe, wandb, wire |
 //! | [`tui`] | app state and keys, theme, terminal, one file for each view | domain, error, wire |
 //!
 //! `tui` never reaches `supervisor`, `supervisor` never reaches `tui`: what they have in common is an event.
@@ -33,6 +33,8 @@
 //! * [`supervisor::run`] is the loop: it takes inputs one by one, hands them to the core and carries the effects out.
 //! * [`domain::state::State::apply`] folds events into the state. Supervisor, viewer, adoption and tests use the same one.
 //! * [`domain::report`] and [`domain::telling`] turn state and events into JSON and sentences.
+//! * [`supervisor::serve`] is one more viewer, on a thread of its own: it asks for a snapshot when a page is asked for, and
+//!   [`domain::exposition`] makes figures for Prometheus of it.
 //! * A viewer gets a snapshot, then events. It asks for log pages; it never reads the job's files.
 //!
 //! # How metrics reach W&B
@@ -104,11 +106,12 @@
 //! | a new | goes to |
 //! |---|---|
 //! | fact | [`domain::event::Fact`], its fold in [`domain::state`], its sentence in [`domain::telling`], the table in the README |
-//! | sign of a failure in a log line | [`domain::evidence`]; how it weighs against others: [`domain::cause`] |
+//! | sign of a failure in a log line | [`domain::evidence`]; how it weighs against others, Xids too: [`domain::cause`] |
 //! | decision with a time in it | a machine in [`domain`], fed by [`supervisor::core`] |
 //! | figure of a GPU | [`domain::gpu::GpuSample`], its question in `probe/gpu/nvml.rs` (nine calls for a GPU at most), `stub.c` |
 //! | source of numbers | [`probe`], an `Input` of the core, a field in [`domain::sample`] |
 //! | difference between ranks' flight recorders | [`domain::flight::analyse`]; what is taken of ranks: [`supervisor::forensic`] |
+//! | figure for Prometheus | [`domain::exposition`], the list in the README |
 //! | flag of torchrun | `FLAGS` in [`domain::launch`]; what elastictop adds to a job: the plan beside it |
 //! | command | a [`domain::command::Command`], its answer in the core's `ask`, a file in [`cli`], a key in the table of [`tui`] |
 //! | view | a file in `tui/view`, a line in the table of keys |
@@ -126,6 +129,9 @@
 //!   `--orphans end` sets it.
 //! * Logs stay in the ranks' own files. The index (`logs.jsonl`) only says which file grew when, by how much: the merged
 //!   order survives the supervisor and no line is stored twice.
+//! * NCCL's RAS is asked only while a stall is suspected, on a thread that nobody waits for, and is evidence of an alert that
+//!   other facts raised: its counts are of launches and were seen to be wrong.
+//! * Facts over HTTP are for this machine alone. Whoever wants them from elsewhere has a proxy that knows who may.
 //! * Links are JSON in frames: slower than a binary form, but an old viewer can skip what it does not know.
 //! * Sockets lie in `/tmp/elastictop-UID` unless the user lingers: systemd removes `$XDG_RUNTIME_DIR` at logout, and a
 //!   job must be found after that. Sockets below deep folders are reached through a descriptor of the folder.

@@ -40,8 +40,11 @@ pub struct AttachArgs {
     #[arg(long, conflicts_with = "job")]
     pid: Option<i32>,
     /// Print one line per event instead of opening the screen
-    #[arg(long, conflicts_with = "nodes")]
+    #[arg(long, conflicts_with_all = ["nodes", "relay"])]
     plain: bool,
+    /// Watch over the relay that runs for the job, on this node or on the one that --nodes names
+    #[arg(long, conflicts_with = "pid", help_heading = "Nodes")]
+    relay: bool,
     #[command(flatten)]
     nodes: NodesArgs,
 }
@@ -60,6 +63,9 @@ pub struct PsArgs {
 /// `elastictop attach`.
 pub fn attach(args: &AttachArgs, screen: &ScreenArgs) -> Result<u8> {
     let options = screen.options()?;
+    if args.relay {
+        return block_on(screen::watch_over(args.nodes.relay(args.job.as_deref())?, &options));
+    }
     if let Some(hosts) = args.nodes.hosts(args.job.as_deref())? {
         if !screen::is_possible() {
             return Err(Error::usage("several nodes are watched on a screen, and this is no terminal")

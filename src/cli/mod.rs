@@ -13,9 +13,11 @@ mod plan;
 mod proxy;
 mod reach;
 mod read;
+mod relay;
 mod run;
 pub mod run_args;
 mod screen;
+mod serve;
 mod sync;
 mod wandb;
 
@@ -80,12 +82,16 @@ enum Command {
     Signal(control::SignalArgs),
     /// Send to W&B what was kept of a job, or of any run on disk, and is not sent yet
     Sync(sync::SyncArgs),
+    /// Serve figures of a running job for Prometheus, and JSON, until Ctrl-C
+    Serve(serve::ServeArgs),
     /// Put a fault into a healthy rank, and measure how soon it is told
     Drill(drill::DrillArgs),
     /// Remove what is kept of jobs that are over
     Rm(control::RmArgs),
     /// Speak for this node's part of a job on standard input and output, for a viewer on another node
     Proxy(proxy::ProxyArgs),
+    /// Hold the links to many nodes once, for all who look
+    Relay(relay::RelayArgs),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions {
@@ -132,6 +138,7 @@ impl Cli {
             Some(Command::Status(args)) => read::status(&args),
             Some(Command::Events(args)) => read::events(&args),
             Some(Command::Logs(args)) => read::logs(&args),
+            Some(Command::Relay(args)) => relay::relay(&args),
             Some(Command::Proxy(args)) => proxy::proxy(&args),
             Some(Command::Stacks(args)) => forensic::stacks(&args),
             Some(Command::Diagnose(args)) => forensic::diagnose(&args),
@@ -142,6 +149,7 @@ impl Cli {
             Some(Command::Restart(args)) => control::restart(&args),
             Some(Command::Signal(args)) => control::signal(&args),
             Some(Command::Sync(args)) => sync::sync(&args),
+            Some(Command::Serve(args)) => serve::serve(&args),
             Some(Command::Drill(args)) => drill::drill(&args),
             Some(Command::Rm(args)) => control::rm(&args),
             Some(Command::Completions { shell }) => {

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
 
-use super::reach::{Target, hello, viewer_name};
+use super::{
+    hosts::HostArgs,
+    reach::{Target, hello, viewer_name},
+};
 use crate::{
     cluster::{self, Connect, Host},
     domain::{
@@ -29,36 +32,62 @@ const SSH: &str =
     "ssh -T -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ServerAliveCountMax=3 {host}";
 /// What stands for the host and for the job in a template.
 const PLACES: (&str, &str) = ("{host}", "{job}");
+/// With more nodes than this, a relay is worth a word.
+const MANY: usize = 64;
 /// How long a command waits for hosts that do not answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Which nodes, and how they are reached.
 #[derive(Clone, Debug, Default, Args)]
 pub struct NodesArgs {
-    /// The job's other nodes: n01,n02 or n[01-16]
-    #[arg(long, value_name = "HOSTS", help_heading = "Nodes")]
-    nodes: Option<String>,
+    #[command(flatten, next_help_heading = "Nodes")]
+    hosts: HostArgs,
     /// Command that reaches a node, such as 'ssh {host}' or 'kubectl exec -i {host} --'; {job} stands for the job
     #[arg(long, value_name = "COMMAND", env = "ELASTICTOP_VIA", help_heading = "Nodes")]
     via: Option<String>,
 }
 
 impl NodesArgs {
+    /// How the relay for a job is reached: on this node, or on the one that is named.
+    ///
+    /// # Errors
+    /// Several nodes are named, or one that cannot be used.
+    pub fn relay(&self, job: Option<&str>) -> Result<Connect> {
+        let wanted = wanted(job)?;
+        let names = self.names(job)?.unwrap_or_default();
+        let host = match names.as_slice() {
+            [] => {
+                let job = job.map(str::to_owned);
+                return Ok(Box::new(move || {
+                    let job = job.clone();
+                    Box::pin(async move {
+                        let (read, write) = super::proxy::relay(job.as_deref()).await?.into_split();
+                        Ok(Link::over(read, write))
+                    })
+                }));
+            }
+            [host] => host,
+            _ => return Err(Error::usage("--relay goes to one node: the one that the relay runs on")),
+        };
+        Ok(Via::parse(self.via.as_deref(), &["proxy", "--relay"])?.connect(host, &wanted))
+    }
+
+    fn names(&self, job: Option<&str>) -> Result<Option<Vec<String>>> {
+        self.hosts.hosts(job, |name| std::env::var(name).ok())
+    }
+
     /// The hosts to link to; `None` when the job is watched on this node alone.
     ///
     /// # Errors
     /// A host or a template that cannot be used.
     pub fn hosts(&self, job: Option<&str>) -> Result<Option<Vec<Host>>> {
-        let Some(list) = &self.nodes else { return Ok(None) };
-        let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let names: Vec<String> = names.map(str::to_owned).collect();
-        if names.is_empty() {
-            return Err(Error::usage(format!("--nodes {list:?} names no host")));
-        }
-        names.iter().try_for_each(|name| check(name))?;
-        let via = Via::parse(self.via.as_deref())?;
+        let Some(names) = self.names(job)? else { return Ok(None) };
+        let via = Via::parse(self.via.as_deref(), &["proxy"])?;
         let wanted = wanted(job)?;
         let here = scan::node_name();
+        if names.len() > MANY {
+            eprintln!("note: {} links; elastictop relay holds them once for all who look", names.len());
+        }
         let host = |name: String| {
             let is_here = self.via.is_none() && is_here(&name, &here);
             let connect = if is_here { directly(job) } else { via.connect(&name, &wanted) };
@@ -90,17 +119,6 @@ fn wanted(job: Option<&str>) -> Result<String> {
     Ok(wanted)
 }
 
-fn check(host: &str) -> Result<()> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "._-:@[]".contains(c);
-    match host.chars().find(|c| !fits(*c)) {
-        Some(odd) => Err(Error::usage(format!("{host:?} is no host: it has {odd:?} in it"))),
-        None if host.starts_with('-') => {
-            Err(Error::usage(format!("{host:?} is no host: it begins with a hyphen, as an option does")))
-        }
-        None => Ok(()),
-    }
-}
-
 fn is_here(host: &str, here: &str) -> bool {
     let short = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
     host == "localhost" || host == here || (host == short(here) || short(host) == here) && !here.is_empty()
@@ -119,7 +137,7 @@ fn directly(job: Option<&str>) -> Connect {
 struct Via(Vec<String>);
 
 impl Via {
-    fn parse(template: Option<&str>) -> Result<Via> {
+    fn parse(template: Option<&str>, proxy: &[&str]) -> Result<Via> {
         let template = template.filter(|template| !template.trim().is_empty()).unwrap_or(SSH);
         let mut words = shell_words::split(template)
             .map_err(|error| Error::usage(format!("--via {template:?} cannot be read: {error}")))?;
@@ -128,7 +146,8 @@ impl Via {
                 .hint("write {host} there: --via 'ssh {host}', --via 'srun --overlap -N1 -n1 -w {host}'"));
         }
         if !words.iter().any(|word| word.split_whitespace().any(|word| word == "proxy")) {
-            words.extend(["elastictop", "proxy", PLACES.1].map(str::to_owned));
+            let own = ["elastictop"].iter().chain(proxy).chain([&PLACES.1]);
+            words.extend(own.map(|word| (*word).to_owned()));
         }
         Ok(Via(words))
     }
@@ -284,7 +303,7 @@ mod tests {
     use super::*;
 
     fn argv(template: Option<&str>, job: &str) -> String {
-        Via::parse(template).unwrap().argv("n01", job).join(" ")
+        Via::parse(template, &["proxy"]).unwrap().argv("n01", job).join(" ")
     }
 
     #[test]
@@ -300,24 +319,16 @@ mod tests {
             "env ELASTICTOP_DIR=/x/n01 /opt/elastictop proxy r1"
         );
         assert_eq!(
-            Via::parse(Some("ssh {host} 'cd /x && elastictop proxy {job}'")).unwrap().argv("n01", "r1"),
+            Via::parse(Some("ssh {host} 'cd /x && elastictop proxy {job}'"), &["proxy"])
+                .unwrap()
+                .argv("n01", "r1"),
             ["ssh", "n01", "cd /x && elastictop proxy r1"]
         );
         for (wrong, why) in
             [("ssh n01", "does not say where the host goes"), ("ssh '{host}", "cannot be read")]
         {
-            let error = Via::parse(Some(wrong)).unwrap_err();
+            let error = Via::parse(Some(wrong), &["proxy"]).unwrap_err();
             assert!(error.text.contains(why) && error.exit_code() == 2, "{error}");
-        }
-    }
-
-    #[test]
-    fn a_host_cannot_be_an_option_or_a_command() {
-        for good in ["n01", "user@n01.example.org", "10.0.0.7", "[::1]", "job-0_x"] {
-            assert!(check(good).is_ok(), "{good}");
-        }
-        for bad in ["-oProxyCommand=x", "n01;reboot", "a b", "$(x)", "n01/"] {
-            assert_eq!(check(bad).unwrap_err().exit_code(), 2, "{bad}");
         }
     }
 

@@ -1,7 +1,10 @@
 //! `elastictop proxy`: the wire protocol of this node's part of a job on standard input and output.
 
 use clap::Args;
-use tokio::io::{AsyncWriteExt, BufReader, copy, stdin, stdout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, BufReader, copy, stdin, stdout},
+    net::UnixStream,
+};
 
 use super::{
     reach::{Opened, Target},
@@ -9,7 +12,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    wire::{frame, link::Link, message::ToViewer},
+    supervisor::place::Roots,
+    wire::{frame, link::Link, message::ToViewer, socket},
 };
 
 /// Arguments of `proxy`.
@@ -20,6 +24,9 @@ pub struct ProxyArgs {
     /// A torchrun agent that elastictop did not start; read-only
     #[arg(long, conflicts_with = "job")]
     pid: Option<i32>,
+    /// Speak for the relay that runs on this node for the job
+    #[arg(long, conflicts_with = "pid")]
+    relay: bool,
 }
 
 /// `elastictop proxy`. What goes wrong is said on both ways: in a frame for a viewer, on standard error for a person.
@@ -40,31 +47,47 @@ pub fn proxy(args: &ProxyArgs) -> Result<u8> {
 }
 
 async fn serve(args: &ProxyArgs) -> Result<()> {
-    let target = Target::find(args.job.as_deref(), args.pid)?;
-    match target.open(true).await? {
-        // Bytes as they are: what this elastictop does not know, the two ends may.
-        Opened::Socket(stream) => {
-            let (mut read, mut write) = stream.into_split();
-            let to = async {
-                let result = copy(&mut stdin(), &mut write).await;
-                let _ = write.shutdown().await;
-                result
-            };
-            let from = async {
-                let mut out = stdout();
-                let mut bytes = vec![0; 64 << 10];
-                loop {
-                    match tokio::io::AsyncReadExt::read(&mut read, &mut bytes).await? {
-                        0 => return Ok(()),
-                        n => out.write_all(&bytes[..n]).await?,
-                    }
-                    out.flush().await?;
-                }
-            };
-            ended(until_one_ends(to, from).await)
-        }
+    if args.relay {
+        return splice(relay(args.job.as_deref()).await?).await;
+    }
+    match Target::find(args.job.as_deref(), args.pid)?.open(true).await? {
+        Opened::Socket(stream) => splice(stream).await,
         Opened::Served(link) => pump(link).await,
     }
+}
+
+/// The relay that runs here for a job.
+///
+/// # Errors
+/// There is none.
+pub async fn relay(job: Option<&str>) -> Result<UnixStream> {
+    let path = Roots::find()?.relay(job);
+    socket::connect(&path).await.map_err(|error| {
+        Error::job(format!("no relay serves at {}: {error}", path.display()))
+            .hint("start one: elastictop relay --nodes n[01-64]")
+    })
+}
+
+/// Bytes as they are: what this elastictop does not know, the two ends may.
+async fn splice(stream: UnixStream) -> Result<()> {
+    let (mut read, mut write) = stream.into_split();
+    let to = async {
+        let result = copy(&mut stdin(), &mut write).await;
+        let _ = write.shutdown().await;
+        result
+    };
+    let from = async {
+        let mut out = stdout();
+        let mut bytes = vec![0; 64 << 10];
+        loop {
+            match read.read(&mut bytes).await? {
+                0 => return Ok(()),
+                n => out.write_all(&bytes[..n]).await?,
+            }
+            out.flush().await?;
+        }
+    };
+    ended(until_one_ends(to, from).await)
 }
 
 /// The end of either way is the end.

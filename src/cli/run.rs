@@ -26,6 +26,7 @@ use crate::{
         detach,
         place::Roots,
         preflight::{self, World},
+        serve::Asked,
         session,
     },
 };
@@ -45,7 +46,7 @@ pub enum Watch {
 
 /// `elastictop run`.
 pub fn run(args: &RunArgs, screen: &ScreenArgs) -> Result<u8> {
-    let layers = Layers::find(args.wandb.0.clone())?;
+    let layers = Layers::find(args.made.0.clone())?;
     let request = filled_up(args.request(std::env::vars_os()), &layers)?;
     let watch = if args.detach {
         Watch::Detach
@@ -123,9 +124,15 @@ pub fn start(
     let options = screen.options()?;
     let planned = plan(request, python, call_it)?;
     let settings = planned.wandb(request, layers)?;
+    let serve = layers.map_or(Ok(None), |layers| layers.parsed("run.serve", str::parse::<Asked>))?;
     let hint = wandb::hint(settings.as_ref());
     let id = planned.id.clone();
-    let target = launch(request, planned, settings)?;
+    let target = launch(request, planned, settings, serve)?;
+    if let Target::Own { manifest, .. } = &target
+        && let Some(address) = &manifest.serve
+    {
+        eprintln!("figures are served on {address}");
+    }
     if let Some(warning) = session::warning() {
         eprintln!("warning: {warning}");
     }
@@ -142,9 +149,20 @@ pub fn start(
     }
 }
 
-fn launch(request: &Request, planned: Planned, settings: Option<Settings>) -> Result<Target> {
+fn launch(
+    request: &Request,
+    planned: Planned,
+    settings: Option<Settings>,
+    serve: Option<Asked>,
+) -> Result<Target> {
     let Planned { roots, id, plan } = planned;
-    detach::start(describe(&id, &plan, rdzv_id(request)), rules(request, &plan), spec(&plan), settings)?;
+    detach::start(
+        describe(&id, &plan, rdzv_id(request)),
+        rules(request, &plan),
+        spec(&plan),
+        settings,
+        serve,
+    )?;
     let manifest = roots.job(&id).manifest();
     let manifest =
         manifest.map_err(|error| Error::io("cannot read", &roots.job(&id).manifest_path(), &error))?;
@@ -154,7 +172,7 @@ fn launch(request: &Request, planned: Planned, settings: Option<Settings>) -> Re
 /// Starts a job that nobody watches; W&B is off.
 pub fn start_quietly(request: &Request, call_it: &str) -> Result<Target> {
     let planned = plan(request, None, Some(call_it))?;
-    launch(request, planned, None)
+    launch(request, planned, None, None)
 }
 
 struct Planned {

@@ -92,9 +92,9 @@ pub struct RunArgs {
     #[arg(long, requires = "dry_run", help_heading = OWN)]
     pub json: bool,
 
-    /// Where metrics go
+    /// Where metrics go, and where facts are served
     #[command(flatten)]
-    pub wandb: RunFlags,
+    pub made: RunFlags,
 
     /// Flags of torchrun
     #[command(flatten)]

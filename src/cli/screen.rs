@@ -162,6 +162,14 @@ pub async fn watch_nodes(hosts: Vec<Host>, options: &Options) -> Result<u8> {
             Ok(cluster::serve(hosts, &viewer))
         })
     });
+    watch_over(connector, options).await
+}
+
+/// Shows a job over links of any kind until the user leaves it.
+///
+/// # Errors
+/// The first link cannot be made, or the terminal not be used.
+pub async fn watch_over(connector: tui::Connector, options: &Options) -> Result<u8> {
     let (ending, state) = tui::watch(connector, options).await?;
     Ok(farewell(ending, &state, false))
 }

@@ -18,6 +18,8 @@ pub enum CauseKind {
     OomGpu,
     /// A CUDA error other than memory.
     CudaError,
+    /// The GPU itself failed: memory, bus, link, firmware.
+    Gpu,
     /// A collective ran into its timeout.
     CollectiveTimeout,
     /// A rank left early with code 0 while others went on.
@@ -52,7 +54,9 @@ pub struct Cause {
     pub hint: Option<String>,
 }
 
+mod choose;
 mod ledger;
 mod words;
+mod xid;
 
 pub use ledger::{Clue, Ledger};

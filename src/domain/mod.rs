@@ -14,6 +14,7 @@ pub mod ending;
 pub mod event;
 pub mod evidence;
 pub mod exit;
+pub mod exposition;
 pub mod filter;
 pub mod fleet;
 pub mod flight;

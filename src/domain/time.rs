@@ -69,6 +69,16 @@ pub fn human(duration: Duration) -> String {
     }
 }
 
+/// How long ago something was, in whole seconds: `now`, `12 s ago`.
+pub fn ago(age: Duration) -> String {
+    if age.as_secs() == 0 { "now".into() } else { format!("{} ago", human(age)) }
+}
+
+/// When something will be, in whole seconds: `now`, `in 12 s`.
+pub fn until(left: Duration) -> String {
+    if left.as_secs() == 0 { "now".into() } else { format!("in {}", human(left)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +104,12 @@ mod tests {
         let texts: Vec<_> =
             [0, 850, 12_000, 185_000, 11_520_000, 1_828_800_000].map(Duration::from_millis).map(human).into();
         assert_eq!(texts, ["0 s", "850 ms", "12 s", "3m 05s", "3h 12m", "21d 4h"]);
+    }
+
+    #[test]
+    fn ages_for_people_have_whole_seconds() {
+        let ms = Duration::from_millis;
+        assert_eq!([ago(ms(177)), ago(ms(1999)), ago(ms(75_000))], ["now", "1 s ago", "1m 15s ago"]);
+        assert_eq!([until(ms(0)), until(ms(999)), until(ms(12_400))], ["now", "now", "in 12 s"]);
     }
 }

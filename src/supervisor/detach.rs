@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     child::Spec,
     clock,
-    core::{Core, Rules},
+    core::{Core, Out, Rules},
     inject, journal,
     place::{JobDir, Manifest, Roots},
     run::Supervisor,
+    serve::{Asked, Door},
 };
 use crate::{
     domain::{
@@ -35,7 +36,7 @@ use crate::{
 /// What a supervisor is to do. Travels through a pipe: it may hold secrets.
 #[derive(Debug, Serialize, Deserialize)]
 enum Task {
-    Start { job: Box<JobInfo>, rules: Rules, spec: Spec, wandb: Option<Box<Settings>> },
+    Start { job: Box<JobInfo>, rules: Rules, spec: Spec, wandb: Option<Box<Settings>>, serve: Option<Asked> },
     Adopt { id: JobId },
 }
 
@@ -54,12 +55,18 @@ enum Report {
 }
 
 /// Starts a job under a supervisor of its own, and returns when the supervisor is ready. Without `wandb` metrics stay
-/// the script's own affair.
+/// the script's own affair; without `serve` facts are not served.
 ///
 /// # Errors
 /// What the supervisor could not do; then nothing runs.
-pub fn start(job: JobInfo, rules: Rules, spec: Spec, wandb: Option<Settings>) -> Result<()> {
-    launch(&Task::Start { job: Box::new(job), rules, spec, wandb: wandb.map(Box::new) }).map(drop)
+pub fn start(
+    job: JobInfo,
+    rules: Rules,
+    spec: Spec,
+    wandb: Option<Settings>,
+    serve: Option<Asked>,
+) -> Result<()> {
+    launch(&Task::Start { job: Box::new(job), rules, spec, wandb: wandb.map(Box::new), serve }).map(drop)
 }
 
 /// Starts a supervisor for a job whose supervisor died, and returns when it is ready: with what the job lost, in
@@ -146,8 +153,8 @@ fn supervise() -> Result<()> {
     let lock = take_lock(&roots, &id)?;
     runtime.block_on(async {
         let (supervisor, told) = match task {
-            Task::Start { job, rules, spec, wandb } => {
-                (begin(&roots, *job, rules, spec, wandb.map(|wandb| *wandb))?, None)
+            Task::Start { job, rules, spec, wandb, serve } => {
+                (begin(&roots, *job, rules, spec, (wandb.map(|wandb| *wandb), serve))?, None)
             }
             Task::Adopt { id } => take_over(&roots, &id)?,
         };
@@ -190,11 +197,11 @@ fn begin(
     job: JobInfo,
     rules: Rules,
     spec: Spec,
-    wandb: Option<Settings>,
+    wanted: (Option<Settings>, Option<Asked>),
 ) -> Result<Supervisor> {
     let dir = roots.job(&job.id);
     dir.create().map_err(|error| Error::io("cannot make the folder", &dir.root, &error))?;
-    let begun = begin_in(roots, &dir, job, rules, spec, wandb);
+    let begun = begin_in(roots, &dir, job, rules, spec, wanted);
     if begun.is_err() {
         // Nothing was started: a folder that stays would look like a job.
         let _ = std::fs::remove_dir_all(&dir.root);
@@ -208,8 +215,9 @@ fn begin_in(
     job: JobInfo,
     rules: Rules,
     spec: Spec,
-    wandb: Option<Settings>,
+    (wandb, serve): (Option<Settings>, Option<Asked>),
 ) -> Result<Supervisor> {
+    let door = serve.map(|asked| Door::open(asked.address(roots, &job.id)?)).transpose()?;
     inject::write(&dir.python()).map_err(|error| Error::io("cannot write into", &dir.python(), &error))?;
     dir.keep_program().map_err(|error| Error::io("cannot put the program into", &dir.program(), &error))?;
     let now = clock::wall();
@@ -229,10 +237,16 @@ fn begin_in(
         job: job.clone(),
         seen_at: now,
         wandb: wandb.clone(),
+        serve: door.as_ref().map(|door| door.address.clone()),
     };
     dir.write_manifest(&manifest).map_err(|error| Error::io("cannot write into", &dir.root, &error))?;
     start_log(&dir.supervisor_log());
-    Supervisor::open(roots, manifest, Some(spec), |clock, out| Core::new(clock.now(), job, rules, wandb, out))
+    let start = |clock: &mut clock::Clock, out: &mut Out| Core::new(clock.now(), job, rules, wandb, out);
+    let mut supervisor = Supervisor::open(roots, manifest, Some(spec), start)?;
+    if let Some(door) = door {
+        supervisor.serve(roots, Ok(door));
+    }
+    Ok(supervisor)
 }
 
 fn take_over(roots: &Roots, id: &JobId) -> Result<(Supervisor, Option<String>)> {
@@ -269,10 +283,14 @@ fn take_over(roots: &Roots, id: &JobId) -> Result<(Supervisor, Option<String>)> 
     manifest.agent = agent;
     manifest.socket = roots.socket(id);
     dir.write_manifest(&manifest).map_err(|error| Error::io("cannot write into", &dir.root, &error))?;
+    let serve = manifest.serve.clone();
     let told = Fact::Adopted { supervisor_pid: manifest.supervisor.pid, last_seen, text };
     let mut supervisor = Supervisor::open(roots, manifest, spec, |clock, out| {
         Core::adopt(clock.now(), state, rules, told, out)
     })?;
+    if let Some(address) = serve {
+        supervisor.serve(roots, Door::open(address));
+    }
     supervisor.take_over_ranks(ranks);
     Ok((supervisor, lost))
 }

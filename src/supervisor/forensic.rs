@@ -85,11 +85,14 @@ pub fn newest_dump(job: &JobDir) -> Option<PathBuf> {
 
 /// The address of NCCL's RAS, as the living ranks of this node have it.
 pub fn ras_addr(state: &State) -> Option<String> {
-    let env = |rank: &Wanted| proc::whole_env(Path::new(proc::ROOT), rank.proc.pid);
-    let envs = living(state, None, None).iter().filter_map(env).collect::<Vec<_>>();
-    let of =
-        |env: &Vec<(String, String)>| Some(env.iter().find(|(name, _)| name == "NCCL_RAS_ADDR")?.1.clone());
-    envs.iter().find_map(of)
+    ras_addr_of(living(state, None, None).iter().map(|rank| rank.proc))
+}
+
+/// The same of these ranks: the first that has one.
+pub fn ras_addr_of(ranks: impl IntoIterator<Item = ProcId>) -> Option<String> {
+    let env = |rank: ProcId| proc::whole_env(Path::new(proc::ROOT), rank.pid);
+    let of = |env: Vec<(String, String)>| Some(env.into_iter().find(|(name, _)| name == "NCCL_RAS_ADDR")?.1);
+    ranks.into_iter().filter_map(env).find_map(of)
 }
 
 /// The flight recorders of living ranks, as files in `folder`, and who gave none.

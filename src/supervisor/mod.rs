@@ -20,6 +20,7 @@ pub mod preflight;
 pub mod reading;
 pub mod reserve;
 pub mod run;
+pub mod serve;
 pub mod session;
 pub mod shim;
 pub mod storage;

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::core::Rules;
+use super::{core::Rules, serve::Address};
 use crate::{
     domain::{
         event::JobInfo,
@@ -78,6 +78,13 @@ impl Roots {
     /// The socket that the ranks of a job beat to.
     pub fn beat(&self, id: &JobId) -> PathBuf {
         self.run.join(format!("{id}.beat"))
+    }
+
+    /// The socket of the relay for a job, by what the user calls the job.
+    pub fn relay(&self, job: Option<&str>) -> PathBuf {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+        let name: String = job.unwrap_or("newest").chars().map(plain).take(64).collect();
+        self.run.join(format!("{name}.relay"))
     }
 
     /// The lock that the supervisor of a job holds.
@@ -342,6 +349,9 @@ pub struct Manifest {
     /// What was decided about metrics at the start: the journal's second record, in case that is lost.
     #[serde(default)]
     pub wandb: Option<Settings>,
+    /// Where its facts are served, if somebody wanted that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve: Option<Address>,
 }
 
 #[cfg(test)]
@@ -385,6 +395,7 @@ mod tests {
             },
             seen_at: Stamp(created),
             wandb: None,
+            serve: None,
         }
     }
 

@@ -5,6 +5,7 @@ mod deaths;
 mod gpus;
 mod metrics;
 mod script;
+mod serving;
 mod suspects;
 mod work;
 
@@ -109,6 +110,7 @@ pub struct Supervisor {
     sweep: Option<Instant>,
     metrics: metrics::Metrics,
     script: script::Script,
+    ras: suspects::RasAnswer,
     finished: bool,
 }
 
@@ -167,6 +169,7 @@ impl Supervisor {
             sweep: None,
             metrics: metrics::Metrics::default(),
             script: script::Script::default(),
+            ras: suspects::RasAnswer::default(),
             finished: false,
         };
         supervisor.start_forward(secrets);
@@ -278,6 +281,7 @@ impl Supervisor {
                 _ = upkeep.tick() => self.look_after_files(),
                 told = self.metrics.next() => self.forward_told(told),
                 entity = self.script.entity() => self.handle(Input::Forward(Told::Entity(entity))),
+                ras = self.ras.next() => self.handle(Input::Ras(ras)),
                 () = self.gpus.changed(), if !self.knows_gpus || self.waiting.is_some() => {
                     self.look_at_gpus(false);
                 }
@@ -398,6 +402,7 @@ impl Supervisor {
             }
             Effect::Placed { pid, rank } => self.logbook.place(pid, rank),
             Effect::Examine { procs, whole } => self.examine(&procs, whole),
+            Effect::AskRas { ranks } => self.ask_ras(ranks),
             Effect::Dump { text } => self.dump(&text),
             Effect::Drill { rank, order, asker, command } => self.drill(rank, &order, asker, command),
             Effect::ReadLastWords(proc) => self.read_last_words(proc),

@@ -39,13 +39,14 @@ static LIBRARY: LazyLock<TempDir> = LazyLock::new(|| {
 });
 
 /// A driver whose figures a test sets.
-struct Stub {
+pub struct Stub {
     dir: PathBuf,
     _kept: Option<TempDir>,
 }
 
 impl Stub {
-    fn new(lines: &str) -> Stub {
+    /// With these figures.
+    pub fn new(lines: &str) -> Stub {
         let dir = tempfile::tempdir().expect("a folder");
         let stub = Stub { dir: dir.path().to_owned(), _kept: Some(dir) };
         stub.set(lines);
@@ -59,7 +60,7 @@ impl Stub {
     }
 
     /// What holds from now on.
-    fn set(&self, lines: &str) {
+    pub fn set(&self, lines: &str) {
         let new = self.dir.join("new");
         fs::write(&new, lines).expect("a file");
         fs::rename(new, self.script()).expect("a file");
@@ -69,7 +70,8 @@ impl Stub {
         self.dir.join("script")
     }
 
-    fn variables(&self) -> [(&'static str, PathBuf); 2] {
+    /// What a process needs to see this driver.
+    pub fn variables(&self) -> [(&'static str, PathBuf); 2] {
         [("LD_LIBRARY_PATH", LIBRARY.path().to_owned()), ("STUB_NVML", self.script())]
     }
 
@@ -103,7 +105,7 @@ impl Stub {
     }
 
     /// Starts a job that sees this driver.
-    fn start<'a>(&self, lab: &'a Lab, args: &[&str]) -> Job<'a> {
+    pub fn start<'a>(&self, lab: &'a Lab, args: &[&str]) -> Job<'a> {
         let variables = self.variables().map(|(name, path)| (name, path.display().to_string()));
         let env: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
         lab.start_with("gpu", &[&["--launcher", "local", "--no-python"], args].concat(), &env)
@@ -563,4 +565,23 @@ fn real_driver() {
     probe.count_traffic(PATIENCE);
     let reading = wait_for(&probe, "counters", |reading| reading.samples[0].traffic.is_some());
     println!("{reading:#?}");
+}
+
+#[test]
+fn an_xid_before_a_ranks_death_is_the_cause_of_it() {
+    let (lab, stub) = (Lab::new(), Stub::new("gpus 2\n"));
+    let line = "while [ ! -e die$RANK ]; do sleep 0.05; done; exit 7";
+    let job = stub.start(&lab, &["--nproc-per-node", "2", "--max-restarts", "0", "sh", "-c", line]);
+    two_ranks(&stub, &job, "");
+    job.wait_for("both ranks have a GPU", |status| (0..2).all(|rank| gpu_of(status, rank).is_object()));
+    two_ranks(&stub, &job, "xid 1 1 79\n");
+    job.wait_for_event("gpu_xid", 1);
+    lab.touch("die0");
+    let cause = job.wait_for_end()["job"]["cause"].clone();
+    assert_eq!((&cause["rank"], &cause["kind"]), (&json!(0), &json!("gpu")), "{cause:#}");
+    let text = "rank 0 failed with its GPU 1: the GPU has fallen off the bus (Xid 79)";
+    assert_eq!(cause["text"], json!(text));
+    assert!(cause["evidence"].to_string().contains("Xid 79 on GPU 1 of rank 0"), "{cause:#}");
+    let hint = cause["hint"].as_str().unwrap_or_default();
+    assert!(hint.starts_with("do not restart on this node"), "{hint}");
 }

@@ -15,6 +15,7 @@ mod input;
 mod orphans;
 mod ranks;
 mod restarts;
+mod serve;
 mod storage;
 mod terminal;
 mod verdicts;

@@ -12,7 +12,10 @@ use std::{
 use portable_pty::{CommandBuilder, MasterPty, PtySize, native_pty_system};
 use rustix::process::Signal;
 
-use crate::harness::{Job, Lab, PATIENCE, finish, is_over, kill, living, wait_until};
+use crate::{
+    gpu::Stub,
+    harness::{Job, Lab, PATIENCE, finish, is_over, kernel_state, kill, living, wait_until},
+};
 
 const LOCAL: &[&str] = &["--launcher", "local", "--no-python", "--nproc-per-node", "2"];
 
@@ -279,4 +282,57 @@ fn ctrl_c_ends_the_job_and_a_closed_pipe_does_not() {
     assert!(viewer.try_wait().expect("a look").is_none(), "it waits for the job all the same");
     job.stop();
     viewer.wait().expect("an end with the job");
+}
+
+#[test]
+fn a_drill_in_a_running_job_wants_its_rank_and_name_typed() {
+    let lab = Lab::new();
+    let line = "i=0; while :; do echo \"{\\\"step\\\": $i}\"; i=$((i+1)); sleep 0.1; done";
+    let job = start(&lab, line);
+    let ranks = living(&job.status());
+    let drill = || {
+        let terminal = Terminal::open(&lab, &["drill", "stop", "--rank", "1", "--job", &job.id]);
+        terminal.wait_for(&format!("type: r1 of {}", job.id));
+        terminal
+    };
+    let wrong = [format!("r0 of {}\r", job.id), "r1 of other-job\r".into(), "\r".into()];
+    for typed in wrong {
+        let mut terminal = drill();
+        terminal.press(&typed);
+        terminal.wait_for("not confirmed: nothing was done");
+        assert_eq!(terminal.wait(), 2, "{typed:?}");
+    }
+    let mut terminal = drill();
+    terminal.press("\x03");
+    assert_ne!(terminal.wait(), 0, "Ctrl-C");
+    assert_eq!(job.events_of("command"), Vec::<serde_json::Value>::new(), "nothing was sent");
+    assert_eq!(living(&job.status()), ranks);
+
+    let mut terminal = drill();
+    terminal.press(&format!("r1 of {}\r", job.id));
+    let told = terminal.wait_for("told after");
+    assert!(told.contains("stop on rank 1") && told.contains("as stopped"), "{told}");
+    assert_eq!(terminal.wait(), 0);
+    wait_until("the rank goes on", PATIENCE, || (kernel_state(ranks[1]) != Some('T')).then_some(()));
+    let sent: Vec<_> = job.events_of("command").iter().map(|event| event["command"].clone()).collect();
+    assert_eq!(sent.len(), 2, "SIGSTOP and SIGCONT: {sent:?}");
+    assert!(sent.iter().all(|command| command["rank"] == 1), "{sent:?}");
+    job.stop();
+}
+
+#[test]
+fn the_first_frame_does_not_wait_for_a_driver_that_starts() {
+    let (lab, stub) = (Lab::new(), Stub::new("gpus 2\ninit_ms 600000\n"));
+    let job = stub.start(&lab, &["--gpu-wait", "0", "--nproc-per-node", "2", "sleep", "1000"]);
+    let ranks = living(&job.wait_for_ranks(2));
+    let mut terminal = Terminal::open(&lab, &["attach", &job.id]);
+    let frame = terminal.wait_for(&ranks[1].to_string());
+    assert!(frame.contains("GPU n/a: the NVIDIA driver is starting"), "{frame}");
+    stub.set(&format!("gpus 2\nproc 0 {} 2048\nproc 1 {} 2048\nutil 1 77\n", ranks[0], ranks[1]));
+    let frame = terminal.wait_for("2 GPUs");
+    assert!(!frame.contains("is starting"), "{frame}");
+    terminal.wait_for("77");
+    terminal.press("q");
+    assert_eq!(terminal.wait(), 0);
+    job.stop();
 }

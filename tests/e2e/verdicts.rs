@@ -1,9 +1,14 @@
 //! A real torchrun job on gloo with each fault: the right rank is named, for the right reason, in good time.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    thread,
+    time::Duration,
+};
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Job, Lab, kill, living, script, seconds_between, wait_until};
 
@@ -214,4 +219,45 @@ fn drills_are_told_and_need_a_confirmation() {
     assert!(err.contains("--yes"), "{err}");
     assert!(lab.job("demo").events_of("command").is_empty(), "nothing was done");
     lab.job("demo").stop();
+}
+
+/// Answers as NCCL's health service does: rank 1 is one collective behind.
+fn serve_health(listener: &TcpListener, pids: &[i32]) {
+    let rank = |(rank, pid): (usize, &i32)| json!({"rank": rank, "host": "n", "pid": pid, "collective_counts": {"AllReduce": 6650 - rank}});
+    let ranks: Vec<Value> = pids.iter().enumerate().map(rank).collect();
+    let report = json!({"nccl_version": "2", "communicators": [{"hash": "0x1", "size": 2, "ranks": ranks}]});
+    for stream in listener.incoming().flatten() {
+        let mut out = stream.try_clone().expect("a second handle");
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let answer = match line.as_str() {
+                "CLIENT PROTOCOL 2" => "SERVER PROTOCOL 2\n".to_owned(),
+                "SET FORMAT json" => "OK\n".to_owned(),
+                _ => report.to_string(),
+            };
+            if out.write_all(answer.as_bytes()).is_err() || line.ends_with("STATUS") {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_nccls_health_service_counts_is_evidence_of_a_hang() {
+    let Some(lab) = Lab::with_torch() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = listener.local_addr().expect("an address").to_string();
+    let script = script("faults.py");
+    let args = ["--nproc-per-node", "2", "--hang-after", "5", script.as_str(), "--fault", "asleep"];
+    let job = lab.start_with("verdict", &args, &[("NCCL_RAS_ADDR", &addr)]);
+    let pids = living(&job.wait_for_ranks(2));
+    thread::spawn(move || serve_health(&listener, &pids));
+    let status = job.wait_for("a hang with what RAS says", |status| {
+        alert(status, "hang").is_some_and(|alert| alert["evidence"].to_string().contains("RAS: "))
+    });
+    let evidence = alert(&status, "hang").expect("just seen")["evidence"].to_string();
+    assert!(
+        evidence.contains("RAS: rank 1 at AllReduce 6649, the others at 6650; counts unchanged since"),
+        "{evidence}"
+    );
+    job.stop();
 }

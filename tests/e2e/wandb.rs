@@ -6,7 +6,8 @@ use rustix::process::Signal;
 use serde_json::{Map, Value};
 
 use crate::{
-    harness::{Job, Lab, PATIENCE, finish, kernel_state, kill, script, wait_until},
+    gpu::Stub,
+    harness::{Job, Lab, PATIENCE, finish, kernel_state, kill, living, script, wait_until},
     wandb_server::{Fault, KEY, Run, Server, What},
 };
 
@@ -316,6 +317,43 @@ fn a_switch_of_the_plan_takes_effect_at_once_and_no_row_is_lost() {
         assert_eq!(steps_of(&second.rows[&rank]), (20..40).collect::<Vec<_>>());
         assert!(first.complete && second.complete);
     }
+    server.assert_sound();
+}
+
+#[test]
+fn figures_of_a_rank_s_gpu_arrive_as_system_metrics() {
+    let (lab, server, stub) = (Lab::new(), Server::start(), Stub::new("gpus 2\n"));
+    let mut env = environment(&server);
+    env.extend(stub.variables().map(|(name, path)| (name.to_owned(), path.display().to_string())));
+    let env: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let mut args = vec!["--launcher", "local", "--nproc-per-node", "2", "--max-restarts", "0"];
+    args.extend(wandb_args("new", "global", "p", "b"));
+    let (script, folder) = (script("log_rows.py"), lab.path(""));
+    args.extend([script.as_str(), "lines", "4", "0", folder.as_str()]);
+    let job = lab.start_with("gpus", &args, &env);
+    let pids = living(&job.wait_for_ranks(2));
+    let held = format!("proc 0 {} 2048\nproc 1 {} 4096\nmem 1 4096 81920\n", pids[1], pids[0]);
+    stub.set(&format!("gpus 2\n{held}util 0 33\nutil 1 77\ntemp 1 61\npower 1 400\n"));
+    // Rank 0 has GPU 1: each run has the figures of its own GPU.
+    for (run, figures) in [
+        ("b-rank-0", &[("gpu.1.gpu", 77.0), ("gpu.1.temp", 61.0), ("gpu.1.memoryAllocated", 5.0)][..]),
+        ("b-rank-1", &[("gpu.0.gpu", 33.0)]),
+    ] {
+        server.wait_for(&format!("figures in {run}"), |store| {
+            let runs = store.runs.values().filter(|known| known.name == run);
+            let mut lines = runs.flat_map(|run| run.clients.values()).flat_map(|client| &client.events.lines);
+            lines.any(|line| {
+                let event: Value = serde_json::from_str(line).expect("JSON");
+                let has =
+                    |(name, value): &(&str, f64)| event[format!("system.{name}")].as_f64() == Some(*value);
+                figures.iter().all(has)
+            })
+        });
+    }
+    lab.touch("go");
+    lab.touch("end");
+    job.wait_for_end();
+    wait_until_sent(&job);
     server.assert_sound();
 }
 

@@ -10,12 +10,13 @@ use super::registry::{Kind, SETTINGS, Setting};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlanFlags(pub BTreeMap<&'static str, String>);
 
-/// What was typed of all of W&B's settings, by key.
+/// What was typed of all settings whose flags of `run` the registry makes, by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunFlags(pub BTreeMap<&'static str, String>);
 
 fn settings(all: bool) -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().filter(move |setting| setting.key.starts_with("wandb.") && (all || setting.plans))
+    let is_made = |setting: &Setting| setting.is_flag || setting.key.starts_with("wandb.");
+    SETTINGS.iter().filter(move |setting| setting.plans || all && is_made(setting))
 }
 
 /// Help and the other spelling of each flag; here because clap wants texts that live for ever.
@@ -32,7 +33,7 @@ fn arg(setting: &'static Setting) -> Arg {
         .value_name(setting.value)
         .help(help.as_str())
         .action(ArgAction::Set)
-        .help_heading("Options for W&B");
+        .help_heading(if setting.is_flag { "Options of elastictop" } else { "Options for W&B" });
     let arg = match setting.kind {
         Kind::Word(words) => arg.value_parser(PossibleValuesParser::new(words)),
         _ => arg.value_parser(|text: &str| Ok::<_, String>(text.to_owned())),

@@ -2,10 +2,13 @@
 //!
 //! Flags, help, files, `config print`, `config init` and `config validate` are made of this table.
 
-use crate::domain::{
-    forward::{Mode, Sources, Writer},
-    launch::parse_span,
-    resolve::{RankScope, RunMode},
+use crate::{
+    domain::{
+        forward::{Mode, Sources, Writer},
+        launch::parse_span,
+        resolve::{RankScope, RunMode},
+    },
+    supervisor::serve::Asked,
 };
 
 /// What values look like.
@@ -46,6 +49,8 @@ pub struct Setting {
     pub asks: bool,
     /// Whether `plan` has the flag too.
     pub plans: bool,
+    /// Whether the flag of `run` is made of this line; those of W&B all are.
+    pub is_flag: bool,
 }
 
 const BASIC: Setting = Setting {
@@ -60,6 +65,7 @@ const BASIC: Setting = Setting {
     check: |_| Ok(()),
     asks: false,
     plans: false,
+    is_flag: false,
 };
 
 const MODES: &[&str] = &[Mode::Online.name(), Mode::Offline.name(), Mode::Disabled.name()];
@@ -336,6 +342,17 @@ pub const SETTINGS: &[Setting] = &[
         help: "What ranks do when their agent dies: go on, or end",
         default: Some("keep"),
         kind: Kind::Word(&["keep", "end"]),
+        ..BASIC
+    },
+    Setting {
+        key: "run.serve",
+        flag: "serve",
+        variables: &["ELASTICTOP_SERVE"],
+        value: "ADDRESS",
+        help: "Serve figures for Prometheus, and JSON: unix, unix:PATH, or a loopback port such as 127.0.0.1:9123",
+        default: Some("nowhere"),
+        check: |text| text.parse::<Asked>().map(drop),
+        is_flag: true,
         ..BASIC
     },
     Setting {

@@ -2,20 +2,24 @@
 
 use std::time::Duration;
 
-use super::{Cause, words};
+use super::{
+    Cause,
+    choose::choose,
+    words,
+    xid::{self, XidNote},
+};
 use crate::domain::{
     agent_line::AgentLine,
     evidence::{Mark, Weight, cut},
     exit::Exit,
+    gpu::words::is_alarming,
     time::Stamp,
 };
 
 /// How long a verdict that later evidence can change is kept back.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(super) const SETTLE: Duration = Duration::from_secs(1);
 /// Log lines arrive this much later than they were written, at most, when all is well.
 const SLACK: Duration = Duration::from_millis(200);
-/// A rank that ended without a word needs this head start over one that told what went wrong.
-const BARE_PENALTY: Duration = Duration::from_secs(2);
 /// Marks of one rank further apart than this do not belong together.
 const BURST: Duration = Duration::from_secs(10);
 /// An exception of a rank that went on living this long was either caught, or it left the rank hanging.
@@ -74,6 +78,19 @@ pub enum Clue {
         message: String,
         /// When it was written: the file's modification time.
         written: Stamp,
+    },
+    /// The driver told of an error of the rank's GPU. Those that follow from the end of a process are passed over.
+    Xid {
+        /// Position on this node.
+        local_rank: u32,
+        /// NVML's index.
+        gpu: u32,
+        /// NVIDIA's number for the kind of error.
+        xid: u64,
+        /// What the driver wants done with the GPU, by its number.
+        recovery: Option<u32>,
+        /// Whether a row of its memory waits to be replaced.
+        pending: bool,
     },
     /// The agent said something. All of its lines may be given; those that prove nothing are passed over.
     Agent(AgentLine),
@@ -142,6 +159,7 @@ pub(super) struct Rank {
     /// The first signal by which the agent ended it.
     pub(super) by_agent: Option<(Stamp, i32)>,
     pub(super) by_us: Vec<(Stamp, i32, String)>,
+    pub(super) xids: Vec<XidNote>,
 }
 
 /// How a rank stands in the question who failed first.
@@ -175,6 +193,8 @@ pub(super) struct Finding<'a> {
     pub(super) note: Option<&'a Note>,
     /// The exit says more than the mark.
     pub(super) exit_counts: bool,
+    /// The error of its GPU that explains it all.
+    pub(super) xid: Option<&'a XidNote>,
 }
 
 /// Who is to blame.
@@ -231,6 +251,12 @@ impl Ledger {
                 let line = message.lines().next().unwrap_or_default();
                 let line = cut(line, crate::domain::evidence::MAX_TEXT).to_owned();
                 self.rank_mut(local_rank).take(Note { at: written, mark, line, from_file: true });
+            }
+            Clue::Xid { local_rank, gpu, xid, recovery, pending } => {
+                if is_alarming(xid) {
+                    let note = XidNote { at, gpu, xid, recovery, pending };
+                    push(&mut self.rank_mut(local_rank).xids, note, MAX_MARKS);
+                }
             }
             Clue::Agent(line) => self.agent_said(at, line),
             Clue::WeSignalled { local_rank, signal, by } => {
@@ -333,10 +359,16 @@ impl Ledger {
         let stop = self.stop.as_ref().map(|(at, _)| *at);
         let first = deaths.chain(agents).chain(stop).chain(self.deadlock).min()?;
 
-        let mut findings: Vec<_> =
-            self.ranks.iter().filter_map(|rank| Self::finding(rank, first, agent_failed.is_some())).collect();
+        let mut findings: Vec<_> = self
+            .ranks
+            .iter()
+            .filter_map(|rank| xid::weigh(rank, Self::finding(rank, first, agent_failed.is_some())))
+            .collect();
         let asked = stop.into_iter().chain(self.death_signal.map(|(at, _)| at)).min();
         findings.retain(|found| asked.is_none_or(|asked| found.at <= asked));
+        if asked.is_some() {
+            xid::forget_the_idle(&mut findings);
+        }
         // A rank that is signalled was alive; so one that the agent ended did not fail before that. Connections that
         // break after the agent began to end ranks break because of it.
         let closing = self.ranks.iter().filter_map(|rank| rank.by_agent).map(|(at, _)| at).min();
@@ -362,8 +394,8 @@ impl Ledger {
             _ => true,
         });
         if let Some(found) = choose(&findings) {
-            let sure =
-                found.standing == Standing::Primary && (found.note.is_some() || !self.may_be_oom(&found));
+            let sure = found.standing == Standing::Primary
+                && (found.note.is_some() || found.xid.is_some() || !self.may_be_oom(&found));
             let ready = if sure || self.agent_exit.is_some() { first } else { first + SETTLE };
             return Some((Blame::Rank(found), ready));
         }
@@ -376,7 +408,8 @@ impl Ledger {
 
     fn finding(rank: &Rank, first: Stamp, agent_failed: bool) -> Option<Finding<'_>> {
         let exited = rank.exited;
-        let alone = |standing, at| Some(Finding { rank, standing, at, note: None, exit_counts: true });
+        let alone =
+            |standing, at| Some(Finding { rank, standing, at, note: None, exit_counts: true, xid: None });
         if rank.exit.is_some_and(Exit::is_success) {
             return exited.and_then(|at| alone(Standing::Early, at));
         }
@@ -413,6 +446,7 @@ impl Ledger {
                 at,
                 note: Some(note),
                 exit_counts: true,
+                xid: None,
             });
         }
         let lived_on = exited.is_none() || ended_by_agent;
@@ -425,7 +459,7 @@ impl Ledger {
         } else {
             Standing::Primary
         };
-        Some(Finding { rank, standing, at: start.at, note: Some(note), exit_counts: false })
+        Some(Finding { rank, standing, at: start.at, note: Some(note), exit_counts: false, xid: None })
     }
 
     /// Whether the out-of-memory killer's counter rose when `rank` died.
@@ -467,34 +501,6 @@ impl Ledger {
     fn rank_of_prefix(&self, line: &str) -> Option<u32> {
         let number: u32 = line.strip_prefix("[rank")?.split_once(']')?.0.parse().ok()?;
         self.ranks.iter().find(|rank| rank.global == Some(number)).map(|rank| rank.local)
-    }
-}
-
-/// The finding that names the first cause.
-fn choose<'a>(findings: &[Finding<'a>]) -> Option<Finding<'a>> {
-    let earliest = |standings: &[Standing]| {
-        let fits = findings.iter().filter(|found| standings.contains(&found.standing));
-        fits.min_by_key(|found| (found.weighed(), found.rank.local)).copied()
-    };
-    let failed = earliest(&[Standing::Primary, Standing::Timeout, Standing::Bare]);
-    if let Some(found) = failed.filter(|found| found.standing != Standing::Timeout) {
-        return Some(found);
-    }
-    // What is left are waits that took too long and broken connections: somebody else made them.
-    let suffered = failed.or_else(|| earliest(&[Standing::Secondary]));
-    if let Some(suffered) = suffered {
-        let stale = earliest(&[Standing::Stale]);
-        let early = earliest(&[Standing::Early]).filter(|found| found.at <= suffered.at + SETTLE);
-        return stale.or(early).or(Some(suffered));
-    }
-    earliest(&[Standing::Stale])
-        .or_else(|| earliest(&[Standing::Terminated]))
-        .or_else(|| earliest(&[Standing::Unseen]))
-}
-
-impl Finding<'_> {
-    fn weighed(&self) -> Stamp {
-        if self.standing == Standing::Bare { self.at + BARE_PENALTY } else { self.at }
     }
 }
 

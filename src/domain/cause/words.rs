@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     Cause, CauseKind,
     ledger::{Blame, Finding, Ledger, Rank, SIGABRT, SIGKILL, Standing},
+    xid,
 };
 use crate::domain::{
     evidence::Mark,
@@ -50,7 +51,24 @@ pub(super) fn cause(ledger: &Ledger, blame: &Blame) -> Cause {
 
 fn of_rank(ledger: &Ledger, found: &Finding) -> Cause {
     let rank = found.rank;
-    let (kind, what, hint) = match (found.standing, found.note) {
+    let (kind, what, hint) = match found.xid {
+        Some(note) => xid::say(note),
+        None => {
+            let (kind, what, hint) = of_words(ledger, found);
+            (kind, what, hint.map(str::to_owned))
+        }
+    };
+    let text = if found.standing == Standing::Stale {
+        format!("{} {what}, and went on living", rank.name())
+    } else {
+        format!("{} {what}", rank.name())
+    };
+    Cause { rank: rank.global, kind, text, evidence: evidence(ledger, found), hint }
+}
+
+fn of_words(ledger: &Ledger, found: &Finding) -> Said {
+    let rank = found.rank;
+    match (found.standing, found.note) {
         (Standing::Early, _) => left_early(ledger),
         (Standing::Terminated, _) => (
             CauseKind::Signal,
@@ -64,13 +82,7 @@ fn of_rank(ledger: &Ledger, found: &Finding) -> Cause {
         }
         (_, Some(note)) if !found.exit_counts => by_mark(ledger, rank, &note.mark),
         _ => by_exit(ledger, rank),
-    };
-    let text = if found.standing == Standing::Stale {
-        format!("{} {what}, and went on living", rank.name())
-    } else {
-        format!("{} {what}", rank.name())
-    };
-    Cause { rank: rank.global, kind, text, evidence: evidence(ledger, found), hint: hint.map(str::to_owned) }
+    }
 }
 
 fn by_mark(ledger: &Ledger, rank: &Rank, mark: &Mark) -> Said {
@@ -382,7 +394,7 @@ fn of_agent(ledger: &Ledger) -> Cause {
 fn evidence(ledger: &Ledger, found: &Finding) -> Vec<String> {
     let rank = found.rank;
     let name = rank.name();
-    let mut facts = Vec::new();
+    let mut facts = xid::facts(ledger, found);
     if let Some(note) = found.note {
         let source = if note.from_file { "error.json says" } else { "wrote" };
         facts.push(format!("{name} {source}: {}", note.line));

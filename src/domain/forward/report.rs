@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Mode, RunRow, RunState, Wandb, Writer};
 use crate::domain::{
     resolve::{RankScope, RunMode},
-    time::{Stamp, human},
+    time::{Stamp, ago},
 };
 
 /// `wandb` in `status --json`.
@@ -137,7 +137,7 @@ pub fn describe(wandb: &Wandb, now: Stamp) -> String {
     text
 }
 
-/// `  sending, 120 rows, 3 wait, last ack 2s ago`
+/// `  sending, 120 rows, 3 wait, last ack 2 s ago`
 fn figures(progress: &super::RunProgress, now: Stamp) -> String {
     let mut text = format!("  {}, {} rows", progress.state.word(), progress.rows_logged);
     if progress.backlog() > 0 {
@@ -147,7 +147,7 @@ fn figures(progress: &super::RunProgress, now: Stamp) -> String {
         text += &format!(", {} lost", progress.rows_lost);
     }
     if let Some(at) = progress.last_ack_at {
-        text += &format!(", last ack {} ago", human(now.since(at)));
+        text += &format!(", last ack {}", ago(now.since(at)));
     }
     text
 }

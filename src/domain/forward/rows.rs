@@ -15,7 +15,8 @@ pub struct RunRow {
     pub group: Option<String>,
     /// The ranks that write to it; none when it left the plan.
     pub ranks: Vec<u32>,
-    /// Its page: what the server said, else what follows from the names.
+    /// Its page: what the server said, else what follows from the names; `None` where the server refused the run before
+    /// it had a row.
     pub link: Option<String>,
     /// How far it has come here; `None` when the script writes, and for runs of other nodes.
     pub progress: Option<RunProgress>,
@@ -38,7 +39,9 @@ impl Wandb {
                 id: run.id.clone(),
                 group: run.group.clone(),
                 ranks: run.ranks.clone(),
-                link: told.or_else(|| run.link.clone()),
+                link: told
+                    .or_else(|| run.link.clone())
+                    .filter(|_| !progress.as_ref().is_some_and(has_no_page)),
                 progress,
             }
         });
@@ -47,7 +50,7 @@ impl Wandb {
             id: id.clone(),
             group: None,
             ranks: Vec::new(),
-            link: progress.link.clone(),
+            link: progress.link.clone().filter(|_| !has_no_page(progress)),
             progress: Some(progress.clone()),
         });
         planned.chain(left).collect()
@@ -57,6 +60,11 @@ impl Wandb {
     pub fn backlog(&self) -> u64 {
         self.runs.values().map(RunProgress::backlog).sum()
     }
+}
+
+/// A page that the server has not made would only be a link to an error.
+fn has_no_page(progress: &RunProgress) -> bool {
+    progress.state == RunState::Refused && progress.rows_acked == 0
 }
 
 /// What becomes of runs when another combination holds.

@@ -155,3 +155,20 @@ fn a_run_that_is_not_the_planned_one_is_told_of() {
     assert!(stray(&settings, &place(1, 1, 0, 2, 2), "x").unwrap().contains("silent"));
     assert_eq!(stray(&settings, &Place::default(), "x"), None);
 }
+
+#[test]
+fn a_run_that_the_server_refused_has_no_page() {
+    let settings = settings(&[2], None);
+    let plan = settings.plan().unwrap();
+    let id = plan.runs[0].id.clone();
+    let link = |state, rows_acked| {
+        let link = Some("https://wandb.example/e/p/runs/x".to_owned());
+        let progress = RunProgress { state, rows_acked, link, ..RunProgress::default() };
+        let runs = [(id.clone(), progress)].into();
+        let wandb = Wandb { settings: settings.clone(), pending: None, runs, ranks: Vec::new() };
+        wandb.rows(&plan)[0].link.is_some()
+    };
+    assert!(link(RunState::Sending, 0) && link(RunState::Retrying, 0));
+    assert!(!link(RunState::Refused, 0), "a link to an error");
+    assert!(link(RunState::Refused, 5), "what it has is still there");
+}

@@ -1,7 +1,7 @@
 //! Numbers of the driver in words.
 
-/// Bits of NVML's clock event reasons.
-const REASONS: [(u64, &str); 9] = [
+/// Bits of NVML's clock event reasons, in words.
+pub const REASONS: [(u64, &str); 9] = [
     (0x1, "idle"),
     (0x2, "clocks set by hand"),
     (0x4, "power cap"),

@@ -335,7 +335,7 @@ impl Case<'_> {
 }
 
 /// Time of day in UTC.
-fn clock(at: Stamp) -> String {
+pub(super) fn clock(at: Stamp) -> String {
     let text = at.to_string();
     format!("{} UTC", text.get(11..19).unwrap_or(&text))
 }

@@ -10,10 +10,12 @@ mod drift;
 mod guard;
 mod hang;
 mod life;
+mod marks;
 mod member;
 mod memory;
 mod pace;
 mod policy;
+mod ras;
 pub mod standing;
 mod straggler;
 
@@ -22,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use self::{crash::Crashes, hang::Case, member::Member, pace::Pace};
+use self::{crash::Crashes, hang::Case, member::Member, pace::Pace, ras::Watch};
 pub use self::{
     crash::LOOP,
     doing::Doing,
@@ -35,8 +37,9 @@ use super::{
     beat::Beat,
     cause::{Cause, CauseKind},
     evidence::Mark,
+    ras::Ras,
     sample::Kernel,
-    time::{Stamp, human},
+    time::Stamp,
 };
 
 /// Judgements further apart than this do not belong together: the machine slept, or was stopped.
@@ -113,6 +116,13 @@ pub enum Input<'a> {
         /// What was seen.
         doing: &'a Doing,
     },
+    /// What [`Output::AskRas`] asked for.
+    Ras {
+        /// The answer; `None` when nobody answers, or in text only.
+        ras: Option<&'a Ras>,
+        /// The numbers of this node's living ranks, by their process ids.
+        ours: &'a BTreeMap<i64, u32>,
+    },
     /// A look at the agent; `None` when there is none.
     Agent(Option<Kernel>),
     /// The job's state changed.
@@ -158,6 +168,8 @@ pub enum Output {
     },
     /// Look at these ranks closely, by their positions.
     Examine(Vec<u32>),
+    /// Ask NCCL's health service; answered by [`Input::Ras`], however it goes.
+    AskRas,
     /// Write down what can be learned of the ranks.
     Dump {
         /// Why: the verdict.
@@ -191,6 +203,7 @@ pub struct Verdict {
     agent: Option<(Kernel, Stamp)>,
     standings: BTreeMap<u32, Standing>,
     guards: BTreeMap<u32, Guard>,
+    ras: Watch,
     told: BTreeMap<(AlertKind, Option<u32>), Alert>,
     /// Alerts that hold until the group that they are about is over.
     kept: Vec<Alert>,
@@ -215,6 +228,7 @@ impl Verdict {
             agent: None,
             standings: BTreeMap::new(),
             guards: BTreeMap::new(),
+            ras: Watch::default(),
             told: BTreeMap::new(),
             kept: Vec::new(),
             acted: None,
@@ -254,6 +268,7 @@ impl Verdict {
                 self.with(local_rank, |member| member.examined(now, doing.clone()));
                 self.guard(local_rank, doing, out);
             }
+            Input::Ras { ras, ours } => self.ras.answered(now, ras, ours),
             Input::Agent(kernel) => {
                 let same = |(known, since): (Kernel, Stamp)| {
                     kernel.map(|k| (k, if k == known { since } else { now }))
@@ -329,45 +344,6 @@ impl Verdict {
         }
     }
 
-    fn mark(&mut self, now: Stamp, local_rank: u32, mark: &Mark) {
-        let Some(member) = self.members.get(&local_rank) else { return };
-        let name = standing::names([member.number(local_rank)]);
-        let limit = |ms: &Option<u64>| {
-            ms.map(|ms| format!(" of {}", human(Duration::from_millis(ms)))).unwrap_or_default()
-        };
-        let (text, fact) = match mark {
-            Mark::NcclTimeout { op, seq, timeout_ms } => {
-                let what = op.as_deref().unwrap_or("a collective").to_lowercase();
-                let seq = seq.map(|seq| format!(" #{seq}")).unwrap_or_default();
-                let text = format!(
-                    "{name} waited in {what}{seq} until NCCL's time limit{} was over: its watchdog ends it",
-                    limit(timeout_ms)
-                );
-                (text, "NCCL's watchdog: collective operation timeout")
-            }
-            Mark::WatchdogStuck { seconds } => {
-                let time =
-                    seconds.map(|s| format!(" for {}", human(Duration::from_secs(s)))).unwrap_or_default();
-                (
-                    format!("NCCL's watchdog in {name} is stuck{time}: its monitor ends the rank"),
-                    "NCCL's heartbeat monitor: no progress",
-                )
-            }
-            _ => return,
-        };
-        self.keep(Alert {
-            kind: AlertKind::NcclTimeout,
-            local_rank: Some(local_rank),
-            since: now,
-            text,
-            evidence: vec![
-                fact.into(),
-                "who waited is not who is to blame: look for the rank that did not join".into(),
-            ],
-            acts_at: None,
-        });
-    }
-
     fn keep(&mut self, alert: Alert) {
         if self.kept.iter().all(|known| known.key() != alert.key()) {
             self.kept.push(alert);
@@ -407,6 +383,7 @@ impl Verdict {
         let standings = standing::standings(&self.members, now, settle);
         self.tell_standings(standings, out);
         self.examine(now, out);
+        self.ask_ras(now, out);
         let mut alerts = self.kept.clone();
         alerts.extend(self.crashes.judge());
         alerts.extend(life::agent_stuck(self.agent, &self.members, now));
@@ -453,7 +430,10 @@ impl Verdict {
                 // A drifting rank that hangs at last has one cause.
                 alerts.retain(|known| finding.alert.as_ref().is_none_or(|alert| known.key() != alert.key()));
                 let will_act = acts_at.filter(|_| self.acted != Some(since));
-                alerts.extend(finding.alert.map(|alert| Alert { acts_at: will_act, ..alert }));
+                alerts.extend(finding.alert.map(|mut alert| {
+                    alert.evidence.extend(self.ras.evidence());
+                    Alert { acts_at: will_act, ..alert }
+                }));
                 self.act(now, since, acts_at, text, out);
             }
             None => {
@@ -573,6 +553,7 @@ impl Verdict {
         for (key, alert) in &next {
             let same = |known: &Alert| {
                 (&known.text, known.since, known.acts_at) == (&alert.text, alert.since, alert.acts_at)
+                    && ras::told_in(&known.evidence) == ras::told_in(&alert.evidence)
             };
             if !self.told.get(key).is_some_and(same) {
                 out.push(Output::Raise(alert.clone()));

@@ -1,5 +1,6 @@
 //! Little jobs in which each rank behaves as it is told, second by second, and what is told of them.
 
+mod health_service;
 mod healthy;
 mod sim;
 

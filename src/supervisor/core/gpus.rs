@@ -2,6 +2,7 @@
 
 use super::{Asker, Core, Effect, GpuLook, KEEP_EVERY, Out, crew::Member};
 use crate::domain::{
+    cause::Clue,
     command::{Command, Outcome},
     event::Fact,
     gpu::{
@@ -172,11 +173,23 @@ impl Core {
                 |pid| self.crew.values().any(|member| member.proc.pid == pid && Member::is_alive(member));
             gpus.ranks.iter().find(|rank| rank.gpus.contains(&index) && lives(rank.pid))
         });
+        // One that is gone keeps its GPU until another takes its place: the driver's word may come after its end.
+        let whose = gpus.zip(seen.gpu).and_then(|(gpus, index)| {
+            let is_ours = |pid| self.crew.values().any(|member| member.proc.pid == pid);
+            let rank = gpus.ranks.iter().find(|rank| rank.gpus.contains(&index) && is_ours(rank.pid))?;
+            let sample = gpus.get(index).map(|gpu| gpu.sample.clone()).unwrap_or_default();
+            let pending = sample.remapped.is_some_and(|rows| rows.pending);
+            let (local_rank, recovery) = (rank.local_rank, sample.recovery);
+            Some(Clue::Xid { local_rank, gpu: index, xid: seen.xid, recovery, pending })
+        });
         let rank = joined.map(|joined| (joined.local_rank, telling::tag_of(&self.state, joined.local_rank)));
         let recovery = gpus.zip(seen.gpu).and_then(|(gpus, index)| gpus.get(index)?.sample.recovery);
-        let whose = rank.as_ref().map(|(local, tag)| (*local, tag.as_str()));
-        let told = self.gpus.watch.xid(now, seen, whose, recovery);
+        let named = rank.as_ref().map(|(local, tag)| (*local, tag.as_str()));
+        let told = self.gpus.watch.xid(now, seen, named, recovery);
         self.take_gpu_outputs(now, told.into_iter().collect(), out);
+        if let Some(clue) = whose {
+            self.ledger.note(now, clue);
+        }
     }
 
     fn take_gpu_outputs(&mut self, now: Stamp, told: Vec<Output>, out: &mut Out) {

@@ -17,6 +17,7 @@ use crate::{
         forward::Settings,
         gpu::{Reading, XidSeen, join::RankFacts},
         id::ProcId,
+        ras::Ras,
         sample::Sighting,
         stack::Source,
         time::Stamp,
@@ -120,6 +121,8 @@ pub enum Input {
         /// What was seen.
         doing: Doing,
     },
+    /// What NCCL's health service answered, which [`Effect::AskRas`] asked for; `None` when it did not.
+    Ras(Option<Box<Ras>>),
     /// A rank left a file with its last words.
     ErrorFile {
         /// Its process id.
@@ -285,6 +288,11 @@ pub enum Effect {
         procs: Vec<ProcId>,
         /// Threads and settings too.
         whole: bool,
+    },
+    /// Ask NCCL's health service, by the address that one of these ranks has, then tell by [`Input::Ras`].
+    AskRas {
+        /// The living ranks.
+        ranks: Vec<ProcId>,
     },
     /// Write down what can be learned of the living ranks, because the job does not move on.
     Dump {

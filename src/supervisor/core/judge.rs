@@ -8,7 +8,9 @@ use crate::domain::{
     health,
     id::ProcId,
     rank::JobState,
+    ras::Ras,
     sample::Kernel,
+    state::Rank,
     time::Stamp,
     verdict::{self, Doing, Output},
 };
@@ -55,6 +57,14 @@ impl Core {
         self.take_verdict_outputs(now, wants, out);
     }
 
+    /// Evidence for the next judgement, which comes by itself.
+    pub(super) fn ras_answered(&mut self, now: Stamp, ras: Option<&Ras>) {
+        let alive = self.crew.iter().filter(|(_, member)| member.is_alive());
+        let number = |local| self.state.rank(local).map_or(local, Rank::number);
+        let ours = alive.map(|(local, member)| (i64::from(member.proc.pid), number(local))).collect();
+        self.verdict.handle(now, verdict::Input::Ras { ras, ours: &ours }, &mut Vec::new());
+    }
+
     fn take_verdict_outputs(&mut self, now: Stamp, wants: Vec<Output>, out: &mut Out) {
         for want in wants {
             match want {
@@ -79,6 +89,10 @@ impl Core {
                     self.emit(now, Fact::RankGuarded { local_rank, guard }, out);
                 }
                 Output::Examine(locals) => self.examine(&locals, out),
+                Output::AskRas => {
+                    let alive = self.crew.values().filter(|member| member.is_alive());
+                    out.effects.push(Effect::AskRas { ranks: alive.map(|member| member.proc).collect() });
+                }
                 Output::Dump { text } => {
                     if self.read_only().is_none() {
                         self.dumping = Dumping::Now;

@@ -268,6 +268,7 @@ impl Core {
             Input::AgentLine(line) => self.agent_said(now, line, out),
             Input::Mark { pid, mark, line } => self.mark(now, pid, mark, line),
             Input::Loss { pid, name, rows } => return self.loss(now, pid, &name, rows),
+            Input::Ras(ras) => return self.ras_answered(now, ras.as_deref()),
             Input::Examined { pid, doing } => return self.examined(now, pid, &doing, out),
             Input::Wrote { pid, lines, last_line, step } => {
                 // Comes for every rank every second, and concerns nobody but this rank.

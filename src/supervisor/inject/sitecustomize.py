@@ -19,6 +19,7 @@ DATAGRAM_MAX = 60_000  # bytes; well below the 208 KiB that a socket buffers by 
 TEXT_MAX = 200
 SUN_PATH_MAX = 100  # the kernel's limit is 107
 FRAMES_MAX = 200
+IDENTITY = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
 DUMP_MAX = 64 << 20  # bytes; a full flight recorder with 2000 collectives has 1 MiB
 
 
@@ -54,6 +55,10 @@ class Rank:
         self.stop.acquire()
         self.main = _thread.get_ident()
         self.asked = f"{address}.ask.{self.pid}"
+        self.directory = os.environ.get("ELASTICTOP_RANK_DIR")
+        self.order = os.path.join(self.directory or "", "drill.json")
+        self.is_short = len(os.fsencode(address)) <= SUN_PATH_MAX
+        self.known = {}  # process group -> what does not change of it
         self.server = None  # whether there is one; None: not tried yet
 
     def start(self):
@@ -114,8 +119,14 @@ class Rank:
 
     def deliver(self, data):
         # A new socket each time (10 us): a kept one could be closed by the script, and its number be the script's file.
-        with socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK) as sender:
-            with_short_path(self.address, lambda path: sender.sendto(data, path))
+        sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK)
+        try:
+            if self.is_short:
+                sender.sendto(data, self.address)
+            else:
+                with_short_path(self.address, lambda path: sender.sendto(data, path))
+        finally:
+            sender.close()
 
     def serve(self):
         """Torch's own server for what the rank's C++ parts know: its threads answer when Python cannot any more."""
@@ -140,11 +151,11 @@ class Rank:
 
     def answer(self):
         """Writes what the supervisor asked for by a file: the word in it is what, the name of the answer follows."""
+        if not os.access(self.asked, os.F_OK):
+            return  # nobody asks: the usual case, 1 us
         try:
             with open(self.asked, encoding="utf-8") as file:
                 wanted, path = file.read(4096).split("\n")[:2]
-        except OSError:
-            return  # nobody asks: the usual case, 2 us
         except ValueError:
             return  # still being written
         os.unlink(self.asked)
@@ -215,8 +226,8 @@ class Rank:
 
     def drill(self):
         """`elastictop drill` leaves a file in the rank's folder, which the user of the job alone can enter."""
-        directory = os.environ.get("ELASTICTOP_RANK_DIR")
-        if directory and os.access(os.path.join(directory, "drill.json"), os.F_OK):
+        directory = self.directory
+        if directory and os.access(self.order, os.F_OK):
             # Not imported: what `import` brings along may take the thread that it runs in for the main one.
             path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "elastictop_drill.py")
             with open(path, "rb") as file:
@@ -233,8 +244,10 @@ class Rank:
             return otherwise
 
     def read_identity(self):
-        """Read each time, as function-mode ranks get these late; kept, as a script may clear its environment."""
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
+        """Read until all are known, as function-mode ranks get these late; kept, as a script may clear its environment."""
+        if len(self.identity) == len(IDENTITY):
+            return self.identity
+        for name in IDENTITY:
             value = os.environ.get(name)
             if value is not None:
                 self.identity[name] = int(value)
@@ -264,32 +277,36 @@ class Rank:
         world = getattr(c10d, "_world", None)  # absent while the module is being imported
         if world is None or not world.pg_map:
             return []
-        names = world.pg_names
-        groups = []
-        for pg, (backend, _) in list(world.pg_map.items()):
-            backend = str(backend)
-            if backend in ("undefined", "custom"):
-                backend = str(world.pg_backend_config.get(pg, backend))
-            groups.append((pg, str(names.get(pg, "")), backend))
-        for backend in {backend for _, _, backend in groups}:
+        groups = [(pg, self.describe(world, pg, str(backend))) for pg, (backend, _) in list(world.pg_map.items())]
+        for backend in {group["backend"] for _, group in groups}:
             # Before the sequence numbers, so that no collective is completed before it is enqueued.
             self.part("flight recorder", self.recorders.setdefault(backend, Recorder(backend)).read, None)
-        told = []
-        for pg, name, backend in groups:
-            told.append({
-                "name": name[:TEXT_MAX],
-                "desc": str(getattr(pg, "group_desc", ""))[:TEXT_MAX],
-                "backend": backend[:TEXT_MAX],
-                "size": pg.size(),
-                "rank": pg.rank(),
-                "enqueued": sequence_number(pg),
-                "started": None,
-                "completed": None,
-            })
+        known, told = {}, []
+        for pg, fixed in groups:
+            group = {**fixed, "enqueued": sequence_number(pg), "started": None, "completed": None}
+            told.append(group)
+            if group["enqueued"]:  # one that is still being made may not have its name yet
+                known[id(pg)] = ref(pg), fixed
+        self.known = known
         for backend, recorder in self.recorders.items():
-            of_backend = [(pg, name, group) for (pg, name, b), group in zip(groups, told) if b == backend]
+            of_backend = [(pg, group["name"], group) for (pg, _), group in zip(groups, told) if group["backend"] == backend]
             self.part("flight recorder", lambda: recorder.fill_in(of_backend), None)
         return told
+
+    def describe(self, world, pg, backend):
+        """What does not change of a group. Asking for it each time would be half the cost of a beat."""
+        alive, fixed = self.known.get(id(pg), (None, None))
+        if fixed is not None and alive() is pg:
+            return fixed
+        if backend in ("undefined", "custom"):
+            backend = str(world.pg_backend_config.get(pg, backend))
+        return {
+            "name": str(world.pg_names.get(pg, ""))[:TEXT_MAX],
+            "desc": str(getattr(pg, "group_desc", ""))[:TEXT_MAX],
+            "backend": backend[:TEXT_MAX],
+            "size": pg.size(),
+            "rank": pg.rank(),
+        }
 
 
 def with_short_path(path, use):
@@ -317,6 +334,7 @@ class Recorder:
 
     def __init__(self, backend):
         self.backend = backend
+        self.decode = json.JSONDecoder().raw_decode
         self.dump = None
         self.status = {}
         self.ids = {}  # group -> the recorder's number
@@ -327,7 +345,9 @@ class Recorder:
     def read(self):
         self.status = {}
         for dump in recorder_dumps(self.backend):
-            groups = json.loads(dump(includeCollectives=False)).get("pg_status")
+            status = dump(includeCollectives=False)
+            # Half of what json.loads costs for a text this short.
+            groups = self.decode(status if isinstance(status, str) else status.decode())[0].get("pg_status")
             if groups:
                 self.dump = dump
                 self.status = {int(number): status for number, status in groups.items()}
@@ -519,7 +539,8 @@ try:
         import signal
         from datetime import timedelta
         from functools import wraps
-        from socket import AF_UNIX, SOCK_DGRAM, SOCK_NONBLOCK, socket
+        from _socket import AF_UNIX, SOCK_DGRAM, SOCK_NONBLOCK, socket  # the one in C: half the cost of a beat's sending
+        from _weakref import ref
         from time import monotonic, time
 
         act_as_rank(os.environ["ELASTICTOP_BEAT"])

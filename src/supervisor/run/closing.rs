@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Supervisor;
 use crate::probe::{rank, signal as kill};
-use crate::supervisor::core::Input;
+use crate::supervisor::{core::Input, serve};
 
 /// How long what ranks left behind has to end after SIGTERM.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -68,6 +68,7 @@ impl Supervisor {
         self.journal.close();
         self.logbook.close();
         rank::clean_up(self.beat.path());
+        serve::clean_up(self.manifest.serve.as_ref());
     }
 
     /// Whoever looks at a job that just ended wants to read its logs.

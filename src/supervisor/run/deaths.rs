@@ -38,6 +38,8 @@ impl Supervisor {
             self.handle(Input::AgentGone { proc, exit: None });
             return;
         }
+        // What the driver told of its GPU may be why.
+        self.look_at_gpus(false);
         let exit = self.exit_of(proc);
         self.pidfds.remove(&proc);
         self.rank_died(proc, exit);

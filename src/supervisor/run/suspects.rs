@@ -3,6 +3,7 @@
 use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use super::Supervisor;
 use crate::{
@@ -10,14 +11,18 @@ use crate::{
         command::Command,
         drill::{ORDER, Order, REFUSED, TAKEN},
         id::ProcId,
+        ras::Ras,
         report::Status,
         verdict::Doing,
     },
     probe::{
-        proc,
+        proc, ras,
         suspect::{self, Thread},
     },
-    supervisor::core::{Asker, Input},
+    supervisor::{
+        core::{Asker, Input},
+        forensic,
+    },
 };
 
 /// What is written about a job that does not move on.
@@ -36,7 +41,35 @@ struct RankDump {
     threads: Vec<Thread>,
 }
 
+/// An answer of NCCL's health service that is to come.
+#[derive(Debug, Default)]
+pub(super) struct RasAnswer(Option<oneshot::Receiver<Option<Box<Ras>>>>);
+
+impl RasAnswer {
+    /// The answer. Never comes when nobody asked.
+    pub(super) async fn next(&mut self) -> Option<Box<Ras>> {
+        let Some(answer) = &mut self.0 else { return std::future::pending().await };
+        let told = answer.await;
+        self.0 = None;
+        told.ok().flatten()
+    }
+}
+
 impl Supervisor {
+    /// Asks on a thread, which the end of the job does not wait for: processes that hang let the question take up to a
+    /// minute.
+    pub(super) fn ask_ras(&mut self, ranks: Vec<ProcId>) {
+        let (tell, told) = oneshot::channel();
+        let ask = move || {
+            let answer = forensic::ras_addr_of(ranks).and_then(|addr| ras::ask(&addr).ok()?.ras);
+            // The job may be over.
+            let _ = tell.send(answer.map(Box::new));
+        };
+        // A thread that does not start drops the sender: that is no answer.
+        let _ = std::thread::Builder::new().name("elastictop-ras".into()).spawn(ask);
+        self.ras = RasAnswer(Some(told));
+    }
+
     pub(super) fn examine(&mut self, procs: &[ProcId], whole: bool) {
         for proc in procs {
             if let Some(doing) = suspect::look(Path::new(proc::ROOT), *proc, whole) {

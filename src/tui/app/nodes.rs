@@ -13,6 +13,8 @@ use crate::{
     wire::message::{ToSupervisor, ToViewer},
 };
 
+/// Events of different nodes that are this close are one, when they say the same.
+const TOGETHER_MS: u64 = 3_000;
 /// Lines of one moment have different keys: their order takes the low bits.
 const ORDER_BITS: u32 = 16;
 
@@ -90,21 +92,17 @@ impl App {
         if self.nodes.is_empty() {
             return words::event_lines(&self.state, self.glyphs);
         }
-        let mut all = Vec::new();
+        let mut all: Vec<(&str, EventLine)> = Vec::new();
         for node in &self.nodes {
             let ahead_ms = node.status.ahead_ms();
-            all.extend(words::event_lines(&node.state, self.glyphs).into_iter().map(|line| EventLine {
-                at: shift(line.at, ahead_ms),
-                text: format!("{} {}", node.status.host, line.text),
-                ..line
+            let own = words::event_lines(&node.state, self.glyphs).into_iter();
+            all.extend(own.map(|line| {
+                let at = shift(line.at, ahead_ms);
+                (node.status.host.as_str(), EventLine { at, ..line })
             }));
         }
-        all.sort_by_key(|line| line.at);
-        for (at, line) in all.iter_mut().enumerate() {
-            // In order, and the same for as long as nothing older comes in.
-            line.seq = (line.at.0 << ORDER_BITS) | (at as u64 & ((1 << ORDER_BITS) - 1));
-        }
-        all
+        all.sort_by_key(|(_, line)| line.at);
+        fold(all)
     }
 
     /// The ranks of all nodes.
@@ -135,4 +133,34 @@ impl App {
             _ => None,
         }
     }
+}
+
+/// Lines with their hosts in front. What several nodes tell within [`TOGETHER_MS`] is one line.
+fn fold(all: Vec<(&str, EventLine)>) -> Vec<EventLine> {
+    let mut lines: Vec<(Vec<&str>, EventLine)> = Vec::new();
+    for (host, line) in all {
+        let recent = lines
+            .iter_mut()
+            .rev()
+            .take_while(|(_, known)| line.at.since(known.at).as_millis() <= u128::from(TOGETHER_MS));
+        let mut same = recent.filter(|(hosts, known)| known.text == line.text && !hosts.contains(&host));
+        match same.next() {
+            Some((hosts, _)) => hosts.push(host),
+            None => lines.push((vec![host], line)),
+        }
+    }
+    let order = |at: usize| at as u64 & ((1 << ORDER_BITS) - 1);
+    lines
+        .into_iter()
+        .enumerate()
+        .map(|(at, (hosts, line))| {
+            let whose = match hosts.as_slice() {
+                few @ [_] | few @ [_, _] | few @ [_, _, _] => few.join(", "),
+                many => format!("{} nodes", many.len()),
+            };
+            // In order, and the same for as long as nothing older comes in.
+            let seq = (line.at.0 << ORDER_BITS) | order(at);
+            EventLine { seq, text: format!("{whose}: {}", line.text), ..line }
+        })
+        .collect()
 }

@@ -8,7 +8,7 @@ use crate::{
         event::Launcher,
         forward::{Fate, Mode, RunRow, RunState, Wandb, Writer, fate, other_plan},
         resolve::{Plan, Run, alternatives},
-        time::human,
+        time::{ago, until},
     },
     tui::{
         app::{App, Combination, Key, Line, Tree},
@@ -240,7 +240,7 @@ fn figures(app: &App, row: &RunRow, width: u16) -> Vec<Piece> {
     let retry = progress.retry_at.filter(|_| progress.state == RunState::Retrying);
     pieces.push((
         match retry {
-            Some(at) => format!("retry in {}", human(at.since(app.now))),
+            Some(at) => format!("retry {}", until(at.since(app.now))),
             None => progress.state.word().to_owned(),
         },
         role,
@@ -257,7 +257,7 @@ fn figures(app: &App, row: &RunRow, width: u16) -> Vec<Piece> {
         pieces.push((format!("  {} lost", progress.rows_lost), role));
     }
     if let Some(at) = progress.last_ack_at.filter(|_| width >= 90) {
-        pieces.push((format!("  ack {} ago", human(app.now.since(at))), Role::Dim));
+        pieces.push((format!("  ack {}", ago(app.now.since(at))), Role::Dim));
     }
     pieces
 }

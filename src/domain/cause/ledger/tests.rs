@@ -11,7 +11,7 @@ const T0: u64 = 1_795_167_000_000;
 
 /// Two ranks, pids 100 and 101, unless the script says `ranks N`. Lines:
 /// `T exit R CODE`, `T unseen R`, `T R: stderr line`, `T file R message`, `T closing R SIGNAL`, `T agent: line`,
-/// `T user R SIGNAL`, `T oom N`, `T agent-exit CODE`, `T stop`, `T deadlock`, `T step R`, `T verdict`.
+/// `T user R SIGNAL`, `T xid R NUMBER`, `T xid-pending R NUMBER`, `T oom N`, `T agent-exit CODE`, `T stop`, `T deadlock`, `T step R`, `T verdict`.
 /// The transcript has one line per `verdict` and one at the end.
 fn run(script: &str) -> (Vec<String>, Option<Cause>) {
     let mut ledger = Ledger::default();
@@ -53,6 +53,13 @@ fn run(script: &str) -> (Vec<String>, Option<Cause>) {
             "user" => {
                 Clue::WeSignalled { local_rank: rank(), signal: last.parse().expect(line), by: "ada".into() }
             }
+            "xid" | "xid-pending" => Clue::Xid {
+                local_rank: rank(),
+                gpu: rank() + 4,
+                xid: last.parse().expect(line),
+                recovery: Some(2),
+                pending: word == "xid-pending",
+            },
             "oom" => Clue::OomKills(about.parse().expect(line)),
             "agent-exit" => Clue::AgentExited { exit: code(about) },
             "stop" => Clue::StopRequested { by: "ada".into() },
@@ -83,6 +90,8 @@ fn say(cause: Option<&Cause>) -> String {
 fn verdict(script: &str) -> String {
     run(script).0.pop().expect("a last line")
 }
+
+mod gpus;
 
 #[test]
 fn the_rank_that_raised_is_named_and_not_the_one_whose_peer_went() {

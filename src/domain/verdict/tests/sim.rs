@@ -31,6 +31,9 @@ pub struct SimRank {
     waited: u32,
 }
 
+/// Gives an answer of NCCL's health service.
+type Answer = Box<dyn Fn(&Sim) -> Option<Ras>>;
+
 pub struct Sim {
     pub verdict: Verdict,
     pub now: Stamp,
@@ -44,6 +47,12 @@ pub struct Sim {
     /// Collectives done, which is steps done where none was left out.
     pub done: f64,
     pub rss: Box<dyn Fn(u32, u64) -> u64>,
+    /// What NCCL's health service answers.
+    pub ras: Answer,
+    /// When it was asked.
+    pub asked: Vec<u64>,
+    /// Evidence of the alert that was raised last.
+    pub evidence: Vec<String>,
     pub transcript: Vec<String>,
     second: u64,
 }
@@ -65,6 +74,9 @@ impl Sim {
             rate: 10.0,
             done: 0.0,
             rss: Box::new(|_, _| 1 << 30),
+            ras: Box::new(|_| None),
+            asked: Vec::new(),
+            evidence: Vec::new(),
             transcript: Vec::new(),
             second: 0,
         };
@@ -191,6 +203,7 @@ impl Sim {
                     let line =
                         format!("{at} raise {:?}{}: {}", alert.kind, who(alert.local_rank), alert.text);
                     self.transcript.push(line);
+                    self.evidence = alert.evidence;
                 }
                 Output::Clear(kind, local) => {
                     self.transcript.push(format!("{at} clear {kind:?}{}", who(local)));
@@ -205,6 +218,13 @@ impl Sim {
                         let doing = self.doing(local);
                         self.give(Input::Examined { local_rank: local, doing: &doing });
                     }
+                }
+                Output::AskRas => {
+                    self.asked.push(at);
+                    let answer = (self.ras)(self);
+                    let ours =
+                        (0..self.ranks.len() as u32).map(|local| (100 + i64::from(local), local)).collect();
+                    self.give(Input::Ras { ras: answer.as_ref(), ours: &ours });
                 }
                 Output::Dump { .. } => self.transcript.push(format!("{at} act dump")),
                 Output::Restart { .. } => self.transcript.push(format!("{at} act restart")),

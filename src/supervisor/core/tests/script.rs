@@ -490,6 +490,7 @@ fn doing(effect: &Effect) -> Option<String> {
         Effect::Finish => "-> finish".into(),
         Effect::Examine { procs, .. } => format!("-> examine {}", procs.len()),
         Effect::Drill { rank, order, .. } => format!("-> drill {} p{rank}", order.fault),
+        Effect::AskRas { ranks } => format!("-> ask RAS of {} ranks", ranks.len()),
         Effect::Watch(_)
         | Effect::KeepLogs { .. }
         | Effect::ReadLastWords(_)
