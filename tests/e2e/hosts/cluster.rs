@@ -121,7 +121,7 @@ impl Cluster {
         let (python, door, book) = (self.login.python().display(), script("door.py"), self.book());
         let elastictop = env!("CARGO_BIN_EXE_elastictop");
         let via = format!("{python} {door} call {} {{host}} {elastictop} proxy {{job}}", book.display());
-        [RENDEZVOUS.into(), "--nodes".into(), "n01,n02,n03".into(), "--via".into(), via]
+        [RENDEZVOUS.into(), "--nodes".into(), "n[01-03]".into(), "--via".into(), via]
     }
 
     /// A command of elastictop over all nodes, from the login machine: exit code, standard output, standard error.
