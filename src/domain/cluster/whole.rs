@@ -76,12 +76,15 @@ pub fn whole(members: &[Member]) -> State {
     }
 }
 
-/// Nodes of the last group end within seconds of each other.
+/// The nodes of the last group: they end within seconds of each other, and no group began after that.
 fn last_to_end<'a>(known: &[&'a Member<'a>]) -> Vec<&'a Member<'a>> {
     const TOGETHER_MS: u64 = 60_000;
     let ended = |member: &Member| member.state.ended_at.map_or(u64::MAX, |at| member.at(at).0);
+    let began = |member: &Member| member.state.attempts.back().map(|attempt| member.at(attempt.started_at).0);
     let last = known.iter().map(|member| ended(member)).max().unwrap_or(0);
-    known.iter().copied().filter(|member| ended(member).saturating_add(TOGETHER_MS) >= last).collect()
+    let anew = known.iter().filter_map(|member| began(member)).max().unwrap_or(0);
+    let counts = |at: u64| at.saturating_add(TOGETHER_MS) >= last && at >= anew;
+    known.iter().copied().filter(|member| counts(ended(member))).collect()
 }
 
 fn gravity(state: JobState) -> u8 {

@@ -104,7 +104,8 @@ fn parts(app: &App) -> Vec<Part> {
 /// The world size, with the share of it that is on this node where that is not all.
 fn ranks(app: &App, world_size: u32) -> String {
     let here = app.overview.fleet.ranks.len() as u32;
-    if here == 0 || here == world_size { world_size.to_string() } else { format!("{here} of {world_size}") }
+    // Ranks of nodes that left are still shown.
+    if here == 0 || here >= world_size { world_size.to_string() } else { format!("{here} of {world_size}") }
 }
 
 fn chips(app: &App) -> Vec<Piece> {
@@ -124,18 +125,17 @@ fn chips(app: &App) -> Vec<Piece> {
         }
         LinkState::Gone(_) => chips.push(("link lost".into(), Role::Crit)),
     }
-    let silent: Vec<&str> = app
+    let silent: Vec<_> = app
         .nodes
         .iter()
-        .filter(|node| node.status.link.silent_since().is_some())
-        .map(|node| node.status.host.as_str())
+        .filter_map(|node| Some((node.status.host.as_str(), node.status.link.silent_since()?)))
         .collect();
-    match silent.as_slice() {
-        [] => {}
-        [host] => chips.push((format!("{host} silent"), Role::Stale)),
-        several => {
-            chips.push((format!("{} of {} nodes silent", several.len(), app.nodes.len()), Role::Stale))
-        }
+    if let Some((host, oldest)) = silent.iter().min_by_key(|(_, since)| *since) {
+        let who = match silent.len() {
+            1 => format!("{host} silent"),
+            several => format!("{several} of {} nodes silent", app.nodes.len()),
+        };
+        chips.push((format!("{who} {}", human(app.now.since(*oldest))), Role::Stale));
     }
     if let Some(replay) = &app.replay {
         let word = if replay.redacted { "replay, redacted" } else { "replay" };

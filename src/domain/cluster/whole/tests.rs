@@ -112,6 +112,11 @@ fn a_node_that_left_does_not_end_the_job() {
     let one = node(0, end(T + 500_000, JobState::Done));
     let job = join(&[(&one, 0), (&two, 0)]);
     assert_eq!((job.state, job.ended_at), (JobState::Done, Some(Stamp(T + 500_000))));
+    // Who left before the last group began is not of it, however soon that ended.
+    let restart =
+        Fact::Restart { attempt: 1, restarts: 1, reason: Reason::Failure, cause: None, world_size: Some(1) };
+    let one = node(0, [vec![(T + 4_000, restart)], end(T + 15_000, JobState::Done)].concat());
+    assert_eq!(join(&[(&one, 0), (&two, 0)]).state, JobState::Done);
 }
 
 #[test]
