@@ -52,7 +52,10 @@ pub fn answer(
             }
         },
         // A page for a viewer that does not read would only be thrown away.
-        ToSupervisor::Logs { .. } | ToSupervisor::Traffic | ToSupervisor::Unknown => {}
+        ToSupervisor::Logs { .. }
+        | ToSupervisor::LookAt { .. }
+        | ToSupervisor::Traffic
+        | ToSupervisor::Unknown => {}
     }
     None
 }

@@ -32,6 +32,7 @@ use self::work::Done;
 use super::{
     child::Spec,
     clock::Clock,
+    closeup::{CloseUps, Known},
     core::{Asker, Core, Effect, Input, Out},
     desk,
     forward::Told,
@@ -45,6 +46,7 @@ use crate::{
     domain::{
         agent_line::AgentReader,
         beat::Message,
+        closeup::history::Histories,
         command::{Command, Outcome},
         ending::Target,
         id::ProcId,
@@ -94,6 +96,9 @@ pub struct Supervisor {
     deaths: JoinSet<ProcId>,
     /// What was asked for and takes longer than the loop may wait, each on a thread of its own.
     work: JoinSet<Done>,
+    close_ups: CloseUps,
+    /// Figures of the ranks over time, for those who look at one.
+    histories: Histories,
     pidfds: HashMap<ProcId, Arc<OwnedFd>>,
     children: Signal,
     last_sample: Stamp,
@@ -156,6 +161,8 @@ impl Supervisor {
             finder: None,
             deaths: JoinSet::new(),
             work: JoinSet::new(),
+            close_ups: CloseUps::default(),
+            histories: Histories::default(),
             pidfds: HashMap::new(),
             children,
             last_sample: Stamp(0),
@@ -269,6 +276,7 @@ impl Supervisor {
                         self.work_done(done);
                     }
                 }
+                (to, answer) = self.close_ups.next() => self.hub.send(to, &answer),
                 Ok(message) = self.beat.next() => self.rank_said(message),
                 Ok((stream, _)) = self.listener.accept() => self.hub.accept(stream),
                 Some((from, said)) = self.said.recv() => self.viewer_said(from, said),
@@ -331,6 +339,7 @@ impl Supervisor {
     fn carry_out(&mut self, out: Out) {
         for event in &out.events {
             self.journal.keep(event);
+            self.histories.take(self.core.state(), event);
         }
         self.hub.broadcast(&out.events, self.core.state());
         if self.core.state().state != self.manifest.state && !self.finished {
@@ -523,6 +532,13 @@ impl Supervisor {
             ToSupervisor::Traffic => self.gpus.count_traffic(super::gpus::TRAFFIC),
             _ => {}
         }
+        let known = Known {
+            state: self.core.state(),
+            logbook: &self.logbook,
+            histories: &self.histories,
+            dir: Some(&self.dir),
+        };
+        self.close_ups.hear(&mut self.hub, from, &message, known);
         let now = self.clock.now();
         let known = (self.core.state(), &self.logbook);
         let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else {

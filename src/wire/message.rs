@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
+    closeup::{CloseUp, Question},
     command::{Command, Outcome},
     event::Event,
     log::{LogPage, LogQuery},
@@ -42,6 +43,15 @@ pub enum ToSupervisor {
         id: u64,
         /// Which lines.
         query: LogQuery,
+    },
+    /// Somebody looks at one rank. Answered by [`ToViewer::CloseUp`] with the same id.
+    LookAt {
+        /// Chosen by the viewer.
+        id: u64,
+        /// Position of the rank on the node.
+        local_rank: u32,
+        /// What to tell of it.
+        question: Question,
     },
     /// Somebody looks at bytes over PCIe and NVLink: count them for the next seconds. Has no answer.
     Traffic,
@@ -97,6 +107,13 @@ pub enum ToViewer {
         id: u64,
         /// The stacks, folded.
         stacks: Stacks,
+    },
+    /// What was asked about one rank.
+    CloseUp {
+        /// Of the question.
+        id: u64,
+        /// The answer.
+        close_up: Box<CloseUp>,
     },
     /// Nothing more will come.
     Bye {

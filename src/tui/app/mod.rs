@@ -3,10 +3,12 @@
 mod act;
 mod dialog;
 mod gpus;
+mod hang;
 mod logs;
 mod navigate;
 mod order;
 mod overview;
+mod page;
 mod prompt;
 mod remember;
 mod runs;
@@ -19,7 +21,8 @@ use ratatui::crossterm::event::{KeyEvent, MouseEvent};
 pub(crate) use dialog::{Dialog, SIGNALS, Verdict};
 pub(crate) use logs::{Logs, Shown};
 pub use overview::Peer;
-pub(crate) use overview::{Overview, Tab, Zoom};
+pub(crate) use overview::{Overview, Zoom};
+pub(crate) use page::{Page, Tab};
 pub(crate) use prompt::{Candidate, Prompt, PromptKind};
 pub(crate) use runs::{Combination, Key, Line, Runs, Tree};
 
@@ -130,6 +133,7 @@ pub struct App {
     pub(crate) zoom: Zoom,
     /// Tab of the rank's page.
     pub(crate) tab: Tab,
+    pub(crate) page: Page,
     pub(crate) overview: Overview,
     /// Number of the selected attempt; `None` is the last, whichever that is.
     pub(crate) lane: Option<u32>,
@@ -143,6 +147,8 @@ pub struct App {
     /// First line of the help that is shown, while it is.
     pub(crate) help: Option<usize>,
     pub(crate) stacks: stacks::Taken,
+    /// First line of the hang view that is shown.
+    pub(crate) hang_first: usize,
     pub(crate) toast: Option<Toast>,
     pub(crate) theme: Theme,
     pub(crate) glyphs: Glyphs,
@@ -186,6 +192,7 @@ impl App {
             selected: 0,
             zoom: Zoom::Fleet,
             tab: Tab::default(),
+            page: Page::default(),
             overview: Overview::default(),
             lane: None,
             event: None,
@@ -195,6 +202,7 @@ impl App {
             prompt: None,
             help: None,
             stacks: stacks::Taken::default(),
+            hang_first: 0,
             toast: None,
             theme: options.theme.at(options.color),
             glyphs: GlyphSet::of(options.ascii),
@@ -238,6 +246,7 @@ impl App {
             Msg::Thrift(thrift) => self.save(thrift),
             Msg::Linked => {
                 self.logs.forget_question();
+                self.forget_page_questions();
                 cmds.push(Cmd::Send(ToSupervisor::Hello {
                     protocol: PROTOCOL,
                     version: env!("CARGO_PKG_VERSION").into(),
@@ -255,6 +264,9 @@ impl App {
         }
         if self.detail() && self.node == 0 && self.link == LinkState::Live {
             self.ask_for_traffic(&mut cmds);
+        }
+        if self.detail() {
+            self.ask_about_rank(&mut cmds);
         }
         if self.shows_log() && self.link == LinkState::Live {
             let id = self.next_id;
@@ -295,6 +307,7 @@ impl App {
                 for event in &events {
                     self.state.apply(event);
                 }
+                self.page_hears(0, &events);
                 self.logs.count(&self.state);
                 self.look_at_ranks();
             }
@@ -310,7 +323,8 @@ impl App {
                     self.say(role, text);
                 }
             }
-            ToViewer::Stacks { stacks, .. } => self.show_stacks(stacks),
+            ToViewer::Stacks { id, stacks } => self.show_stacks(id, stacks),
+            ToViewer::CloseUp { id, close_up } => self.told_about_rank(id, *close_up),
             ToViewer::Bye { text } => self.say(Role::Info, text),
             ToViewer::Unknown => {}
         }
@@ -356,6 +370,7 @@ impl App {
             View::Overview => Scope::Ranks,
             View::Logs => Scope::Logs,
             View::Runs => Scope::Runs,
+            View::Hang => Scope::Hang,
             View::Timeline | View::Events | View::Stacks => Scope::Everywhere,
         }
     }

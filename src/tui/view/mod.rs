@@ -5,6 +5,7 @@ mod dialog;
 mod events;
 pub(crate) mod gpu;
 mod grid;
+mod hang;
 mod header;
 mod help;
 mod logs;
@@ -27,6 +28,7 @@ use ratatui::{Frame, buffer::Buffer, layout::Rect};
 pub(crate) use grid::Scale;
 pub(crate) use header::key_line;
 pub(crate) use pen::Pen;
+pub(crate) use rank::{page_axis, tab_length, tab_text};
 
 use super::{
     app::{App, Zoom},
@@ -38,6 +40,16 @@ use crate::domain::fleet::RankId;
 /// How many lines the stacks have at this size.
 pub(crate) fn stacks_length(app: &App, size: (u16, u16)) -> usize {
     stacks::length(app, size.0)
+}
+
+/// How many lines the hang view has at this size.
+pub(crate) fn hang_length(app: &App, size: (u16, u16)) -> usize {
+    hang::length(app, size.0)
+}
+
+/// The hang view as text.
+pub(crate) fn hang_text(app: &App) -> String {
+    hang::text(app)
 }
 
 /// Draws the job screen.
@@ -63,6 +75,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
         View::Timeline => timeline::draw(app, &mut pen, plan.body),
         View::Events => events::draw(app, &mut pen, plan.body),
         View::Stacks => stacks::draw(app, &mut pen, plan.body),
+        View::Hang => hang::draw(app, &mut pen, plan.body),
         View::Runs => runs::draw(app, &mut pen, plan.body),
     }
     if app.is_stale() {

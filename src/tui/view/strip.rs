@@ -78,7 +78,9 @@ fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> 
     head.push((format!("  for {since}"), Role::Dim));
     head.extend(acts.map(|acts| (format!("  {acts}"), Role::Warn)));
     let mut keys: Line = Vec::new();
-    for (key, does) in words::remedy(alert.kind) {
+    for (action, does) in words::remedy(alert.kind) {
+        // Where nothing can be changed, what would change the job is no offer.
+        let Some(key) = app.keymap.shown(*action).filter(|_| app.can_do(*action)) else { continue };
         keys.push((format!("  {key} "), Role::Key));
         keys.push(((*does).to_owned(), Role::Text));
     }
@@ -98,14 +100,16 @@ fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> 
         return vec![head];
     }
     let mut lines = wrapped_head(head, width);
-    if form != Form::Line && verdict::is_about_waiting(alert.kind) {
+    if form != Form::Line && words::is_about_waiting(alert.kind) {
         lines.extend(verdict::gatherings(app, width));
     }
     if form == Form::Full {
         lines.extend(evidence(app, &alert.evidence, width));
     }
-    keys.insert(0, ("  press".into(), Role::Dim));
-    lines.push(keys);
+    if !keys.is_empty() {
+        keys.insert(0, ("  press".into(), Role::Dim));
+        lines.push(keys);
+    }
     lines
 }
 
