@@ -77,7 +77,7 @@ fn fleets() {
     let (small, large) = (fleet::Fleet::troubled(8, 8), fleet::Fleet::troubled(64, 8));
     for size in [(80, 24), (200, 50)] {
         made_up("node", &large, "default-dark", size, ":goto 131\n\n");
-        made_up("rank-peers", &large, "default-dark", size, ":goto 26\n\n\ntt");
+        made_up("rank-peers", &large, "default-dark", size, ":goto 26\n\n\nTT");
         made_up("filter", &large, "default-dark", size, "/lag>5\n");
         made_up("palette", &small, "default-dark", size, ":the");
     }
@@ -103,6 +103,7 @@ fn made_up(name: &str, fleet: &fleet::Fleet, theme: &str, size: Size, keys: &str
         themes: Themes::default(),
         keys: KeyOverrides::default(),
         from_list: false,
+        links: false,
         budget: None,
         layout: Layout::default(),
         layout_file: None,

@@ -112,6 +112,8 @@ pub struct Supervisor {
     leaders: VecDeque<ProcId>,
     /// Until when what ranks left behind may end by itself.
     sweep: Option<Instant>,
+    /// Whether somebody removed the job's folder while it runs.
+    folder_is_gone: bool,
     metrics: metrics::Metrics,
     script: script::Script,
     finished: bool,
@@ -172,6 +174,7 @@ impl Supervisor {
             waiting: None,
             leaders: VecDeque::new(),
             sweep: None,
+            folder_is_gone: false,
             metrics: metrics::Metrics::default(),
             script: script::Script::default(),
             finished: false,
@@ -445,6 +448,8 @@ impl Supervisor {
         let sample = now.since(self.last_sample) + Duration::from_millis(50) >= CALM;
         if sample {
             self.last_sample = now;
+            // What is open is still written, and nobody will ever find it.
+            self.folder_is_gone = !self.dir.journal().exists();
             let pids: Vec<_> =
                 self.core.state().ranks.iter().filter(|r| r.state.is_alive()).map(|r| r.proc.pid).collect();
             let unfinished: Vec<_> =
@@ -464,7 +469,8 @@ impl Supervisor {
             error: journal
                 .error
                 .map(|error| format!("elastictop cannot keep its journal: {error}"))
-                .or(logbook.error),
+                .or(logbook.error)
+                .or_else(|| self.folder_is_gone.then(|| removed(&self.dir))),
             lost: journal.lost + logbook.lost,
         });
         more
@@ -586,6 +592,15 @@ impl Supervisor {
             tracing::warn!(%error, "cannot write the manifest");
         }
     }
+}
+
+/// What it means that the job's folder is gone.
+fn removed(dir: &JobDir) -> String {
+    format!(
+        "the folder of this job was removed: {}; nothing of it is kept any more, and a screen that leaves does not find \
+         it again",
+        dir.root.display()
+    )
 }
 
 /// Listens on a socket that only its owner can use; what lies there from a supervisor that died is replaced.

@@ -191,7 +191,8 @@ pub(crate) enum Scope {
 
 impl Scope {
     /// All, the most special last.
-    pub(crate) const ALL: [Scope; 5] = [Scope::Everywhere, Scope::Ranks, Scope::Logs, Scope::Runs, Scope::Hang];
+    pub(crate) const ALL: [Scope; 5] =
+        [Scope::Everywhere, Scope::Ranks, Scope::Logs, Scope::Runs, Scope::Hang];
 
     /// Heading in the help.
     pub(crate) fn name(self) -> &'static str {

@@ -30,7 +30,10 @@ use ratatui::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::encode::encode;
+use super::{
+    encode::encode,
+    links::{Link, encode_links},
+};
 
 /// Takes the bytes of frames.
 pub(crate) trait Sink: Send {
@@ -172,6 +175,8 @@ fn give_back() {
 pub(crate) struct Screen {
     sink: Box<dyn Sink>,
     shown: Buffer,
+    /// Where the terminal has links.
+    links: Vec<Link>,
     /// What is drawn into; what it holds before does not matter.
     next: Buffer,
     sent: usize,
@@ -184,7 +189,15 @@ pub(crate) struct Screen {
 impl Screen {
     pub(crate) fn new(sink: Box<dyn Sink>, size: (u16, u16)) -> Screen {
         let empty = Buffer::empty(Rect::new(0, 0, size.0, size.1));
-        Screen { sink, shown: empty.clone(), next: empty, sent: 0, blank: true, extra: Vec::new() }
+        Screen {
+            sink,
+            shown: empty.clone(),
+            links: Vec::new(),
+            next: empty,
+            sent: 0,
+            blank: true,
+            extra: Vec::new(),
+        }
     }
 
     pub(crate) fn resize(&mut self, size: (u16, u16)) {
@@ -212,20 +225,23 @@ impl Screen {
     }
 
     /// Draws and sends what changed; false when the terminal has not taken the frame before yet.
-    pub(crate) fn show(&mut self, draw: impl FnOnce(Rect, &mut Buffer)) -> io::Result<bool> {
+    pub(crate) fn show(&mut self, draw: impl FnOnce(Rect, &mut Buffer) -> Vec<Link>) -> io::Result<bool> {
         self.sent = 0;
         if !self.sink.is_idle() {
             return Ok(false);
         }
         // The buffer before the last one is drawn into: two are enough for ever.
-        draw(self.shown.area, &mut self.next);
+        let links = draw(self.shown.area, &mut self.next);
         let mut bytes = Vec::new();
         bytes.append(&mut self.extra);
         if self.blank {
             self.shown.reset();
+            self.links.clear();
             queue!(bytes, ResetColor, Clear(ClearType::All))?;
         }
         bytes.extend(encode(&self.shown, &self.next));
+        bytes.extend(encode_links((&self.shown, &self.links), (&self.next, &links)));
+        self.links = links;
         if !bytes.is_empty() {
             let mut frame = Vec::with_capacity(bytes.len() + 16);
             queue!(frame, BeginSynchronizedUpdate)?;

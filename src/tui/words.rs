@@ -99,12 +99,20 @@ pub(crate) fn reason(reason: Reason, glyphs: Glyphs) -> (&'static str, &'static 
 /// What to do about an alert: actions, and what they do here.
 pub(crate) fn remedy(kind: AlertKind) -> &'static [(Action, &'static str)] {
     match kind {
-        AlertKind::Stopped => &[(Action::Hang, "why"), (Action::Signal, "send CONT"), (Action::Enter, "the rank")],
-        AlertKind::BlockedIo => &[(Action::Hang, "why"), (Action::RankLog, "its log"), (Action::Enter, "the rank")],
+        AlertKind::Stopped => {
+            &[(Action::Hang, "why"), (Action::Signal, "send CONT"), (Action::Enter, "the rank")]
+        }
+        AlertKind::BlockedIo => {
+            &[(Action::Hang, "why"), (Action::RankLog, "its log"), (Action::Enter, "the rank")]
+        }
         AlertKind::Orphan => &[(Action::Stop, "end the ranks")],
         AlertKind::ZombieDeadlock => &[(Action::KeepZombies, "keep them"), (Action::Stop, "stop the job")],
         AlertKind::StaleStore => &[(Action::Stop, "stop the job")],
-        AlertKind::CrashLoop => &[(Action::MergedLog, "logs"), (Action::FirstError, "first error"), (Action::Stop, "stop the job")],
+        AlertKind::CrashLoop => &[
+            (Action::MergedLog, "logs"),
+            (Action::FirstError, "first error"),
+            (Action::Stop, "stop the job"),
+        ],
         AlertKind::Oom => &[(Action::RankLog, "its log"), (Action::View(View::Timeline), "timeline")],
         AlertKind::SlowTeardown => &[(Action::Stop, "end it now")],
         AlertKind::AgentStuck => &[(Action::MergedLog, "logs"), (Action::Stop, "stop the job")],

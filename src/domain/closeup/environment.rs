@@ -142,7 +142,13 @@ mod tests {
     fn drift_comes_first_and_what_each_has_of_its_own_is_no_drift() {
         let common = [("HOME", "/home/ada"), ("NCCL_IB_HCA", "mlx5_0"), ("X_TOKEN", "aaaaaaaaaa")];
         let of = |rank: &str, hca: &str, token: &str, folder: &str| {
-            raw(&[("HOME", common[0].1), ("RANK", rank), ("NCCL_IB_HCA", hca), ("X_TOKEN", token), ("TMP_OF", folder)])
+            raw(&[
+                ("HOME", common[0].1),
+                ("RANK", rank),
+                ("NCCL_IB_HCA", hca),
+                ("X_TOKEN", token),
+                ("TMP_OF", folder),
+            ])
         };
         let mut mine = of("1", "mlx5_3", "bbbbbbbbbb", "/t/1");
         mine.push(("PROXY".into(), "http://me:hunter22@host bbbbbbbbbb".into()));
@@ -174,7 +180,8 @@ mod tests {
 
     #[test]
     fn one_other_is_enough_to_see_that_something_differs() {
-        let env = Environment::compare(&raw(&[("A", "1"), ("RANK", "0")]), &[(1, raw(&[("RANK", "1")]))], vec![]);
+        let env =
+            Environment::compare(&raw(&[("A", "1"), ("RANK", "0")]), &[(1, raw(&[("RANK", "1")]))], vec![]);
         assert_eq!(env.variables[0].standing, Standing::Odd);
         assert_eq!(env.variables[1].standing, Standing::Own);
         let alone = Environment::compare(&raw(&[("A", "1")]), &[], vec![]);

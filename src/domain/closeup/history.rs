@@ -129,7 +129,10 @@ mod tests {
         let steps = history.step_us.window(Resolution::Second, Stamp(113_000), 14);
         let told: Vec<_> = steps.iter().flatten().copied().collect();
         assert_eq!(told, [1_000_000, 6_000_000, 1_000_000]);
-        assert_eq!((steps[4], steps[10], steps[12], steps[13]), (Some(1_000_000), Some(6_000_000), None, Some(1_000_000)));
+        assert_eq!(
+            (steps[4], steps[10], steps[12], steps[13]),
+            (Some(1_000_000), Some(6_000_000), None, Some(1_000_000))
+        );
         assert_eq!(history.cpu_pct.window(Resolution::Second, Stamp(104_000), 1), [Some(50)]);
         assert_eq!(history.rss_mib.window(Resolution::Second, Stamp(113_000), 1), [Some(700)]);
         assert!(kept.of(2).is_none());

@@ -59,7 +59,12 @@ impl App {
         }
         let page = i64::from(self.size.1.saturating_sub(6)).max(1);
         match action {
-            Action::PageUp | Action::PageDown | Action::HalfUp | Action::HalfDown | Action::First | Action::Last
+            Action::PageUp
+            | Action::PageDown
+            | Action::HalfUp
+            | Action::HalfDown
+            | Action::First
+            | Action::Last
                 if self.detail() && self.view == View::Overview =>
             {
                 self.scroll_page(action);

@@ -161,6 +161,8 @@ pub struct App {
     /// Whether leaving leads back to a list of jobs.
     from_list: bool,
     depth: ColorDepth,
+    /// Whether the terminal gets hyperlinks.
+    pub(crate) links: bool,
     mouse: bool,
     /// How plain the screen is because the line is thin.
     pub(crate) thrift: Thrift,
@@ -214,6 +216,7 @@ impl App {
             themes: options.themes.clone(),
             from_list: options.from_list,
             depth: options.color,
+            links: options.links,
             mouse: options.mouse && options.layout.mouse.unwrap_or(true),
             thrift: Thrift::None,
             layout: options.layout.clone(),

@@ -25,7 +25,8 @@ impl App {
 
     /// Whether an action would be taken up now: what changes the job, or is asked of it, is not on every screen.
     pub(crate) fn can_do(&self, action: Action) -> bool {
-        let changes = action == Action::Stacks || TABLE.iter().any(|line| line.action == action && line.changes);
+        let changes =
+            action == Action::Stacks || TABLE.iter().any(|line| line.action == action && line.changes);
         !changes || self.cannot_change().is_none()
     }
 

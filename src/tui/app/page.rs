@@ -46,16 +46,8 @@ pub(crate) enum Tab {
 }
 
 impl Tab {
-    pub(crate) const ALL: [Tab; 8] = [
-        Tab::Log,
-        Tab::Env,
-        Tab::Stack,
-        Tab::Error,
-        Tab::Collectives,
-        Tab::Events,
-        Tab::Peers,
-        Tab::Gpu,
-    ];
+    pub(crate) const ALL: [Tab; 8] =
+        [Tab::Log, Tab::Env, Tab::Stack, Tab::Error, Tab::Collectives, Tab::Events, Tab::Peers, Tab::Gpu];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -135,7 +127,9 @@ impl Page {
         self.told_at.insert(question as u8, now);
         let why = || told.why_not.clone().unwrap_or_else(|| "the supervisor does not tell".into());
         match question {
-            Question::History => self.history = Some(told.history.map(|history| *history).unwrap_or_default()),
+            Question::History => {
+                self.history = Some(told.history.map(|history| *history).unwrap_or_default())
+            }
             Question::Process => self.process = Some(told.process.ok_or_else(why)),
             Question::Environment => self.environment = Some(told.environment.ok_or_else(why)),
             Question::LastWords => self.last_words = Some(told.last_words.ok_or_else(why)),

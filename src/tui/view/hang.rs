@@ -14,13 +14,7 @@ use crate::{
         time::human,
         verdict::standing::group_name,
     },
-    tui::{
-        app::App,
-        keys::Action,
-        text,
-        theme::Role,
-        words,
-    },
+    tui::{app::App, keys::Action, text, theme::Role, words},
 };
 
 type Line = Vec<Piece>;
@@ -73,7 +67,8 @@ fn lines(app: &App, width: usize) -> Vec<Line> {
     if alerts.is_empty() {
         let moving = app.state.ranks.iter().filter(|rank| rank.state == RankState::Running).count();
         lines.push(vec![(format!("{} no verdict", app.glyphs.good), Role::Ok)]);
-        let text = format!("{moving} of {} ranks run; nothing says that the job hangs", app.state.ranks.len());
+        let text =
+            format!("{moving} of {} ranks run; nothing says that the job hangs", app.state.ranks.len());
         lines.push(vec![(format!("  {text}"), Role::Dim)]);
     }
     for (_, alert) in &alerts {
@@ -116,9 +111,10 @@ fn odd(app: &App, width: usize) -> Vec<Line> {
     ];
     let detail = rank.detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default();
     let cpu = rank.cpu_pct.map(|pct| format!("  CPU {pct:.0} %")).unwrap_or_default();
-    let step = rank.step.zip(rank.step_at).map(|(step, at)| {
-        format!("  step {step}, {} ago", text::age(app.now.since(at)))
-    });
+    let step = rank
+        .step
+        .zip(rank.step_at)
+        .map(|(step, at)| format!("  step {step}, {} ago", text::age(app.now.since(at))));
     let beat = rank.beat_at.map(|at| format!("  heartbeat {} ago", text::age(app.now.since(at))));
     line.push((format!("{cpu}{}{}", step.unwrap_or_default(), beat.unwrap_or_default()), Role::Text));
     lines.push(line);
@@ -142,7 +138,13 @@ fn gatherings(app: &App, width: usize) -> Vec<Line> {
     for rank in ranks.filter(|rank| rank.state.is_alive()) {
         for group in &rank.groups {
             if let Some(at) = group.enqueued {
-                groups.entry(&group.name).or_insert_with(|| (group, BTreeMap::new())).1.entry(at).or_default().push(rank);
+                groups
+                    .entry(&group.name)
+                    .or_insert_with(|| (group, BTreeMap::new()))
+                    .1
+                    .entry(at)
+                    .or_default()
+                    .push(rank);
             }
         }
     }
@@ -159,7 +161,10 @@ fn gatherings(app: &App, width: usize) -> Vec<Line> {
             continue;
         }
         let all: usize = at.values().map(Vec::len).sum();
-        let op = at.values().flatten().find_map(|rank| rank.standing.as_ref().filter(|s| s.group == name)?.op.clone());
+        let op = at
+            .values()
+            .flatten()
+            .find_map(|rank| rank.standing.as_ref().filter(|s| s.group == name)?.op.clone());
         let op = op.map(|op| format!("  {op}")).unwrap_or_default();
         let size = group.size.map_or("n/a".into(), |size| size.to_string());
         lines.extend(heading(&format!("group {name}: {size} ranks{op}")));
@@ -208,7 +213,11 @@ fn stacks(app: &App, width: usize) -> Vec<Line> {
         let mut lines: Vec<Line> = heading("stacks").into();
         let can = app.can_do(Action::Stacks);
         lines.push(if can {
-            vec![("  not taken yet: ".into(), Role::Dim), ("s".into(), Role::Key), (" takes them".into(), Role::Dim)]
+            vec![
+                ("  not taken yet: ".into(), Role::Dim),
+                ("s".into(), Role::Key),
+                (" takes them".into(), Role::Dim),
+            ]
         } else {
             vec![("  not taken".into(), Role::Dim)]
         });
@@ -235,14 +244,20 @@ fn stacks(app: &App, width: usize) -> Vec<Line> {
 /// What will end the wait, and when.
 fn time_left(app: &App) -> Vec<Line> {
     let ranks = || app.state.ranks.iter().filter(|rank| rank.state.is_alive());
-    let abort = ranks().filter_map(|rank| Some((rank.standing.as_ref()?.aborts_at()?, rank))).min_by_key(|(at, _)| *at);
+    let abort = ranks()
+        .filter_map(|rank| Some((rank.standing.as_ref()?.aborts_at()?, rank)))
+        .min_by_key(|(at, _)| *at);
     let guard = ranks().find_map(|rank| rank.guard.as_ref());
     if abort.is_none() && guard.is_none() {
         return Vec::new();
     }
     let mut lines: Vec<Line> = heading("what ends it").into();
     if let Some((at, rank)) = abort {
-        let text = format!("  the collective's own time limit, {} (rank {})", words::countdown(app.now, at), rank.number());
+        let text = format!(
+            "  the collective's own time limit, {} (rank {})",
+            words::countdown(app.now, at),
+            rank.number()
+        );
         lines.push(vec![(text, Role::Warn)]);
     }
     if let Some(guard) = guard {

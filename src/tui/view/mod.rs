@@ -8,6 +8,7 @@ mod grid;
 mod hang;
 mod header;
 mod help;
+mod links;
 mod logs;
 mod node;
 mod overview;
@@ -33,6 +34,7 @@ pub(crate) use rank::{page_axis, tab_length, tab_text};
 use super::{
     app::{App, Zoom},
     keys::View,
+    links::Link,
     theme::Role,
 };
 use crate::domain::fleet::RankId;
@@ -55,11 +57,12 @@ pub(crate) fn hang_text(app: &App) -> String {
 /// Draws the job screen.
 pub fn draw(app: &App, frame: &mut Frame) {
     let area = frame.area();
-    paint(app, area, frame.buffer_mut());
+    // Where links lie is the terminal's affair.
+    let _links = paint(app, area, frame.buffer_mut());
 }
 
-/// Draws the job screen into a buffer.
-pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
+/// Draws the job screen into a buffer; where links lie.
+pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) -> Vec<Link> {
     let mut pen = Pen::new(buffer, &app.theme, app.glyphs);
     pen.fill(area);
     let plan = Plan::of(app, area);
@@ -91,6 +94,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
     if let Some(prompt) = &app.prompt {
         prompt::draw(app, prompt, &mut pen, area);
     }
+    links::find(app, buffer)
 }
 
 /// The largest first line that the help can be scrolled to.

@@ -12,6 +12,8 @@ use crate::{
 
 /// A failure that was got over this long ago is no news any more.
 const OLD_NEWS: Duration = Duration::from_secs(15 * 60);
+/// Nor is one that the next attempt has made steps after for this long.
+const GOT_OVER: Duration = Duration::from_secs(60);
 
 /// Lines that the strip takes of at most `budget`.
 pub(super) fn height(app: &App, width: u16, budget: u16) -> u16 {
@@ -165,7 +167,10 @@ fn cause_lines(app: &App, width: usize, form: Form) -> Vec<Line> {
     let which = failed.map_or("failure".into(), |attempt| format!("attempt {}", attempt.n));
     if !news {
         let ended = failed.and_then(|attempt| attempt.ended_at);
-        if ended.is_none_or(|at| app.now.since(at) >= OLD_NEWS) {
+        let next = app.state.attempts.back().filter(|next| failed.is_none_or(|failed| next.n > failed.n));
+        let works_since = next.and_then(|next| next.first_step).map(|(_, at)| at);
+        let is_over = works_since.is_some_and(|at| app.now.since(at) >= GOT_OVER);
+        if is_over || ended.is_none_or(|at| app.now.since(at) >= OLD_NEWS) {
             // The timeline has it.
             return Vec::new();
         }

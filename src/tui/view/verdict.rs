@@ -8,10 +8,7 @@ use crate::{
         fleet::STALE_BEAT,
         state::Rank,
         time::human,
-        verdict::{
-            Role as Stands, Standing,
-            standing::names,
-        },
+        verdict::{Role as Stands, Standing, standing::names},
     },
     tui::{app::App, text, theme::Role, words},
 };

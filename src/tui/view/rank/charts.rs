@@ -293,10 +293,11 @@ fn lines(app: &App, pen: &mut Pen, area: Rect, axis: &Axis, figures: &[Figure]) 
     for (figure, y) in figures.iter().take(rows).zip(area.top()..) {
         let values = window(axis, figure.series, cells);
         let max = edge(figure, &values);
-        let marked = figure.marks.is_some_and(|marks| {
-            window(axis, marks, cells).iter().flatten().any(|mark| *mark > 0)
-        });
-        let name = if marked { format!("{} {}", app.glyphs.warn, figure.name) } else { figure.name.to_owned() };
+        let marked = figure
+            .marks
+            .is_some_and(|marks| window(axis, marks, cells).iter().flatten().any(|mark| *mark > 0));
+        let name =
+            if marked { format!("{} {}", app.glyphs.warn, figure.name) } else { figure.name.to_owned() };
         let value = value_at(app, axis, &values).map_or("n/a".into(), |value| figure.unit.words(value));
         let role = if marked { Role::Warn } else { Role::Dim };
         let used = pen.text(area.x, y, label - 1, &format!("{name} "), role);
@@ -306,12 +307,8 @@ fn lines(app: &App, pen: &mut Pen, area: Rect, axis: &Axis, figures: &[Figure]) 
     let shown = rows.min(figures.len()) as u16;
     let place = |back: usize| cells.checked_sub(1 + back).map(|cell| cell as u16);
     let state = app.state_of(app.node).unwrap_or(&app.state);
-    let restarts: Vec<u16> = state
-        .attempts
-        .iter()
-        .skip(1)
-        .filter_map(|attempt| place(axis.back(attempt.started_at)?))
-        .collect();
+    let restarts: Vec<u16> =
+        state.attempts.iter().skip(1).filter_map(|attempt| place(axis.back(attempt.started_at)?)).collect();
     for (x, y) in restarts.iter().flat_map(|x| (0..shown).map(move |row| (*x, area.y + row))) {
         pen.text(area.x + label + x, y, 1, app.glyphs.bar, Role::Border);
     }

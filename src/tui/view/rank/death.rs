@@ -93,7 +93,9 @@ fn memory(app: &App, rank: &Rank) -> Line {
     let own = rank.rss_bytes.map(|bytes| format!("{} resident", text::bytes(bytes)));
     let of = |process: &Process| {
         let used = process.group_bytes.map_or("n/a".into(), text::bytes);
-        let limit = process.group_limit_bytes.map_or("no limit".into(), |limit| format!("limit {}", text::bytes(limit)));
+        let limit = process
+            .group_limit_bytes
+            .map_or("no limit".into(), |limit| format!("limit {}", text::bytes(limit)));
         let kills = match process.oom_kills {
             Some(0) => ", no kill by the kernel".into(),
             Some(kills) => format!(", {kills} killed by the kernel for memory"),
@@ -104,7 +106,11 @@ fn memory(app: &App, rank: &Rank) -> Line {
     let parts: Vec<String> = own.into_iter().chain(told.map(of)).collect();
     let is_short = told.is_some_and(|process| process.oom_kills.is_some_and(|kills| kills > 0));
     let role = if is_short { Role::Warn } else { Role::Text };
-    if parts.is_empty() { labelled("memory", "n/a", Role::Dim) } else { labelled("memory", parts.join("; "), role) }
+    if parts.is_empty() {
+        labelled("memory", "n/a", Role::Dim)
+    } else {
+        labelled("memory", parts.join("; "), role)
+    }
 }
 
 fn last_words(words: &LastWords, width: usize) -> Vec<Line> {

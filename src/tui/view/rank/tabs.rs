@@ -125,7 +125,11 @@ fn variable(of: &Variable, width: usize) -> Vec<Line> {
         Some(value) => {
             let room = width.saturating_sub(MARK + of.name.len() + 1);
             // Long lists of paths go on below.
-            let parts = if room < 12 { text::wrap(value, width.saturating_sub(MARK).max(8)) } else { text::wrap(value, room) };
+            let parts = if room < 12 {
+                text::wrap(value, width.saturating_sub(MARK).max(8))
+            } else {
+                text::wrap(value, room)
+            };
             for (n, part) in parts.iter().enumerate() {
                 let head = if n == 0 {
                     vec![mark(word), (of.name.clone(), name_role), ("=".into(), Role::Dim)]
@@ -181,17 +185,13 @@ fn taken(app: &App, at: crate::domain::time::Stamp, stacks: &Stacks) -> Line {
 }
 
 fn not_read(stacks: &Stacks, width: usize) -> Vec<Line> {
-    let told = |failed: &crate::domain::stack::Failed| {
-        text::wrap_words(&format!("no stack: {}", failed.why), width)
-    };
+    let told =
+        |failed: &crate::domain::stack::Failed| text::wrap_words(&format!("no stack: {}", failed.why), width);
     stacks.failed.iter().flat_map(told).map(|line| one(line, Role::Warn)).collect()
 }
 
 fn frame(frame: &Frame) -> Line {
-    vec![
-        (format!("  {} ", frame.name), Role::Text),
-        (format!("({}:{})", frame.file, frame.line), Role::Dim),
-    ]
+    vec![(format!("  {} ", frame.name), Role::Text), (format!("({}:{})", frame.file, frame.line), Role::Dim)]
 }
 
 /// Its process groups against the furthest rank of each.
@@ -225,7 +225,10 @@ fn group_lines(app: &App, rank: &Rank, group: &GroupStatus, width: usize) -> Vec
     let nodes = 0..=app.peers.len() as u32;
     let peers = || {
         let states = nodes.clone().filter_map(|node| app.state_of(node));
-        states.flat_map(|state| &state.ranks).flat_map(|rank| &rank.groups).filter(|other| other.name == group.name)
+        states
+            .flat_map(|state| &state.ranks)
+            .flat_map(|rank| &rank.groups)
+            .filter(|other| other.name == group.name)
     };
     let size = group.size.map_or("n/a".into(), |size| size.to_string());
     let place = group.rank.map_or(String::new(), |place| format!(", {place} in it"));
@@ -235,7 +238,8 @@ fn group_lines(app: &App, rank: &Rank, group: &GroupStatus, width: usize) -> Vec
         (format!("{name}{torch}"), Role::Title),
         (format!("  {}, {size} ranks{place}", group.backend.as_deref().unwrap_or("backend n/a")), Role::Dim),
     ]];
-    let is_behind = rank.standing.as_ref().is_some_and(|standing| standing.group == name && standing.behind > 0);
+    let is_behind =
+        rank.standing.as_ref().is_some_and(|standing| standing.group == name && standing.behind > 0);
     let counts: [(&str, Option<u64>, Option<u64>); 3] = [
         ("enqueued", group.enqueued, peers().filter_map(|other| other.enqueued).max()),
         ("started", group.started, peers().filter_map(|other| other.started).max()),
@@ -260,11 +264,15 @@ fn group_lines(app: &App, rank: &Rank, group: &GroupStatus, width: usize) -> Vec
         let since = human(app.now.since(standing.since));
         let abort = standing.aborts_at().map(|at| format!(", aborts {}", words::countdown(app.now, at)));
         let text = format!("  {} for {since}{}", standing.detail(), abort.unwrap_or_default());
-        lines.extend(text::wrap_words(&text, width).into_iter().map(|line| one(format!("  {line}"), Role::Warn)));
+        lines.extend(
+            text::wrap_words(&text, width).into_iter().map(|line| one(format!("  {line}"), Role::Warn)),
+        );
     }
     if let Some(op) = &group.op {
         let shape = op.shape.as_ref().map(|shape| format!(", shape {shape:?}")).unwrap_or_default();
-        let limit = op.timeout_ms.map(|limit| format!(", time limit {}", human(std::time::Duration::from_millis(limit))));
+        let limit = op
+            .timeout_ms
+            .map(|limit| format!(", time limit {}", human(std::time::Duration::from_millis(limit))));
         let seq = op.seq.map(|seq| format!(" #{seq}")).unwrap_or_default();
         let name = op.name.as_str();
         lines.push(one(format!("  waits in {name}{seq}{shape}{}", limit.unwrap_or_default()), Role::Text));
@@ -302,7 +310,8 @@ fn happened(app: &App, rank: &Rank) -> Vec<Line> {
 fn peers(app: &App) -> Vec<Line> {
     let fleet = &app.overview.fleet;
     let Some(row) = fleet.rank(app.selected_id()) else { return Vec::new() };
-    let mut lines = vec![one(format!("{:<18}{:>10}{:>10}{:>8}", "", "this rank", "median", "apart"), Role::Title)];
+    let mut lines =
+        vec![one(format!("{:<18}{:>10}{:>10}{:>8}", "", "this rank", "median", "apart"), Role::Title)];
     for comparison in fleet.norms.compare(&row.figures) {
         let number = |value: Option<f32>| value.map_or("n/a".into(), |value| format!("{value:.0}"));
         let apart = comparison.apart.map_or("n/a".into(), |apart| format!("{apart:+.1}"));
