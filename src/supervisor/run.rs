@@ -37,7 +37,7 @@ use super::{
     desk,
     forward::Told,
     hub::{Hub, Said, ViewerId},
-    journal::Journal,
+    journal::{self, Journal},
     logbook::Logbook,
     place::{JobDir, Manifest, Roots},
     reading,
@@ -132,6 +132,7 @@ impl Supervisor {
     ) -> Result<Supervisor> {
         let dir = roots.job(&manifest.id);
         let at = |path: PathBuf| move |error: std::io::Error| Error::io("cannot open", &path, &error);
+        let histories = journal::histories(&dir.journal());
         let journal = Journal::open(&dir.journal()).map_err(at(dir.journal()))?;
         let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
         let secrets = spec.as_ref().map(Spec::secrets).unwrap_or_default();
@@ -164,7 +165,7 @@ impl Supervisor {
             deaths: JoinSet::new(),
             work: JoinSet::new(),
             close_ups: CloseUps::default(),
-            histories: Histories::default(),
+            histories,
             pidfds: HashMap::new(),
             children,
             last_sample: Stamp(0),

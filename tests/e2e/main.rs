@@ -12,6 +12,7 @@ mod forensic;
 mod gpu;
 mod input;
 mod orphans;
+mod pages;
 mod ranks;
 mod restarts;
 mod storage;

@@ -108,7 +108,7 @@ impl Page {
             self.proc = Some(proc);
             (self.process, self.environment, self.last_words, self.stacks) = (None, None, None, None);
             self.asked.retain(|_, (question, _)| *question == Question::History);
-            self.told_at.clear();
+            self.told_at.retain(|question, _| *question == Question::History as u8);
         }
     }
 

@@ -110,7 +110,11 @@ fn scenes() -> Vec<Scene> {
         scene("odd_text", fixture::odd_text, ""),
         scene("rank", fixture::veteran, "j j <Enter>"),
         scene("rank_troubled", fixture::troubled, "j <Enter>"),
-        scene("rank_cursor", fixture::on_gpus, "j j j <Enter> h h h h h h h h h h h h h h h h h h h h"),
+        scene(
+            "rank_cursor",
+            fixture::on_gpus,
+            "j j j <Enter> <Left> <Left> <Left> <Left> <Left> <Left> <Left> <Left> <Left> <Left>",
+        ),
         scene("rank_env", || fixture::healthy(8), "j j <Enter> t"),
         scene("rank_env_found", || fixture::healthy(8), "j j <Enter> t / n c c l <Enter>"),
         scene("rank_stack", page::hung, "<Enter> t t s"),

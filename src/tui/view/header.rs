@@ -284,7 +284,8 @@ fn shown_hints(app: &App) -> Vec<(String, &'static str)> {
         return dialog_hints(dialog).iter().map(|(key, word)| ((*key).to_owned(), *word)).collect();
     }
     let hint = |(actions, word): &(&[Action], &'static str)| {
-        let key: Vec<String> = actions.iter().filter_map(|action| app.keymap.shown(*action)).collect();
+        let key: Vec<String> =
+            actions.iter().filter_map(|action| app.keymap.shown_in(*action, app.scope())).collect();
         let off = actions.iter().any(|action| !app.can_do(*action));
         let leaves = actions.contains(&Action::Detach) && app.state.state.is_over();
         (!key.is_empty() && !off).then(|| (key.join(" "), if leaves { "leave" } else { *word }))

@@ -7,7 +7,7 @@ use ratatui::layout::Rect;
 use super::{Pen, pen::Piece, verdict};
 use crate::{
     domain::{alert::Alert, rank::JobState, time::human},
-    tui::{app::App, text, theme::Role, words},
+    tui::{app::App, keys::View, text, theme::Role, words},
 };
 
 /// A failure that was got over this long ago is no news any more.
@@ -29,7 +29,9 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
 type Line = Vec<Piece>;
 
 fn lines(app: &App, width: u16, budget: u16) -> Vec<Line> {
-    let mut alerts: Vec<&Alert> = app.state.alerts.iter().collect();
+    // The hang view says all of it.
+    let is_told = |alert: &&Alert| app.view != View::Hang || !words::is_about_waiting(alert.kind);
+    let mut alerts: Vec<&Alert> = app.state.alerts.iter().filter(is_told).collect();
     alerts.sort_by_key(|alert| (alert.acts_at.is_none(), words::gravity(alert.kind), alert.since));
     let budget = usize::from(budget);
     let width = usize::from(width.saturating_sub(2));

@@ -300,7 +300,7 @@ fn lines(app: &App, pen: &mut Pen, area: Rect, axis: &Axis, figures: &[Figure]) 
             if marked { format!("{} {}", app.glyphs.warn, figure.name) } else { figure.name.to_owned() };
         let value = value_at(app, axis, &values).map_or("n/a".into(), |value| figure.unit.words(value));
         let role = if marked { Role::Warn } else { Role::Dim };
-        let used = pen.text(area.x, y, label - 1, &format!("{name} "), role);
+        let used = pen.text(area.x, y, label.saturating_sub(1), &format!("{name} "), role);
         pen.right(area.x + used, y, label.saturating_sub(used + 2), &value, Role::Text);
         pen.text(area.x + label, y, cells as u16, &chart::spark(&values, max, app.glyphs), Role::Accent);
     }
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn times_of_steps_have_three_digits() {
         let words = [310, 5_230, 52_300, 1_420_000, 250_000_000].map(span_words);
-        assert_eq!(words, ["310 us", "5.2 ms", "52 ms", "1.42 s", "4m10s"]);
+        assert_eq!(words, ["310 us", "5.2 ms", "52 ms", "1.42 s", "4m 10s"]);
     }
 
     #[test]

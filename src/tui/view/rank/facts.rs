@@ -61,7 +61,8 @@ fn in_one_line(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) {
     pen.pieces(area.x + 2, area.y, area.width.saturating_sub(2), &line);
 }
 
-fn column(pen: &mut Pen, area: Rect, facts: &Facts) {
+/// Labels and what holds, below each other.
+pub(super) fn column(pen: &mut Pen, area: Rect, facts: &Facts) {
     for ((label, (text, role)), y) in facts.iter().zip(area.top()..area.bottom()) {
         pen.text(area.x + 2, y, 11.min(area.width.saturating_sub(2)), label, Role::Dim);
         pen.text(area.x + 14, y, area.width.saturating_sub(15), text, *role);

@@ -97,10 +97,35 @@ fn tab(app: &App, pen: &mut Pen, rank: &Rank, area: Rect) {
             pen.text(area.x + 2, area.y + 1, area.width.saturating_sub(2), text, Role::Dim);
         }
         Tab::Log => logs::pane(app, pen, area),
-        Tab::Gpu => gpu::page(app, rank, pen, area),
+        Tab::Gpu => gpu_tab(app, pen, rank, area),
         _ => scrolled(app, pen, rank, area),
     }
     names(app, pen, area);
+}
+
+/// Its GPU: facts, and figures over time beside them or below.
+fn gpu_tab(app: &App, pen: &mut Pen, rank: &Rank, area: Rect) {
+    pen.rule(area, "gpu");
+    let inner =
+        Rect { x: area.x + 1, y: area.y + 1, width: area.width.saturating_sub(2), height: area.height - 1 };
+    let facts = gpu::facts(app, rank);
+    if area.width < TWO_COLUMNS {
+        // Figures over time take a line each there.
+        let over_time = if inner.height > 6 { 4 } else { 0 };
+        let above = Rect { height: (inner.height - over_time).min(facts.len() as u16), ..inner };
+        facts::column(pen, above, &facts);
+        let below = Rect { y: above.bottom(), height: over_time, ..inner };
+        return gpu::page(
+            app,
+            rank,
+            pen,
+            Rect { x: below.x + 1, width: below.width.saturating_sub(1), ..below },
+        );
+    }
+    let left = (inner.width / 2).min(52);
+    facts::column(pen, Rect { width: left, ..inner }, &facts);
+    let right = Rect { x: inner.x + left + 1, width: inner.width - left - 1, ..inner };
+    gpu::page(app, rank, pen, right);
 }
 
 /// Lines from the first that is shown on, and how many there are below.

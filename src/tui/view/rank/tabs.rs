@@ -14,6 +14,7 @@ use crate::{
     },
     tui::{
         app::{App, Tab},
+        keys::Action,
         text,
         theme::Role,
         view::pen::Piece,
@@ -142,7 +143,12 @@ fn variable(of: &Variable, width: usize) -> Vec<Line> {
     }
     if of.standing != Standing::Own {
         for (ranks, value) in &of.others {
-            let has = value.as_ref().map_or("do not have it".into(), |value| format!("have {value}"));
+            let has = match (value, ranks.len()) {
+                (Some(value), 1) => format!("has {value}"),
+                (Some(value), _) => format!("have {value}"),
+                (None, 1) => "does not have it".into(),
+                (None, _) => "do not have it".into(),
+            };
             lines.push(one(format!("{:MARK$}{} {has}", "", list(ranks)), Role::Dim));
         }
     }
@@ -172,7 +178,8 @@ fn stack(app: &App, rank: &Rank, width: usize) -> Vec<Line> {
         lines.extend(group.frames.iter().map(frame));
         return lines;
     }
-    vec![one("not taken yet: press s", Role::Dim)]
+    let text = if app.can_do(Action::Stacks) { "not taken yet: press s" } else { "not taken" };
+    vec![one(text, Role::Dim)]
 }
 
 fn taken(app: &App, at: crate::domain::time::Stamp, stacks: &Stacks) -> Line {
