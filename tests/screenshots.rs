@@ -265,7 +265,7 @@ fn gpus(size: Size) {
             .until("the heat", |text| size.0 < 80 || text.contains("▲") || text.contains("hardware thermal"));
         screen.take("rank-gpu");
         screen.press("T");
-        screen.until("the GPU", |text| text.contains("GPU over time"));
+        screen.until("the GPU", |text| text.contains("[gpu]") || text.contains("8 of 8"));
         screen.take("gpu");
         screen.press("q");
         screen.until("the shell", |text| text.contains("detached from"));
