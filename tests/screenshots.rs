@@ -48,13 +48,6 @@ fn screenshots() {
     let has_torch = root().join(PYTHON).exists();
     let may_be_alone =
         Command::new(ALONE[0]).args(&ALONE[1..]).arg("true").status().is_ok_and(|ended| ended.success());
-    for size in ALL_SIZES {
-        runs(size);
-        gpus(size);
-        if has_torch {
-            a_hang(size);
-        }
-    }
     for size in SIZES {
         if has_torch {
             a_failure(&world, size);
@@ -69,6 +62,28 @@ fn screenshots() {
     }
     if !has_torch {
         println!("no .venv: torchrun was not photographed");
+    }
+}
+
+/// Runs in W&B, and GPUs.
+#[test]
+#[ignore = "writes screenshots/; run it with: cargo test --test screenshots runs -- --ignored --nocapture"]
+fn runs_and_gpus() {
+    for size in ALL_SIZES {
+        runs(size);
+        gpus(size);
+    }
+}
+
+/// A job that hangs.
+#[test]
+#[ignore = "writes screenshots/; run it with: cargo test --test screenshots hangs -- --ignored --nocapture"]
+fn hangs() {
+    if !root().join(PYTHON).exists() {
+        return println!("no .venv: a hang was not photographed");
+    }
+    for size in ALL_SIZES {
+        a_hang(size);
     }
 }
 
@@ -151,10 +166,10 @@ fn the_demo(world: &World, size: Size) {
     screen.press(ESC);
     screen.until("no dialog", |text| !text.contains("Signal to"));
     screen.press("?");
-    screen.until("the help", |text| text.contains("this help"));
+    screen.until("the help", |text| text.contains("─ keys ─"));
     screen.take("help");
     screen.press(ESC);
-    screen.until("no help", |text| !text.contains("this help"));
+    screen.until("no help", |text| !text.contains("─ keys ─"));
     screen.press("3");
     screen.until("the timeline", |text| !text.contains("LAST LINE") && text.contains("failure"));
     screen.take("timeline");

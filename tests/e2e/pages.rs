@@ -85,8 +85,10 @@ fn a_rank_is_told_of_as_its_process_is() {
 #[test]
 fn the_last_words_of_a_rank_are_what_torch_wrote() {
     let Some(lab) = Lab::with_torch() else { return };
-    let job =
-        lab.start("job", &["--nproc-per-node", "2", "--max-restarts", "0", &script("raise_then_peer.py"), "--record"]);
+    let job = lab.start(
+        "job",
+        &["--nproc-per-node", "2", "--max-restarts", "0", &script("raise_then_peer.py"), "--record"],
+    );
     let mut raw = Raw::hello(&job);
     let status = job.wait_for_end();
     let guilty = status["job"]["cause"]["rank"].as_u64().expect("a guilty rank") as u32;
