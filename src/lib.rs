@@ -118,7 +118,8 @@
 //! | setting | a line of the table in `cli/config/registry.rs`, which makes flag, help, file key and check |
 //! | theme | a file in `themes/` and a line in `tui/theme/store.rs` |
 //! | figure that tells ranks apart | [`domain::suspicion`], its source in [`domain::fleet`] |
-//! | story about real torchrun | `tests/e2e`, with its script in `tests/scripts` |
+//! | way to name the nodes of a job | [`domain::hosts`] reads and checks names, a source in `cli/hosts.rs` |
+//! | story about real torchrun | `tests/e2e`, with its script in `tests/scripts`; of several hosts: `tests/e2e/hosts` |
 //!
 //! # Choices that were open
 //!
@@ -147,6 +148,7 @@
 extern crate self as elastictop;
 
 pub mod cli;
+pub mod cluster;
 pub mod domain;
 pub mod error;
 pub mod probe;

@@ -14,9 +14,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wandb", &["domain", "error"]),
     ("wire", &["domain", "error"]),
     ("supervisor", &["domain", "error", "probe", "wandb", "wire"]),
+    ("cluster", &["domain", "error", "supervisor", "wire"]),
     ("tui", &["domain", "error", "wire"]),
-    ("cli", &["domain", "error", "probe", "supervisor", "tui", "wandb", "wire"]),
-    ("lib.rs", &["cli", "domain", "error", "probe", "supervisor", "tui", "wandb", "wire"]),
+    ("cli", &["cluster", "domain", "error", "probe", "supervisor", "tui", "wandb", "wire"]),
+    ("lib.rs", &["cli", "cluster", "domain", "error", "probe", "supervisor", "tui", "wandb", "wire"]),
     ("main.rs", &["cli"]),
 ];
 

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::{
     block_on,
+    nodes::{self, NodesArgs},
     reach::{Target, carry_out, greet},
 };
 use crate::{
@@ -20,6 +21,8 @@ pub struct StopArgs {
     /// Use SIGKILL at once
     #[arg(long)]
     now: bool,
+    #[command(flatten)]
+    nodes: NodesArgs,
 }
 
 /// Arguments of `restart`.
@@ -27,6 +30,8 @@ pub struct StopArgs {
 pub struct RestartArgs {
     /// Id, name or start of the id; the newest running job if left out
     job: Option<String>,
+    #[command(flatten)]
+    nodes: NodesArgs,
 }
 
 /// Arguments of `set`.
@@ -35,6 +40,8 @@ pub struct SetArgs {
     /// Id, name or start of the id (the newest running job if left out), then run_mode=MODE, rank_scope=SCOPE or both
     #[arg(required = true, value_names = ["[JOB] KEY=VALUE"])]
     words: Vec<String>,
+    #[command(flatten)]
+    nodes: NodesArgs,
 }
 
 /// Arguments of `signal`.
@@ -44,9 +51,11 @@ pub struct SignalArgs {
     signal: String,
     /// Id, name or start of the id; the newest running job if left out
     job: Option<String>,
-    /// Global rank; all ranks of this node if left out
+    /// Global rank; all ranks of the node, or of all nodes that are named, if left out
     #[arg(long, short)]
     rank: Option<u32>,
+    #[command(flatten)]
+    nodes: NodesArgs,
 }
 
 /// Arguments of `rm`.
@@ -62,18 +71,18 @@ pub struct RmArgs {
 
 /// `elastictop stop`.
 pub fn stop(args: &StopArgs) -> Result<u8> {
-    command(args.job.as_deref(), Command::Stop { now: args.now })
+    command(args.job.as_deref(), &args.nodes, Command::Stop { now: args.now })
 }
 
 /// `elastictop restart`.
 pub fn restart(args: &RestartArgs) -> Result<u8> {
-    command(args.job.as_deref(), Command::Restart)
+    command(args.job.as_deref(), &args.nodes, Command::Restart { attempt: None })
 }
 
 /// `elastictop set`.
 pub fn set(args: &SetArgs) -> Result<u8> {
     let (job, command) = parse_set(&args.words)?;
-    self::command(job, command)
+    self::command(job, &args.nodes, command)
 }
 
 /// The job and the command in the words of `set`.
@@ -108,10 +117,16 @@ pub fn signal(args: &SignalArgs) -> Result<u8> {
         Error::usage(format!("{:?} is no signal", args.signal))
             .hint("give a name or a number: TERM, SIGUSR1, 10")
     })?;
-    command(args.job.as_deref(), Command::Signal { rank: args.rank, signal })
+    command(args.job.as_deref(), &args.nodes, Command::Signal { rank: args.rank, signal })
 }
 
-fn command(job: Option<&str>, command: Command) -> Result<u8> {
+fn command(job: Option<&str>, nodes: &NodesArgs, command: Command) -> Result<u8> {
+    if let Some(hosts) = nodes.hosts(job)? {
+        return block_on(async {
+            println!("{}", nodes::command(hosts, command).await?);
+            Ok(0)
+        });
+    }
     let target = Target::find(job, None)?;
     block_on(async {
         let mut link = target.link(true).await?;

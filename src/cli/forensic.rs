@@ -304,27 +304,43 @@ fn last_start(dir: &JobDir) -> Option<std::time::SystemTime> {
 
 /// `elastictop ras`.
 pub fn ras(args: &RasArgs) -> Result<u8> {
-    let addr = match &args.addr {
-        Some(addr) => addr.clone(),
+    let answer = match &args.addr {
+        Some(addr) => ask_ras(addr)?,
         None => {
-            let target = Target::find(args.job.as_deref(), None)?;
-            let state = block_on(async { greet(&mut target.link(true).await?, false).await })?;
-            forensic::ras_addr(&state).ok_or_else(|| {
+            let addr = ras_addr(args.job.as_deref())?;
+            ask_ras(&addr.ok_or_else(|| {
                 Error::job("no living rank of the job tells an NCCL RAS address")
                     .hint("give --addr HOST:PORT")
-            })?
+            })?)?
         }
     };
-    let answer = ras::ask(&addr).map_err(|error: io::Error| {
-        Error::environment(format!("cannot ask NCCL RAS at {addr}: {error}"))
-            .hint("it exists once a rank made an NCCL communicator (NCCL 2.24 or newer), and not with gloo")
-    })?;
     if args.json {
         print_json(&answer.report())?;
     } else {
         print_text(&answer.text());
     }
     Ok(0)
+}
+
+/// Where the RAS of a job of this machine listens, if a living rank of it tells.
+///
+/// # Errors
+/// There is no such job, or it cannot be reached.
+pub fn ras_addr(job: Option<&str>) -> Result<Option<String>> {
+    let target = Target::find(job, None)?;
+    let state = block_on(async { greet(&mut target.link(true).await?, false).await })?;
+    Ok(forensic::ras_addr(&state))
+}
+
+/// Asks the RAS behind an address.
+///
+/// # Errors
+/// Nobody answers, or what answers is not RAS.
+pub fn ask_ras(addr: &str) -> Result<ras::Answer> {
+    ras::ask(addr).map_err(|error: io::Error| {
+        Error::environment(format!("cannot ask NCCL RAS at {addr}: {error}"))
+            .hint("it exists once a rank made an NCCL communicator (NCCL 2.24 or newer), and not with gloo")
+    })
 }
 
 fn print_json<T: serde::Serialize>(value: &T) -> Result<()> {

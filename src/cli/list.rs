@@ -6,7 +6,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    block_on, plain,
+    block_on,
+    nodes::NodesArgs,
+    plain,
     reach::Target,
     screen::{self, ScreenArgs},
 };
@@ -38,8 +40,13 @@ pub struct AttachArgs {
     #[arg(long, conflicts_with = "job")]
     pid: Option<i32>,
     /// Print one line per event instead of opening the screen
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["nodes", "relay"])]
     plain: bool,
+    /// Watch over the relay that runs for the job, on this node or on the one that --nodes names
+    #[arg(long, conflicts_with = "pid", help_heading = "Nodes")]
+    relay: bool,
+    #[command(flatten)]
+    nodes: NodesArgs,
 }
 
 /// Arguments of `ps`.
@@ -56,6 +63,16 @@ pub struct PsArgs {
 /// `elastictop attach`.
 pub fn attach(args: &AttachArgs, screen: &ScreenArgs) -> Result<u8> {
     let options = screen.options()?;
+    if args.relay {
+        return block_on(screen::watch_over(args.nodes.relay(args.job.as_deref())?, &options));
+    }
+    if let Some(hosts) = args.nodes.hosts(args.job.as_deref())? {
+        if !screen::is_possible() {
+            return Err(Error::usage("several nodes are watched on a screen, and this is no terminal")
+                .hint("elastictop status --nodes … prints their state once"));
+        }
+        return block_on(screen::watch_nodes(hosts, &options));
+    }
     let target = Target::find(args.job.as_deref(), args.pid)?;
     if args.plain || !screen::is_possible() {
         return block_on(plain::follow(&target, false, false));

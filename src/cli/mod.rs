@@ -5,11 +5,15 @@ mod control;
 mod demo;
 mod drill;
 mod forensic;
+pub mod hosts;
 mod list;
+mod nodes;
 mod plain;
 mod plan;
+mod proxy;
 mod reach;
 mod read;
+mod relay;
 mod run;
 pub mod run_args;
 mod screen;
@@ -81,6 +85,10 @@ enum Command {
     Drill(drill::DrillArgs),
     /// Remove what is kept of jobs that are over
     Rm(control::RmArgs),
+    /// Speak for this node's part of a job on standard input and output, for a viewer on another node
+    Proxy(proxy::ProxyArgs),
+    /// Hold the links to many nodes once, for all who look
+    Relay(relay::RelayArgs),
     /// Print a completion script for a shell
     #[command(hide = true)]
     Completions {
@@ -127,6 +135,8 @@ impl Cli {
             Some(Command::Status(args)) => read::status(&args),
             Some(Command::Events(args)) => read::events(&args),
             Some(Command::Logs(args)) => read::logs(&args),
+            Some(Command::Relay(args)) => relay::relay(&args),
+            Some(Command::Proxy(args)) => proxy::proxy(&args),
             Some(Command::Stacks(args)) => forensic::stacks(&args),
             Some(Command::Diagnose(args)) => forensic::diagnose(&args),
             Some(Command::Ras(args)) => forensic::ras(&args),
@@ -148,10 +158,12 @@ impl Cli {
 
 /// The event loop of one command.
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    runtime()?.block_on(future)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime
-        .map_err(|error| crate::error::Error::environment(format!("cannot start the event loop: {error}")))?;
-    runtime.block_on(future)
+    runtime.map_err(|error| crate::error::Error::environment(format!("cannot start the event loop: {error}")))
 }
 
 #[cfg(test)]

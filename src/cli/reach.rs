@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::net::UnixStream;
+
 use crate::{
     domain::{
         command::{Command, Outcome},
@@ -21,6 +23,7 @@ use crate::{
     wire::{
         link::Link,
         message::{PROTOCOL, ToSupervisor, ToViewer},
+        socket,
     },
 };
 
@@ -65,30 +68,54 @@ impl Target {
     /// # Errors
     /// Whatever keeps it from being reached.
     pub async fn link(&self, adopt: bool) -> Result<Link> {
+        Ok(match self.open(adopt).await? {
+            Opened::Served(link) => link,
+            Opened::Socket(stream) => {
+                let (read, write) = stream.into_split();
+                Link::over(read, write)
+            }
+        })
+    }
+
+    /// The same, before anything is read from it or written to it.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being reached.
+    pub async fn open(&self, adopt: bool) -> Result<Opened> {
         match self {
-            Target::Foreign(pid) => Ok(Observer::new(&aside::find_foreign(*pid)?).serve()),
-            Target::Own { roots, manifest } => link_own(roots, &manifest.id, adopt).await,
+            Target::Foreign(pid) => Ok(Opened::Served(Observer::new(&aside::find_foreign(*pid)?).serve())),
+            Target::Own { roots, manifest } => open_own(roots, &manifest.id, adopt).await,
         }
     }
 }
 
-async fn link_own(roots: &Roots, id: &JobId, adopt: bool) -> Result<Link> {
+/// A job that was reached.
+#[derive(Debug)]
+pub enum Opened {
+    /// A supervisor is at the other end.
+    Socket(UnixStream),
+    /// This process serves it, from files or `/proc`.
+    Served(Link),
+}
+
+async fn open_own(roots: &Roots, id: &JobId, adopt: bool) -> Result<Opened> {
+    let archive = |why: &str| Ok(Opened::Served(Archive::open(roots, id, why)?.serve()));
     let dir = roots.job(id);
     let read = || dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error));
     let manifest = read()?;
     if manifest.ended {
-        return Ok(Archive::open(roots, id, "the job is over")?.serve());
+        return archive("the job is over");
     }
-    if let Ok(link) = Link::unix(&manifest.socket).await {
-        return Ok(link);
+    if let Ok(stream) = socket::connect(&manifest.socket).await {
+        return Ok(Opened::Socket(stream));
     }
     if manifest.node != scan::node_name() {
         let why = format!("the job's supervisor is on {}; run elastictop there", manifest.node);
-        return Ok(Archive::open(roots, id, &why)?.serve());
+        return archive(&why);
     }
     if !adopt {
         let why = format!("the job's supervisor died; elastictop attach {id} takes it over");
-        return Ok(Archive::open(roots, id, &why)?.serve());
+        return archive(&why);
     }
     match detach::adopt(id.clone()) {
         Ok(lost) => {
@@ -103,10 +130,10 @@ async fn link_own(roots: &Roots, id: &JobId, adopt: bool) -> Result<Link> {
     loop {
         let manifest = read()?;
         if manifest.ended {
-            return Ok(Archive::open(roots, id, "the job is over")?.serve());
+            return archive("the job is over");
         }
-        match Link::unix(&manifest.socket).await {
-            Ok(link) => return Ok(link),
+        match socket::connect(&manifest.socket).await {
+            Ok(stream) => return Ok(Opened::Socket(stream)),
             Err(_) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
             Err(error) => {
                 return Err(Error::io("cannot reach the supervisor at", &manifest.socket, &error)

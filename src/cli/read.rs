@@ -10,11 +10,14 @@ use clap::Args;
 
 use super::{
     block_on,
+    nodes::{self, NodesArgs},
     reach::{Target, greet},
     wandb,
 };
 use crate::{
+    cluster::Host,
     domain::{
+        cluster::shift,
         event::Launcher,
         forward,
         log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, MAX_PAGE, Stream},
@@ -47,6 +50,8 @@ pub struct StatusArgs {
     /// Print JSON (schema 1)
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    nodes: NodesArgs,
 }
 
 /// Arguments of `events`.
@@ -86,6 +91,9 @@ pub struct LogsArgs {
 
 /// `elastictop status`.
 pub fn status(args: &StatusArgs) -> Result<u8> {
+    if let Some(hosts) = args.nodes.hosts(args.job.as_deref())? {
+        return status_of_nodes(hosts, args.json);
+    }
     let target = Target::find(args.job.as_deref(), args.pid)?;
     let state = block_on(async {
         if let Target::Foreign(pid) = target {
@@ -98,14 +106,41 @@ pub fn status(args: &StatusArgs) -> Result<u8> {
         greet(&mut target.link(true).await?, false).await
     })?;
     let now = clock::wall();
-    let text = if args.json {
-        serde_json::to_string_pretty(&Status::new(&state, now))
-            .map_err(|error| Error::environment(format!("cannot write JSON: {error}")))?
-    } else {
-        describe(&state, now)
-    };
+    let text = if args.json { pretty(&Status::new(&state, now))? } else { describe(&state, now) };
     print(&format!("{text}\n"));
     Ok(0)
+}
+
+/// Exit code 1 when a node could not be asked: what is printed is not the whole job then.
+fn status_of_nodes(hosts: Vec<Host>, json: bool) -> Result<u8> {
+    let (_, gathered) = block_on(nodes::gather(hosts))?;
+    let now = clock::wall();
+    let mut missing = false;
+    let mut text = String::new();
+    for (link, state) in gathered.each() {
+        let why = link.link.unreachable();
+        missing |= why.is_some() && !state.state.is_over();
+        let clock =
+            link.clock.map(|clock| format!(", clock {:+} ms ±{} ms", clock.ahead_ms, clock.within_ms));
+        text += &format!("== {}{}\n", link.host, clock.unwrap_or_default());
+        match (why, state.job.is_some()) {
+            (Some(why), false) => text += &format!("not reached: {why}\n"),
+            (why, _) => {
+                text += &why.map(|why| format!("! {why}\n")).unwrap_or_default();
+                text += &format!("{}\n", describe(state, shift(now, -link.ahead_ms())));
+            }
+        }
+    }
+    if json {
+        text = pretty(&gathered.status(now))? + "\n";
+    }
+    print(&text);
+    Ok(u8::from(missing))
+}
+
+fn pretty(status: &Status) -> Result<String> {
+    serde_json::to_string_pretty(status)
+        .map_err(|error| Error::environment(format!("cannot write JSON: {error}")))
 }
 
 /// The state of a job in some lines.

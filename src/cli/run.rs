@@ -144,7 +144,7 @@ pub fn start(
 
 fn launch(request: &Request, planned: Planned, settings: Option<Settings>) -> Result<Target> {
     let Planned { roots, id, plan } = planned;
-    detach::start(describe(&id, &plan), rules(request, &plan), spec(&plan), settings)?;
+    detach::start(describe(&id, &plan, rdzv_id(request)), rules(request, &plan), spec(&plan), settings)?;
     let manifest = roots.job(&id).manifest();
     let manifest =
         manifest.map_err(|error| Error::io("cannot read", &roots.job(&id).manifest_path(), &error))?;
@@ -167,16 +167,20 @@ impl Planned {
     /// What becomes of metrics.
     fn wandb(&self, request: &Request, layers: Option<&Layers>) -> Result<Option<Settings>> {
         let Some(layers) = layers else { return Ok(None) };
-        let rdzv_id = request.flags.get("rdzv-id").or_else(|| request.env.get("PET_RDZV_ID"));
         let about = About {
             id: &self.id.0,
             name: &self.plan.name,
             nodes: self.plan.nodes,
             local_world_size: self.plan.local_world_size,
-            rdzv_id: rdzv_id.map(String::as_str),
+            rdzv_id: rdzv_id(request),
         };
         wandb::decide(layers, about)
     }
+}
+
+/// The name of the meeting, if the user gave one: then it is the same on all nodes.
+fn rdzv_id(request: &Request) -> Option<&str> {
+    request.flags.get("rdzv-id").or_else(|| request.env.get("PET_RDZV_ID")).map(String::as_str)
 }
 
 fn plan(request: &Request, python: Option<&str>, call_it: Option<&str>) -> Result<Planned> {
@@ -229,7 +233,7 @@ fn random_letters() -> String {
     bytes.iter().map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()])).collect()
 }
 
-fn describe(id: &JobId, plan: &LaunchPlan) -> JobInfo {
+fn describe(id: &JobId, plan: &LaunchPlan, rdzv_id: Option<&str>) -> JobInfo {
     JobInfo {
         id: id.clone(),
         name: plan.name.clone(),
@@ -240,6 +244,7 @@ fn describe(id: &JobId, plan: &LaunchPlan) -> JobInfo {
         max_restarts: Some(plan.max_restarts),
         local_world_size: plan.local_world_size,
         nodes: plan.nodes,
+        rdzv_id: rdzv_id.map(str::to_owned),
         uid: rustix::process::getuid().as_raw(),
     }
 }

@@ -15,6 +15,7 @@ use super::{
     reach::{Target, viewer_name},
 };
 use crate::{
+    cluster::{self, Host},
     domain::{rank::JobState, state::State, telling},
     error::{Error, Result},
     supervisor::place::Roots,
@@ -153,9 +154,43 @@ pub async fn watch(target: &Target, options: &Options) -> Result<u8> {
         Box::pin(async move { target.link(true).await })
     });
     let (ending, state) = tui::watch(connector, options).await?;
+    let foreign = matches!(target, Target::Foreign(_));
+    Ok(farewell(ending, &state, foreign))
+}
+
+/// Shows a job over links to several nodes until the user leaves it.
+///
+/// # Errors
+/// The terminal cannot be used.
+pub async fn watch_nodes(hosts: Vec<Host>, options: &Options) -> Result<u8> {
+    let mut hosts = Some(hosts);
+    let viewer = options.viewer.clone();
+    // What holds the links lives in this process: it never needs to be reached again.
+    let connector: tui::Connector = Box::new(move || {
+        let hosts = hosts.take();
+        let viewer = viewer.clone();
+        Box::pin(async move {
+            let hosts = hosts.ok_or_else(|| Error::job("the links to the nodes ended"))?;
+            Ok(cluster::serve(hosts, &viewer))
+        })
+    });
+    watch_over(connector, options).await
+}
+
+/// Shows a job over links of any kind until the user leaves it.
+///
+/// # Errors
+/// The first link cannot be made, or the terminal not be used.
+pub async fn watch_over(connector: tui::Connector, options: &Options) -> Result<u8> {
+    let (ending, state) = tui::watch(connector, options).await?;
+    Ok(farewell(ending, &state, false))
+}
+
+/// Says what becomes of the job; its exit code when it is over.
+fn farewell(ending: Ending, state: &State, foreign: bool) -> u8 {
     let id = state.job.as_ref().map_or("the job", |job| job.id.0.as_str()).to_owned();
     match ending {
-        Ending::Detached if matches!(target, Target::Foreign(_)) => println!("left {id}"),
+        Ending::Detached if foreign => println!("left {id}"),
         Ending::Detached => {
             println!("detached from {id}, which goes on; come back with: elastictop attach {id}");
         }
@@ -163,11 +198,11 @@ pub async fn watch(target: &Target, options: &Options) -> Result<u8> {
             eprintln!("lost {id}: {why}\n\nhint: elastictop status {id} says whether it still runs");
         }
         Ending::Over => {
-            println!("{}", summary(&id, &state));
-            return Ok(plain::exit_code(&state));
+            println!("{}", summary(&id, state));
+            return plain::exit_code(state);
         }
     }
-    Ok(0)
+    0
 }
 
 /// How a job ended, in one or some lines.

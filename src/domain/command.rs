@@ -20,7 +20,12 @@ pub enum Command {
         now: bool,
     },
     /// End the group and start it anew, without spending a restart.
-    Restart,
+    Restart {
+        /// Only if this start of the group still runs: two who ask several nodes at the same time cause one restart on
+        /// each. `None` means whichever runs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attempt: Option<u32>,
+    },
     /// Send a signal to one rank, or to all ranks of this node.
     Signal {
         /// Global rank; `None` means all ranks of this node.

@@ -82,6 +82,9 @@ pub struct JobInfo {
     pub local_world_size: Option<u32>,
     /// Smallest and largest number of nodes.
     pub nodes: (u32, u32),
+    /// The rendezvous id, by which all nodes know the job; `None` when nobody named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdzv_id: Option<String>,
     /// User id of the owner.
     pub uid: u32,
 }

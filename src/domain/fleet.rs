@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::{
+    cluster::shift,
     gpu::{fold::Gpus, words::TROUBLE},
     rank::{JobState, RankState},
     state::{Rank, State},
@@ -33,8 +34,19 @@ pub struct RankId {
 pub struct Source<'a> {
     /// What its supervisor told.
     pub state: &'a State,
+    /// What it is called; `None` means by its own host name.
+    pub host: Option<&'a str>,
+    /// How far its clock is ahead of the reader's, in milliseconds.
+    pub ahead_ms: i64,
     /// How long nothing was heard of it; `None` while it answers.
     pub silent: Option<Duration>,
+}
+
+impl Source<'_> {
+    /// A node that answers, with the reader's own clock.
+    pub fn new(state: &State) -> Source<'_> {
+        Source { state, host: None, ahead_ms: 0, silent: None }
+    }
 }
 
 /// One node.
@@ -280,17 +292,20 @@ impl Fleet {
         for (n, source) in sources.enumerate() {
             let first = self.ranks.len() as u32;
             let over = source.state.state.is_over();
+            let there = shift(now, -source.ahead_ms);
             self.ranks.extend(
                 source
                     .state
                     .ranks
                     .iter()
-                    .map(|rank| row(now, n as u32, rank, self.furthest, source.silent.is_some() || over)),
+                    .map(|rank| row(there, n as u32, rank, self.furthest, source.silent.is_some() || over))
+                    .map(|row| RankRow { since: shift(row.since, source.ahead_ms), ..row }),
             );
             if let Some(gpus) = source.state.gpus.as_ref().filter(|_| !over) {
-                self.ranks[first as usize..].iter_mut().for_each(|row| take_gpu(now, gpus, row));
+                self.ranks[first as usize..].iter_mut().for_each(|row| take_gpu(there, gpus, row));
             }
-            let name = source.state.job.as_ref().map_or("?", |job| job.node.as_str());
+            let own = source.state.job.as_ref().map_or("?", |job| job.node.as_str());
+            let name = source.host.unwrap_or(own);
             let state = source.state.state;
             let row = NodeRow {
                 name: String::new(),

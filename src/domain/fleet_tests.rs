@@ -35,7 +35,7 @@ fn fleet(states: &[State]) -> Fleet {
 }
 
 fn refresh(fleet: &mut Fleet, states: &[State]) {
-    fleet.refresh(NOW, Metric::StepLag, states.iter().map(|state| Source { state, silent: None }));
+    fleet.refresh(NOW, Metric::StepLag, states.iter().map(Source::new));
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_heartbeat_that_stays_away_is_told_unless_nobody_could_tell() {
     let states = [node(0, 8, |_| 100)];
     let mut fleet = Fleet::default();
     let later = NOW + Duration::from_secs(12);
-    let source = |silent| states.iter().map(move |state| Source { state, silent });
+    let source = |silent| states.iter().map(move |state| Source { silent, ..Source::new(state) });
     fleet.refresh(later, Metric::Suspicion, source(None));
     assert_eq!(fleet.ranks[0].level, 2);
     assert_eq!(fleet.reason(later, &fleet.ranks[0]), "no heartbeat for 12 s");

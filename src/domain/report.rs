@@ -6,6 +6,7 @@ use super::{
     alert::AlertKind,
     beat::GroupStatus,
     cause::Cause,
+    cluster::{NodeLink, NodeStatus},
     event::Launcher,
     forward::WandbReport,
     gpu::report::{GpusReport, RankGpuReport},
@@ -35,6 +36,63 @@ pub struct Status {
     pub wandb: Option<WandbReport>,
     /// What is wrong now.
     pub alerts: Vec<AlertReport>,
+    /// The nodes that were asked; null when only this one was.
+    pub nodes: Option<Vec<NodeReport>>,
+}
+
+/// A node in `status --json`, where several were asked.
+#[derive(Debug, Serialize)]
+pub struct NodeReport {
+    /// The host as it was named.
+    pub host: String,
+    /// `live`, `silent`, `lost`, `gone` or `connecting`.
+    pub link: &'static str,
+    /// Why it cannot be reached; null while it can.
+    pub why: Option<String>,
+    /// What the job does there; null before it has told.
+    pub state: Option<JobState>,
+    /// The agent there.
+    pub agent: AgentReport,
+    /// Ranks there.
+    pub ranks: usize,
+    /// Seconds since it was heard of last; null while it answers.
+    pub silent_s: Option<f64>,
+    /// How far its clock is ahead of the reader's, in milliseconds; null before it was measured.
+    pub clock_ahead_ms: Option<i64>,
+    /// How far the true value may be away from that, in milliseconds.
+    pub clock_within_ms: Option<u64>,
+}
+
+impl NodeReport {
+    /// Of a link, and what came over it.
+    pub fn new(status: &NodeStatus, state: &State, now: Stamp) -> NodeReport {
+        NodeReport {
+            host: status.host.clone(),
+            link: match status.link {
+                NodeLink::Live => "live",
+                NodeLink::Silent { .. } => "silent",
+                NodeLink::Lost { .. } => "lost",
+                NodeLink::Gone { .. } => "gone",
+                NodeLink::Connecting | NodeLink::Unknown => "connecting",
+            },
+            why: status.link.unreachable(),
+            state: state.job.is_some().then_some(state.state),
+            agent: AgentReport::new(state),
+            ranks: state.ranks.len(),
+            silent_s: status.link.silent_since().map(|since| now.since(since).as_secs_f64()),
+            clock_ahead_ms: status.clock.map(|clock| clock.ahead_ms),
+            clock_within_ms: status.clock.map(|clock| clock.within_ms),
+        }
+    }
+}
+
+impl AgentReport {
+    fn new(state: &State) -> AgentReport {
+        AgentReport {
+            pid: state.agent.as_ref().map(|agent| agent.proc.pid),
+            state: state.agent.as_ref().map(|agent| if agent.alive { "running" } else { "exited" }),
+        }
+    }
 }
 
 /// The job in `status --json`.
@@ -163,14 +221,12 @@ impl Status {
                 exit_code: state.exit_code,
                 cause: state.cause.clone(),
             },
-            agent: AgentReport {
-                pid: state.agent.as_ref().map(|agent| agent.proc.pid),
-                state: state.agent.as_ref().map(|agent| if agent.alive { "running" } else { "exited" }),
-            },
+            agent: AgentReport::new(state),
             ranks: state.ranks.iter().map(|rank| RankReport::new(state, rank, now)).collect(),
             gpus: state.gpus.as_ref().map(|gpus| GpusReport::new(gpus, now)),
             wandb: state.wandb.as_ref().map(|wandb| WandbReport::new(wandb, now)),
             alerts: state.alerts.iter().map(|alert| AlertReport::new(state, alert)).collect(),
+            nodes: None,
         }
     }
 }

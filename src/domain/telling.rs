@@ -168,7 +168,7 @@ pub fn command(command: &Command) -> String {
     match command {
         Command::Stop { now: false } => "stop".into(),
         Command::Stop { now: true } => "stop now".into(),
-        Command::Restart => "restart".into(),
+        Command::Restart { .. } => "restart".into(),
         Command::Signal { rank, signal } => {
             let whom = rank.map_or("all ranks".into(), |rank| format!("r{rank}"));
             format!("{} to {whom}", signal_word(*signal))

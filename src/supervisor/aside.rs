@@ -170,6 +170,7 @@ fn describe(found: &FoundJob) -> JobInfo {
         max_restarts: found.max_restarts,
         local_world_size: place.local_world_size,
         nodes: (1, 1),
+        rdzv_id: place.run_id,
         uid: found.uid,
     }
 }

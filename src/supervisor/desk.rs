@@ -44,6 +44,7 @@ pub fn answer(
         ToSupervisor::Logs { id, query } if hub.keeps_up(from) => {
             hub.send(from, &ToViewer::Logs { id, page: logbook.answer(&query) });
         }
+        ToSupervisor::Clock { id } => hub.send(from, &ToViewer::Clock { id, now }),
         ToSupervisor::Do { id, command } => match read_only {
             None => return Some((id, command)),
             Some(text) => {
@@ -54,6 +55,7 @@ pub fn answer(
         // A page for a viewer that does not read would only be thrown away.
         ToSupervisor::Logs { .. }
         | ToSupervisor::LookAt { .. }
+        | ToSupervisor::To { .. }
         | ToSupervisor::Traffic
         | ToSupervisor::Unknown => {}
     }

@@ -160,25 +160,38 @@ impl Hub {
 
     /// Sends what happened to all that watch. A viewer that was behind and has room again gets a snapshot instead.
     pub fn broadcast(&mut self, events: &[Event], state: &State) {
-        if events.is_empty() || !self.viewers.iter().any(|viewer| viewer.watches) {
+        if events.is_empty() || !self.is_watched() {
             return;
         }
         let message = ToViewer::Events { events: events.to_vec() };
-        let Ok(bytes) = frame::encode(&message).map(Arc::<[u8]>::from) else { return };
+        self.spread(&message, events.len() as u64, |lost| ToViewer::Snapshot {
+            state: Box::new(state.clone()),
+            lost,
+        });
+    }
+
+    /// Whether anybody wants events.
+    pub fn is_watched(&self) -> bool {
+        self.viewers.iter().any(|viewer| viewer.watches)
+    }
+
+    /// Sends a message that stands for `events` events to all that watch. A viewer that was behind and has room again
+    /// gets what `snapshot` makes of the number of events that it missed.
+    pub fn spread(&mut self, message: &ToViewer, events: u64, snapshot: impl Fn(u64) -> ToViewer) {
+        let Ok(bytes) = frame::encode(message).map(Arc::<[u8]>::from) else { return };
         for viewer in self.viewers.iter_mut().filter(|viewer| viewer.watches) {
             if viewer.missed > 0 {
-                viewer.missed += events.len() as u64;
+                viewer.missed += events;
                 if viewer.queue.capacity() < QUEUE / 2 {
                     continue;
                 }
-                let snapshot = ToViewer::Snapshot { state: Box::new(state.clone()), lost: viewer.missed };
-                if let Ok(bytes) = frame::encode(&snapshot)
+                if let Ok(bytes) = frame::encode(&snapshot(viewer.missed))
                     && viewer.offer(bytes.into())
                 {
                     viewer.missed = 0;
                 }
             } else if !viewer.offer(bytes.clone()) {
-                viewer.missed = events.len() as u64;
+                viewer.missed = events.max(1);
             }
         }
     }

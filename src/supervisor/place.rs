@@ -19,6 +19,7 @@ use crate::{
         time::Stamp,
     },
     error::{Error, Kind, Result},
+    probe::scan,
 };
 
 /// The two folders below which elastictop keeps everything.
@@ -79,6 +80,13 @@ impl Roots {
         self.run.join(format!("{id}.beat"))
     }
 
+    /// The socket of the relay for a job, by what the user calls the job.
+    pub fn relay(&self, job: Option<&str>) -> PathBuf {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+        let name: String = job.unwrap_or("newest").chars().map(plain).take(64).collect();
+        self.run.join(format!("{name}.relay"))
+    }
+
     /// The lock that the supervisor of a job holds.
     pub fn lock(&self, id: &JobId) -> PathBuf {
         self.run.join(format!("{id}.lock"))
@@ -93,21 +101,26 @@ impl Roots {
         jobs
     }
 
-    /// The job that `wanted` means: an id, a name (its newest job, running ones first), or the start of an id.
-    /// `None` means the newest running job, or the newest at all.
+    /// The job that `wanted` means: an id, a name or a rendezvous id (its newest job, running ones first), or the start
+    /// of an id. `None` means the newest running job, or the newest at all. Job folders may be shared by nodes: those of
+    /// this node come before those of others.
     ///
     /// # Errors
     /// There is none, or the start of an id fits several.
     pub fn find_job(&self, wanted: Option<&str>) -> Result<Manifest> {
         let mut jobs = self.all();
-        jobs.sort_by_key(|job| (job.ended, std::cmp::Reverse(job.created_at)));
+        let here = scan::node_name();
+        jobs.sort_by_key(|job| (job.ended, job.node != here, std::cmp::Reverse(job.created_at)));
         let Some(wanted) = wanted else {
             return jobs.into_iter().next().ok_or_else(|| {
                 Error::job("there is no job yet")
                     .hint("start one: elastictop run train.py, or elastictop demo")
             });
         };
-        if let Some(found) = jobs.iter().find(|job| job.id.0 == wanted || job.name == wanted) {
+        let is_it = |job: &&Manifest| {
+            job.id.0 == wanted || job.name == wanted || job.job.rdzv_id.as_deref() == Some(wanted)
+        };
+        if let Some(found) = jobs.iter().find(is_it) {
             return Ok(found.clone());
         }
         let fitting: Vec<_> = jobs.iter().filter(|job| job.id.0.starts_with(wanted)).collect();
@@ -374,6 +387,7 @@ mod tests {
                 max_restarts: None,
                 local_world_size: None,
                 nodes: (1, 1),
+                rdzv_id: None,
                 uid: 0,
             },
             seen_at: Stamp(created),

@@ -551,7 +551,7 @@ impl Supervisor {
         let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else {
             return;
         };
-        if command == Command::Restart && self.spec.is_none() {
+        if matches!(command, Command::Restart { .. }) && self.spec.is_none() {
             // Before anything is ended for it.
             let text = "how the agent was started died with it: start the job again".into();
             self.hub.send(from, &ToViewer::Reply { id, outcome: Outcome::Refused(text) });

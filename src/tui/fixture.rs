@@ -57,6 +57,7 @@ impl Story {
             max_restarts: known.then_some(3),
             local_world_size: known.then_some(ranks),
             nodes: (1, 1),
+            rdzv_id: None,
             uid: 1000,
         };
         story.fact(Fact::JobStarted { job });
@@ -323,7 +324,7 @@ pub(crate) fn veteran() -> Story {
         .ranks(true)
         .work(3600, 700.0);
     story.fact(Fact::Command {
-        command: Command::Restart,
+        command: Command::Restart { attempt: None },
         by: "ada on pts/3".into(),
         outcome: Outcome::Done("the group was restarted".into()),
     });

@@ -32,7 +32,7 @@ use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::{
-    app::{App, Cmd, LinkState, Msg, Peer},
+    app::{App, Cmd, LinkState, Msg, Node},
     budget::{Thrift, parse as parse_budget},
     encode::encode,
     jobs::JobRow,

@@ -11,6 +11,7 @@ use super::{
 pub(crate) use crate::domain::telling::{command, launcher, rank_tag, signal_word, spent};
 use crate::domain::{
     alert::AlertKind,
+    cluster::Offset,
     command::Outcome,
     event::{Event, Fact, Reason},
     exit::Exit,
@@ -361,4 +362,13 @@ mod tests {
         assert_eq!(countdown(now, Stamp(12_100)), "in 3 s");
         assert_eq!(countdown(now, Stamp(9_000)), "now");
     }
+}
+
+/// `+1.2 s ±5 ms`: how far a clock is ahead, and how sure that is.
+pub(crate) fn clock_offset(clock: Offset) -> String {
+    let ahead = match clock.ahead_ms.unsigned_abs() {
+        0..1_000 => format!("{:+} ms", clock.ahead_ms),
+        _ => format!("{:+.1} s", clock.ahead_ms as f64 / 1000.0),
+    };
+    format!("{ahead} ±{} ms", clock.within_ms)
 }

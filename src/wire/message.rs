@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{
     closeup::{CloseUp, Question},
+    cluster::NodeStatus,
     command::{Command, Outcome},
     event::Event,
     log::{LogPage, LogQuery},
@@ -52,6 +53,19 @@ pub enum ToSupervisor {
         local_rank: u32,
         /// What to tell of it.
         question: Question,
+    },
+    /// Say this to the supervisor of one node, through whoever holds the links to several. A [`ToSupervisor::Do`]
+    /// without it goes to all nodes.
+    To {
+        /// The node, counted from 0 in the order of [`ToViewer::Nodes`].
+        node: u32,
+        /// What to say.
+        message: Box<ToSupervisor>,
+    },
+    /// Answered by [`ToViewer::Clock`] with the same id, at once.
+    Clock {
+        /// Chosen by the viewer.
+        id: u64,
     },
     /// Somebody looks at bytes over PCIe and NVLink: count them for the next seconds. Has no answer.
     Traffic,
@@ -114,6 +128,30 @@ pub enum ToViewer {
         id: u64,
         /// The answer.
         close_up: Box<CloseUp>,
+    },
+    /// How the links to the nodes of the job are, from whoever holds several. All of them, whenever one changed.
+    Nodes {
+        /// In the order in which they were named.
+        nodes: Vec<NodeStatus>,
+    },
+    /// What the supervisor of one node says.
+    From {
+        /// The node, as in [`ToSupervisor::To`].
+        node: u32,
+        /// What it says.
+        message: Box<ToViewer>,
+    },
+    /// Several messages, to be taken in one after the other: snapshots of many nodes.
+    Together {
+        /// Oldest first.
+        messages: Vec<ToViewer>,
+    },
+    /// What the clock says: to tell how far it is ahead.
+    Clock {
+        /// Of the question.
+        id: u64,
+        /// Now.
+        now: Stamp,
     },
     /// Nothing more will come.
     Bye {

@@ -178,6 +178,7 @@ fn start(
         max_restarts: None,
         local_world_size: Some(ranks),
         nodes: (1, 1),
+        rdzv_id: None,
         uid: 0,
     };
     let environment = vec![("WANDB_API_KEY".to_owned(), KEY.to_owned())];

@@ -1,8 +1,9 @@
 //! Rows a second into a W&B server, and what they cost: elastictop beside W&B's own SDK, in the same run.
 //!
 //! `cargo bench --bench wandb_forward`. Three ways with 1 and with 10 metrics a row, each into the test server, which
-//! only counts: rows that lie in a `.wandb` file; rows that a rank of a real job prints; rows that a script logs with the
-//! SDK (if `.venv` has it). Prints figures; asserts that all rows arrived, and nothing about time.
+//! only counts: rows that lie in a `.wandb` file; rows that ranks of a real job print; rows that scripts log with the
+//! SDK (if `.venv` has it). One run takes two requests of 10 MiB a second, whoever sends; so jobs of four ranks and runs
+//! are measured too. Prints figures; asserts that all rows arrived, and nothing about time.
 
 #[path = "../wandb_server/mod.rs"]
 mod wandb_server;
@@ -32,6 +33,8 @@ use wandb_server::{KEY, Options, Server};
 const ROWS: u64 = 200_000;
 /// The SDK is slower: fewer rows, for the same rate.
 const SDK_ROWS: u64 = 50_000;
+/// Ranks of a job, and runs that they write to.
+const RANKS: [u64; 2] = [1, 4];
 const START: Stamp = Stamp(1_795_167_616_000);
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -68,10 +71,13 @@ fn main() {
     for metrics in [1, 10] {
         let name = |way: &str| format!("{way}, {metrics} metric{}", if metrics == 1 { "" } else { "s" });
         tell(&name("elastictop sync, from the file"), &sync(metrics));
-        tell(&name("elastictop run, printed rows"), &run(metrics));
-        match sdk(metrics) {
-            Some(cost) => tell(&name("W&B's SDK, logged rows"), &cost),
-            None => println!("no wandb in .venv: the SDK was left out"),
+        for ranks in RANKS {
+            let name = |way: &str| name(&format!("{way}, {ranks} rank{}", if ranks == 1 { "" } else { "s" }));
+            tell(&name("elastictop run"), &run(metrics, ranks));
+            match sdk(metrics, ranks) {
+                Some(cost) => tell(&name("W&B's SDK"), &cost),
+                None => println!("no wandb in .venv: the SDK was left out"),
+            }
         }
     }
 }
@@ -129,8 +135,8 @@ fn sync(metrics: u64) -> Cost {
     measure(command, &server, dir.path(), ROWS, "elastictop")
 }
 
-/// A job with one rank that prints rows; what it costs is the supervisor's.
-fn run(metrics: u64) -> Cost {
+/// A job whose ranks print rows, each into a run of its own; what it costs is the supervisor's.
+fn run(metrics: u64, ranks: u64) -> Cost {
     let (dir, server) = (tempfile::tempdir().expect("a folder"), server());
     let script = dir.path().join("rows.py");
     fs::write(&script, PRINTS).expect("a script");
@@ -142,18 +148,21 @@ fn run(metrics: u64) -> Cost {
     assert!(alone.status().expect("python").success());
     println!("{:<34} the script prints {:.0} rows/s", "", ROWS as f64 / began.elapsed().as_secs_f64());
     let mut command = Command::new(env!("CARGO_BIN_EXE_elastictop"));
-    command.args(["run", "--launcher", "local", "--nproc-per-node", "1", "--wait", "--wandb-mode", "online"]);
-    command.arg("--wandb-base").arg("bench").arg("--no-python").arg(python).arg(&script);
-    command.args([ROWS.to_string(), metrics.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
-    measure(command, &server, dir.path(), ROWS, "__supervise")
+    command.args(["run", "--launcher", "local", "--nproc-per-node", &ranks.to_string(), "--wait"]);
+    command.args(["--wandb-mode", "online", "--run-mode", "new", "--wandb-base", "bench"]);
+    command.arg("--no-python").arg(python).arg(&script).args([ROWS.to_string(), metrics.to_string()]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    measure(command, &server, dir.path(), ROWS * ranks, "__supervise")
 }
 
-fn sdk(metrics: u64) -> Option<Cost> {
+fn sdk(metrics: u64, ranks: u64) -> Option<Cost> {
     let python = python();
     python.parent()?.join("wandb").exists().then_some(())?;
     let (dir, server) = (tempfile::tempdir().expect("a folder"), server());
-    let mut command = Command::new(python);
-    command.arg("-c").arg(LOGS).args([SDK_ROWS.to_string(), metrics.to_string()]).stderr(Stdio::null());
+    let mut command = Command::new("sh");
+    let each = "for rank in $(seq $1); do WANDB_RUN_ID=bench-$rank \"$2\" -c \"$3\" $4 $5 & done; wait";
+    command.args(["-c", each, "sh", &ranks.to_string()]).arg(python).arg(LOGS);
+    command.args([(SDK_ROWS / ranks).to_string(), metrics.to_string()]).stderr(Stdio::null());
     Some(measure(command, &server, dir.path(), SDK_ROWS, ""))
 }
 

@@ -28,6 +28,7 @@ const SOURCES: &[&str] = &[
     include_str!("adopt.rs"),
     include_str!("causes.rs"),
     include_str!("forensic.rs"),
+    include_str!("hosts/mod.rs"),
     include_str!("input.rs"),
     include_str!("orphans.rs"),
     include_str!("ranks.rs"),
@@ -75,6 +76,8 @@ pub fn tell(text: &str) {
 pub struct Lab {
     dir: TempDir,
     python: Option<PathBuf>,
+    /// What stands before every program.
+    prefix: Vec<String>,
 }
 
 impl Lab {
@@ -85,7 +88,18 @@ impl Lab {
 
     fn with(python: Option<PathBuf>) -> Lab {
         let dir = tempfile::Builder::new().prefix("elastictop-e2e-").tempdir().expect("a temporary folder");
-        Lab { dir, python }
+        Lab { dir, python, prefix: Vec::new() }
+    }
+
+    /// Another one, with the same Python.
+    pub fn beside(&self) -> Lab {
+        Lab::with(self.python.clone())
+    }
+
+    /// All programs of this lab are started by another, such as one that enters a namespace and becomes them.
+    pub fn behind(mut self, prefix: Vec<String>) -> Lab {
+        self.prefix = prefix;
+        self
     }
 
     /// For tests that need torch; `None` means that it is left out.
@@ -156,7 +170,10 @@ impl Lab {
             "LOGLEVEL",
             "NO_COLOR",
         ];
-        let mut command = Command::new(program.as_ref());
+        let mut command = Command::new(self.prefix.first().map_or(program.as_ref(), Path::new));
+        if let Some((_, rest)) = self.prefix.split_first() {
+            command.args(rest).arg(program.as_ref());
+        }
         for (name, _) in std::env::vars_os() {
             if LEFT.iter().any(|left| name.to_string_lossy().starts_with(left)) {
                 command.env_remove(name);

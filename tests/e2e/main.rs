@@ -10,6 +10,7 @@ mod adopt;
 mod causes;
 mod forensic;
 mod gpu;
+mod hosts;
 mod input;
 mod orphans;
 mod pages;

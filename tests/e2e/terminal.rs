@@ -17,7 +17,7 @@ use crate::harness::{Job, Lab, PATIENCE, finish, is_over, kill, living, wait_unt
 const LOCAL: &[&str] = &["--launcher", "local", "--no-python", "--nproc-per-node", "2"];
 
 /// A terminal with elastictop in it.
-struct Terminal {
+pub struct Terminal {
     master: Box<dyn MasterPty + Send>,
     keys: Box<dyn Write + Send>,
     child: Box<dyn portable_pty::Child + Send + Sync>,
@@ -33,7 +33,8 @@ fn cells(count: u16) -> NonZero<u16> {
 }
 
 impl Terminal {
-    fn open(lab: &Lab, args: &[&str]) -> Terminal {
+    /// elastictop with these arguments, in a terminal of 100×30.
+    pub fn open(lab: &Lab, args: &[&str]) -> Terminal {
         let pty = native_pty_system().openpty(size(100, 30)).expect("a pseudo terminal");
         // The same environment as all commands of the lab.
         let template = lab.elastictop();
@@ -46,6 +47,7 @@ impl Terminal {
         }
         command.env("TERM", "xterm-256color");
         command.cwd(lab.dir());
+        command.args(template.get_args());
         command.args(args);
         let child = pty.slave.spawn_command(command).expect("elastictop in a terminal");
         let mut output = pty.master.try_clone_reader().expect("its output");
@@ -61,18 +63,21 @@ impl Terminal {
         Terminal { master: pty.master, keys, child, parser }
     }
 
-    fn text(&self) -> String {
+    /// What it shows.
+    pub fn text(&self) -> String {
         self.parser.lock().expect("a screen").screen().contents()
     }
 
-    fn press(&mut self, keys: &str) {
+    /// Types.
+    pub fn press(&mut self, keys: &str) {
         self.keys
             .write_all(keys.as_bytes())
             .and_then(|()| self.keys.flush())
             .expect("a terminal that is there");
     }
 
-    fn wait_for(&self, what: &str) -> String {
+    /// Waits until it shows `what`; gives all that it shows then.
+    pub fn wait_for(&self, what: &str) -> String {
         let due = std::time::Instant::now() + PATIENCE;
         while std::time::Instant::now() < due {
             let text = self.text();
@@ -95,7 +100,8 @@ impl Terminal {
         self.child.process_id().expect("a process") as i32
     }
 
-    fn wait(&mut self) -> u32 {
+    /// Waits for its end; gives the exit code.
+    pub fn wait(&mut self) -> u32 {
         self.child.wait().expect("an end").exit_code()
     }
 }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use elastictop::{
     domain::{
+        cluster::{NodeLink, NodeStatus},
         event::{Event, Fact, JobInfo, Launcher},
         exit::Exit,
         id::{JobId, ProcId},
@@ -103,6 +104,7 @@ impl Fleet {
             max_restarts: Some(3),
             local_world_size: Some(self.per_node),
             nodes: (1, self.nodes),
+            rdzv_id: None,
             uid: 1000,
         };
         let world_size = Some(self.world());
@@ -216,23 +218,26 @@ impl Fleet {
         app.update(Msg::Linked);
         let welcome = ToViewer::Welcome { protocol: PROTOCOL, version: "0.1.0".into(), now, read_only: None };
         app.update(Msg::Heard(Box::new(welcome)));
-        for (node, state) in self.states.iter().enumerate().skip(1) {
-            let snapshot = ToViewer::Snapshot { state: Box::new(state.clone()), lost: 0 };
-            app.update(Msg::HeardFrom(node - 1, Box::new(snapshot)));
+        let status = |state: &State| NodeStatus {
+            link: NodeLink::Live,
+            ..NodeStatus::new(state.job.as_ref().map_or("?", |job| job.node.as_str()).to_owned())
+        };
+        let nodes = self.states.iter().map(status).collect();
+        let mut messages = vec![ToViewer::Nodes { nodes }];
+        for (node, state) in (0..).zip(&self.states) {
+            let message = ToViewer::Snapshot { state: Box::new(state.clone()), lost: 0 };
+            messages.push(ToViewer::From { node, message: Box::new(message) });
         }
-        let snapshot = ToViewer::Snapshot { state: Box::new(self.states[0].clone()), lost: 0 };
-        app.update(Msg::Heard(Box::new(snapshot)));
+        app.update(Msg::Heard(Box::new(ToViewer::Together { messages })));
+        app.settle();
         app
     }
 
     /// Events as the links of a viewer deliver them.
     pub fn messages(events: Vec<(u32, Event)>) -> Vec<Msg> {
         let message = |(node, event): (u32, Event)| {
-            let events = Box::new(ToViewer::Events { events: vec![event] });
-            match node.checked_sub(1) {
-                None => Msg::Heard(events),
-                Some(peer) => Msg::HeardFrom(peer as usize, events),
-            }
+            let message = Box::new(ToViewer::Events { events: vec![event] });
+            Msg::Heard(Box::new(ToViewer::From { node, message }))
         };
         events.into_iter().map(message).collect()
     }

@@ -132,6 +132,40 @@ impl Stacks {
         }
     }
 
+    /// Takes in the stacks of another node, whose ranks may be at the same places.
+    pub fn join(&mut self, more: Stacks) {
+        let key = |group: &Group| -> Vec<(String, String)> {
+            telling(&group.frames).map(|frame| (frame.name.clone(), frame.file.clone())).collect()
+        };
+        for group in more.groups {
+            match self.groups.iter_mut().find(|known| key(known) == key(&group)) {
+                Some(known) => known.ranks.extend(group.ranks),
+                None => self.groups.push(group),
+            }
+        }
+        for failed in more.failed {
+            match self.failed.iter_mut().find(|known| known.why == failed.why) {
+                Some(known) => known.ranks.extend(failed.ranks),
+                None => self.failed.push(failed),
+            }
+        }
+        // Threads are those of one rank alone: only one node can tell them.
+        if self.threads.is_empty() {
+            self.threads = more.threads;
+        }
+        self.sort();
+    }
+
+    /// The odd ones first.
+    fn sort(&mut self) {
+        let some_work = self.groups.iter().any(|group| !group.in_collective);
+        self.groups.iter_mut().for_each(|group| group.ranks.sort_unstable());
+        self.groups.sort_by_key(|group| {
+            (group.in_collective && some_work, group.ranks.len(), group.ranks.first().copied())
+        });
+        self.failed.iter_mut().for_each(|failed| failed.ranks.sort_unstable());
+    }
+
     /// One sentence: `rank 1: wait ← hang.py; ranks 0, 2: all_reduce ← hang.py`.
     pub fn summary(&self) -> String {
         const MOST: usize = 3;
@@ -206,15 +240,13 @@ pub fn fold(stacks: &[RankStack]) -> Stacks {
             }
         }
     }
-    let some_work = groups.iter().any(|group| !group.in_collective);
-    groups.iter_mut().for_each(|group| group.ranks.sort_unstable());
-    groups.sort_by_key(|group| (group.in_collective && some_work, group.ranks.len(), group.ranks[0]));
-    failed.iter_mut().for_each(|failed| failed.ranks.sort_unstable());
     let threads = match stacks {
         [RankStack { read: Ok((_, threads)), .. }] => threads.clone(),
         _ => Vec::new(),
     };
-    Stacks { groups, failed, threads }
+    let mut folded = Stacks { groups, failed, threads };
+    folded.sort();
+    folded
 }
 
 /// The thread that runs the script; without one that is known to, the one that came last, as the main thread does in

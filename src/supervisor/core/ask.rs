@@ -36,6 +36,9 @@ pub enum Goal {
     },
 }
 
+/// As the timeline tells it.
+pub(super) const RESTART: Command = Command::Restart { attempt: None };
+
 impl Goal {
     /// Whether agent and ranks are being ended on purpose.
     pub fn is_ending(&self) -> bool {
@@ -50,7 +53,7 @@ impl Core {
         }
         match command {
             Command::Stop { now: at_once } => self.asked_to_stop(now, asker, at_once, out),
-            Command::Restart => self.asked_to_restart(now, asker, out),
+            Command::Restart { attempt } => self.asked_to_restart(now, asker, attempt, out),
             Command::Stacks { rank, by } => self.asked_for_stacks(now, asker, rank, by, out),
             Command::Signal { rank, signal } => self.asked_to_signal(now, asker, rank, signal, out),
             Command::Drill { rank, fault, seconds } => {
@@ -95,7 +98,7 @@ impl Core {
                 self.goal = Goal::Stop { askers: vec![asked] };
                 for asker in askers {
                     let text = "the job is being stopped instead".into();
-                    self.refuse(now, asker, Command::Restart, text, out);
+                    self.refuse(now, asker, RESTART, text, out);
                 }
             }
             Goal::Run => self.goal = Goal::Stop { askers: vec![asked] },
@@ -103,10 +106,15 @@ impl Core {
         self.end_all(now, at_once, out);
     }
 
-    fn asked_to_restart(&mut self, now: Stamp, asker: Asker, out: &mut Out) {
+    fn asked_to_restart(&mut self, now: Stamp, asker: Asker, attempt: Option<u32>, out: &mut Out) {
+        let runs = self.state().attempt();
         match &mut self.goal {
+            Goal::Run if attempt.is_some_and(|attempt| attempt < runs) => {
+                let text = format!("attempt {runs} had begun already");
+                self.answer(now, asker, Command::Restart { attempt }, Outcome::Done(text), out);
+            }
             Goal::Stop { .. } => {
-                self.refuse(now, asker, Command::Restart, "the job is being stopped".into(), out);
+                self.refuse(now, asker, RESTART, "the job is being stopped".into(), out);
             }
             // Two who press the key at the same time want one restart.
             Goal::Restart { askers, .. } => askers.push(asker),
@@ -241,7 +249,7 @@ impl Core {
         if let Goal::Restart { askers, .. } = std::mem::take(&mut self.goal) {
             for asker in askers {
                 let done = Outcome::Done("the group was started anew".into());
-                self.answer(now, asker, Command::Restart, done, out);
+                self.answer(now, asker, RESTART, done, out);
             }
         }
     }
@@ -259,7 +267,7 @@ impl Core {
             }
             Goal::Restart { askers, .. } => {
                 for asker in askers {
-                    self.refuse(now, asker, Command::Restart, "the job ended instead".into(), out);
+                    self.refuse(now, asker, RESTART, "the job ended instead".into(), out);
                 }
             }
         }

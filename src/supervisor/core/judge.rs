@@ -123,7 +123,7 @@ impl Core {
         let text = format!("elastictop restarts the group because of --on-stall restart: {text}");
         self.emit(now, Fact::Note { text }, out);
         let asker = Asker { reply: None, by: "elastictop (--on-stall restart)".into() };
-        self.asked(now, asker, Command::Restart, out);
+        self.asked(now, asker, Command::Restart { attempt: None }, out);
     }
 
     fn give_up(&mut self, now: Stamp, text: String, out: &mut Out) {

@@ -79,6 +79,7 @@ impl Lab {
             max_restarts: None,
             local_world_size: None,
             nodes: (1, 1),
+            rdzv_id: None,
             uid: 0,
         };
         let (settings, secrets) = (self.settings.clone(), self.secrets.clone());

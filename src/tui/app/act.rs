@@ -12,9 +12,6 @@ use crate::{
     },
 };
 
-/// Log pages are asked for over the link of the node that is shown first.
-const NO_LINK_FOR_LOGS: &str = "this rank's log is on its own node: attach there, elastictop attach";
-
 impl App {
     pub(super) fn key(&mut self, event: &KeyEvent, cmds: &mut Vec<Cmd>) {
         if let Some(mut dialog) = self.dialog.take() {
@@ -96,18 +93,15 @@ impl App {
             Action::View(view) => self.go(view),
             Action::NextView => self.go(self.view.step(1)),
             Action::PreviousView => self.go(self.view.step(View::ALL.len() - 1)),
-            Action::RankLog if self.node > 0 => self.say(Role::Info, NO_LINK_FOR_LOGS),
             Action::RankLog => match self.rank().map(|rank| rank.local_rank) {
                 Some(local) => {
-                    self.logs.open(Some(local));
-                    self.logs.count(&self.state);
+                    self.open_log(Some(local));
                     self.go(View::Logs);
                 }
                 None => self.say(Role::Info, "no rank yet"),
             },
             Action::MergedLog => {
-                self.logs.open(None);
-                self.logs.count(&self.state);
+                self.open_log(None);
                 self.go(View::Logs);
             }
             Action::Follow => self.logs.toggle_follow(),

@@ -96,7 +96,9 @@ impl Dialog {
                 _ => {}
             },
             Dialog::Restart => match event.code {
-                KeyCode::Char('y' | 'Y') | KeyCode::Enter => return Verdict::Do(Command::Restart),
+                KeyCode::Char('y' | 'Y') | KeyCode::Enter => {
+                    return Verdict::Do(Command::Restart { attempt: None });
+                }
                 KeyCode::Char('n' | 'N' | 'q') => return Verdict::Closed,
                 _ => {}
             },

@@ -9,16 +9,20 @@ const TRAFFIC_MS: u64 = 5_000;
 impl App {
     /// Bytes over PCIe and NVLink are only counted while somebody looks.
     pub(super) fn ask_for_traffic(&mut self, cmds: &mut Vec<Cmd>) {
-        let has_gpus = self.state.gpus.as_ref().is_some_and(|gpus| !gpus.gpus.is_empty());
+        let has_gpus = self
+            .state_of(self.node)
+            .and_then(|state| state.gpus.as_ref())
+            .is_some_and(|gpus| !gpus.gpus.is_empty());
         if has_gpus && self.local.since(self.traffic_at).as_millis() as u64 >= TRAFFIC_MS {
             self.traffic_at = self.local;
-            cmds.push(Cmd::Send(ToSupervisor::Traffic));
+            cmds.push(self.to_node(self.node, ToSupervisor::Traffic));
         }
     }
 
     /// Opens the list of processes that hold GPU memory and belong to no rank.
     pub(super) fn list_leftovers(&mut self) {
-        match self.state.gpus.as_ref().map(|gpus| gpus.leftovers.clone()) {
+        let gpus = self.state_of(self.node).and_then(|state| state.gpus.as_ref());
+        match gpus.map(|gpus| gpus.leftovers.clone()) {
             Some(list) if !list.is_empty() => self.dialog = Some(Dialog::Leftovers { list, at: 0 }),
             _ => self.say(Role::Info, "no process holds GPU memory but the ranks"),
         }

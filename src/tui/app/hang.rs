@@ -13,7 +13,7 @@ use crate::{
 impl App {
     /// Alerts about ranks that wait for each other, over all nodes, the gravest first; each with its node.
     pub(crate) fn hang_alerts(&self) -> Vec<(u32, &Alert)> {
-        let nodes = 0..=self.peers.len() as u32;
+        let nodes = 0..self.nodes.len().max(1) as u32;
         let mut found: Vec<_> = nodes
             .filter_map(|node| Some((node, self.state_of(node)?)))
             .flat_map(|(node, state)| state.alerts.iter().map(move |alert| (node, alert)))

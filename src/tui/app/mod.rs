@@ -6,6 +6,7 @@ mod gpus;
 mod hang;
 mod logs;
 mod navigate;
+mod nodes;
 mod order;
 mod overview;
 mod page;
@@ -20,7 +21,7 @@ use ratatui::crossterm::event::{KeyEvent, MouseEvent};
 
 pub(crate) use dialog::{Dialog, SIGNALS, Verdict};
 pub(crate) use logs::{Logs, Shown};
-pub use overview::Peer;
+pub use nodes::Node;
 pub(crate) use overview::{Overview, Zoom};
 pub(crate) use page::{Page, Tab};
 pub(crate) use prompt::{Candidate, Prompt, PromptKind};
@@ -62,8 +63,6 @@ pub enum Msg {
     Linked,
     /// The supervisor says something.
     Heard(Box<ToViewer>),
-    /// The supervisor of another node of the job says something. Nodes count from 0 in the order of their links.
-    HeardFrom(usize, Box<ToViewer>),
     /// The link is gone, or could not be made: why.
     Unlinked(String),
     /// The link will not come back: why.
@@ -114,7 +113,7 @@ pub(crate) struct Toast {
 /// All that the screen shows.
 #[derive(Debug)]
 pub struct App {
-    /// The job, as far as it was told.
+    /// The job, as far as it was told: by its supervisor, or by those of all its nodes.
     pub state: State,
     /// Now, by the supervisor's clock.
     pub now: Stamp,
@@ -122,11 +121,13 @@ pub struct App {
     pub link: LinkState,
     /// Why commands are refused.
     pub read_only: Option<String>,
-    /// The job's other nodes, whose ranks are shown beside those of [`App::state`].
-    pub peers: Vec<Peer>,
+    /// The nodes of a job that is watched over several links; none when it is watched over one.
+    pub nodes: Vec<Node>,
     pub(crate) view: View,
-    /// The node of the selected rank: 0 is that of [`App::state`], its peers follow.
+    /// The node of the selected rank.
     pub(crate) node: u32,
+    /// The node whose log is shown.
+    pub(crate) log_node: u32,
     /// Position on its node of the selected rank.
     pub(crate) selected: u32,
     /// How far the overview is gone into.
@@ -188,9 +189,10 @@ impl App {
             now,
             link: LinkState::Connecting,
             read_only: None,
-            peers: Vec::new(),
+            nodes: Vec::new(),
             view: View::Overview,
             node: 0,
+            log_node: 0,
             selected: 0,
             zoom: Zoom::Fleet,
             tab: Tab::default(),
@@ -258,14 +260,13 @@ impl App {
                 }));
             }
             Msg::Heard(message) => self.heard(*message),
-            Msg::HeardFrom(node, message) => self.heard_from(node, *message),
             Msg::Unlinked(text) => self.unlinked(text),
             Msg::GaveUp(text) => {
                 self.unlinked(text.clone());
                 self.link = LinkState::Gone(text);
             }
         }
-        if self.detail() && self.node == 0 && self.link == LinkState::Live {
+        if self.detail() && self.link == LinkState::Live {
             self.ask_for_traffic(&mut cmds);
         }
         if self.detail() {
@@ -275,7 +276,7 @@ impl App {
             let id = self.next_id;
             if let Some(query) = self.logs.question(id, self.local) {
                 self.next_id += 1;
-                cmds.push(Cmd::Send(ToSupervisor::Logs { id, query }));
+                cmds.push(self.to_node(self.log_node, ToSupervisor::Logs { id, query }));
             }
         }
         cmds
@@ -297,15 +298,13 @@ impl App {
             ToViewer::Snapshot { state, lost } => {
                 self.link = LinkState::Live;
                 self.state = *state;
-                if lost > 0 {
-                    self.say(
-                        Role::Warn,
-                        format!("this screen was slow and missed {lost} events; it shows all of the present"),
-                    );
-                }
+                self.tell_lost(lost);
                 self.logs.count(&self.state);
                 self.look_at_ranks();
             }
+            ToViewer::Together { messages } => messages.into_iter().for_each(|message| self.heard(message)),
+            ToViewer::Nodes { nodes } => self.take_status(nodes),
+            ToViewer::From { node, message } => self.heard_from(node, *message),
             ToViewer::Events { events } => {
                 for event in &events {
                     self.state.apply(event);
@@ -329,7 +328,14 @@ impl App {
             ToViewer::Stacks { id, stacks } => self.show_stacks(id, stacks),
             ToViewer::CloseUp { id, close_up } => self.told_about_rank(id, *close_up),
             ToViewer::Bye { text } => self.say(Role::Info, text),
-            ToViewer::Unknown => {}
+            ToViewer::Clock { .. } | ToViewer::Unknown => {}
+        }
+    }
+
+    fn tell_lost(&mut self, lost: u64) {
+        if lost > 0 {
+            let text = format!("this screen was slow and missed {lost} events; it shows all of the present");
+            self.say(Role::Warn, text);
         }
     }
 

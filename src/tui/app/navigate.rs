@@ -37,14 +37,22 @@ impl App {
     pub(super) fn enter_rank(&mut self) {
         self.page.first = 0;
         self.zoom_to(Zoom::Rank);
-        self.open_log();
+        self.open_log(Some(self.selected));
     }
 
-    /// The log under the page of a rank.
-    fn open_log(&mut self) {
-        if self.node == 0 {
-            self.logs.open(Some(self.selected));
-            self.logs.count(&self.state);
+    /// The log of a rank of the selected node, or of all ranks there.
+    pub(super) fn open_log(&mut self, local_rank: Option<u32>) {
+        if self.log_node != self.node {
+            // What another node was asked is not answered by this one.
+            let wrap = std::mem::take(&mut self.logs).wrap;
+            (self.logs.wrap, self.log_node) = (wrap, self.node);
+        }
+        self.logs.open(local_rank);
+        if let Some(state) = match self.nodes.get(self.node as usize) {
+            Some(node) => Some(&node.state),
+            None => self.nodes.is_empty().then_some(&self.state),
+        } {
+            self.logs.count(state);
         }
     }
 
@@ -124,7 +132,7 @@ impl App {
             View::Overview => {
                 self.step_ranks(by, false);
                 if self.detail() {
-                    self.open_log();
+                    self.open_log(Some(self.selected));
                 }
             }
             View::Logs => self.logs.step(by),
@@ -152,7 +160,7 @@ impl App {
 
     /// The lines of the events view, and which one is selected.
     pub(crate) fn event_lines(&self) -> (Vec<words::EventLine>, usize) {
-        let lines = words::event_lines(&self.state, self.glyphs);
+        let lines = self.lines_of_all();
         let last = lines.len().saturating_sub(1);
         let at = self.event.map_or(last, |seq| lines.partition_point(|line| line.seq < seq).min(last));
         (lines, at)

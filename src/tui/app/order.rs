@@ -2,7 +2,7 @@
 
 use super::{App, Cmd, Dialog, LinkState};
 use crate::{
-    domain::{alert::AlertKind, command::Command, rank::JobState},
+    domain::{alert::AlertKind, command::Command, fleet::RankId, rank::JobState},
     tui::{
         keys::{Action, TABLE},
         theme::Role,
@@ -34,13 +34,10 @@ impl App {
         if let Some(why) = self.cannot_change() {
             return self.say(Role::Warn, why);
         }
-        if action == Action::Signal && self.node > 0 {
-            return self.say(Role::Warn, "this rank is on another node: attach there to send it a signal");
-        }
         match action {
             Action::Stop => {
                 let now = self.state.state == JobState::TearingDown;
-                self.dialog = Some(Dialog::stop(self.state.ranks.len(), now));
+                self.dialog = Some(Dialog::stop(self.all_ranks().count(), now));
             }
             Action::Restart => self.dialog = Some(Dialog::Restart),
             Action::Signal => match self.rank() {
@@ -66,7 +63,8 @@ impl App {
             return self.say(Role::Warn, why);
         }
         if let Dialog::Signal { local_rank, proc, tag, .. } = dialog
-            && self.state.rank(*local_rank).map(|rank| rank.proc) != Some(*proc)
+            && self.rank_at(RankId { node: self.node, local: *local_rank }).map(|rank| rank.proc)
+                != Some(*proc)
         {
             return self
                 .say(Role::Warn, format!("not sent: {tag} has a new process since this dialog opened"));
@@ -80,6 +78,11 @@ impl App {
         let what = words::command(&command);
         self.say(Role::Info, format!("{what}: asked, waiting for the effect"));
         self.asked.insert(id, what);
-        cmds.push(Cmd::Send(ToSupervisor::Do { id, command }));
+        let addressee = self.addressee(&command);
+        let order = ToSupervisor::Do { id, command };
+        cmds.push(match addressee {
+            Some(node) => self.to_node(node, order),
+            None => Cmd::Send(order),
+        });
     }
 }

@@ -5,24 +5,10 @@ use crate::{
     domain::{
         filter::{Filter, NUMBERS, Subject},
         fleet::{Fleet, Metric, Order, RankId, RankRow, Source},
-        state::{Rank, State},
-        time::Stamp,
+        state::Rank,
     },
     tui::words,
-    wire::message::ToViewer,
 };
-
-/// A node that says nothing for this long is shown with its age, in milliseconds.
-const SILENT_MS: u128 = 5_000;
-
-/// Another node of the job.
-#[derive(Clone, Debug, Default)]
-pub struct Peer {
-    /// What its supervisor told.
-    pub state: State,
-    /// When it was heard of last, by the viewer's clock.
-    pub heard_at: Stamp,
-}
 
 /// How far the overview is gone into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +32,7 @@ pub(crate) struct Overview {
     /// The ranks that the filter lets through, in order, as indices into the fleet; at the zoom that holds.
     pub(crate) rows: Vec<u32>,
     /// Whether something was heard since the ranks were looked at.
-    is_behind: bool,
+    pub(super) is_behind: bool,
 }
 
 impl Overview {
@@ -66,53 +52,34 @@ impl App {
         (self.node, self.selected) = (id.node, id.local);
     }
 
-    /// What is known of a node; `None` where there is none of this number.
-    pub(crate) fn state_of(&self, node: u32) -> Option<&State> {
-        match node.checked_sub(1) {
-            None => Some(&self.state),
-            Some(peer) => self.peers.get(peer as usize).map(|peer| &peer.state),
-        }
-    }
-
     /// All that is known of a rank of the fleet.
     pub(crate) fn rank_at(&self, id: RankId) -> Option<&Rank> {
         self.state_of(id.node)?.rank(id.local)
     }
 
-    pub(super) fn heard_from(&mut self, node: usize, message: ToViewer) {
-        if self.peers.len() <= node {
-            self.peers.resize_with(node + 1, Peer::default);
-        }
-        let peer = &mut self.peers[node];
-        peer.heard_at = self.local;
-        match message {
-            ToViewer::Snapshot { state, .. } => peer.state = *state,
-            ToViewer::Events { events } => {
-                events.iter().for_each(|event| peer.state.apply(event));
-                self.page_hears(node as u32 + 1, &events);
-            }
-            _ => return,
-        }
-        self.overview.is_behind = true;
-    }
-
     /// Looks at all ranks if something was heard since the last look: once for all that came together.
     pub fn settle(&mut self) {
         if std::mem::take(&mut self.overview.is_behind) {
+            self.join_nodes();
+            if let Some(node) = self.nodes.get(self.log_node as usize) {
+                self.logs.count(&node.state);
+            }
             self.look_at_ranks();
         }
     }
 
     /// Looks at all ranks anew, after something was heard or time went by.
     pub(crate) fn look_at_ranks(&mut self) {
-        let local = self.local;
-        let first = Source { state: &self.state, silent: None };
-        let peers = self.peers.iter().map(|peer| {
-            let silent = local.since(peer.heard_at);
-            Source { state: &peer.state, silent: (silent.as_millis() >= SILENT_MS).then_some(silent) }
+        let now = self.now;
+        let alone = self.nodes.is_empty().then_some(Source::new(&self.state));
+        let several = self.nodes.iter().map(|node| Source {
+            state: &node.state,
+            host: Some(&node.status.host),
+            ahead_ms: node.status.ahead_ms(),
+            silent: node.status.link.silent_since().map(|since| now.since(since)),
         });
         let Overview { fleet, metric, .. } = &mut self.overview;
-        fleet.refresh(self.now, *metric, std::iter::once(first).chain(peers));
+        fleet.refresh(now, *metric, alone.into_iter().chain(several));
         self.list_ranks();
         self.keep_selection();
     }

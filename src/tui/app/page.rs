@@ -144,10 +144,10 @@ impl App {
         let id = self.selected_id();
         let Some((proc, alive)) = self.rank().map(|rank| (rank.proc, rank.state.is_alive())) else { return };
         self.page.turn_to(id, proc);
-        if id.node > 0 || self.link != LinkState::Live {
+        if self.link != LinkState::Live {
             return;
         }
-        let over = self.state.state.is_over();
+        let over = self.state_of(id.node).is_some_and(|state| state.state.is_over());
         let questions = [
             (Question::History, true, false),
             (Question::Process, alive, alive && !over),
@@ -159,7 +159,8 @@ impl App {
                 let asked = self.next_id;
                 self.next_id += 1;
                 self.page.asked.insert(asked, (question, self.local));
-                cmds.push(Cmd::Send(ToSupervisor::LookAt { id: asked, local_rank: id.local, question }));
+                let message = ToSupervisor::LookAt { id: asked, local_rank: id.local, question };
+                cmds.push(self.to_node(id.node, message));
             }
         }
     }
@@ -187,16 +188,9 @@ impl App {
             if !ranks.iter().any(|sample| sample.local_rank == id.local) {
                 continue;
             }
-            let rank = match node.checked_sub(1) {
-                None => self.state.rank(id.local),
-                Some(peer) => self.peers.get(peer as usize).and_then(|peer| peer.state.rank(id.local)),
-            };
-            // Ranks of other nodes begin when they are looked at: nobody tells what was before.
-            if node > 0 {
-                self.page.history.get_or_insert_default();
-            }
+            let rank = self.state_of(node).and_then(|state| state.rank(id.local)).cloned();
             if let (Some(rank), Some(history)) = (rank, &mut self.page.history) {
-                history.look(event.at, rank);
+                history.look(event.at, &rank);
             }
         }
     }

@@ -6,7 +6,7 @@ use ratatui::{buffer::Buffer, layout::Rect};
 
 use super::{fleet::Fleet, looks::picture, scripts::press};
 use crate::{
-    domain::{fleet::RankId, suspicion::SUSPECT},
+    domain::{cluster::NodeLink, fleet::RankId, suspicion::SUSPECT, time::Stamp},
     tui::{
         app::{App, Msg, Zoom},
         fixture,
@@ -14,6 +14,7 @@ use crate::{
         theme::Theme,
         view,
     },
+    wire::message::ToViewer,
 };
 
 fn app(fleet: &Fleet, size: (u16, u16)) -> App {
@@ -203,22 +204,29 @@ fn suspects_come_first() {
 
 #[test]
 fn a_node_that_falls_silent_is_shown_with_its_age() {
-    let mut fleet = Fleet::healthy(8, 8);
+    let fleet = Fleet::healthy(8, 8);
     let mut app = app(&fleet, (120, 40));
-    let mut silent = |app: &mut App, node: u32| {
-        for _ in 0..8 {
-            let events = fleet.second().into_iter().filter(|(from, _)| *from != node).collect();
-            app.update(Msg::Tick(fleet.now()));
-            for msg in Fleet::messages(events) {
-                app.update(msg);
-            }
-            app.settle();
+    let told = |app: &App, silent: Option<usize>| {
+        let mut nodes: Vec<_> = app.nodes.iter().map(|node| node.status.clone()).collect();
+        if let Some(node) = silent {
+            nodes[node].link = NodeLink::Lost {
+                since: Stamp(app.now.0 - 12_000),
+                tries: 3,
+                why: "ssh: connect to host gpu-n003: No route to host".into(),
+            };
         }
+        Msg::Heard(Box::new(ToViewer::Nodes { nodes }))
     };
-    silent(&mut app, 3);
+    let lost = told(&app, Some(3));
+    let live = told(&app, None);
+    app.update(lost);
+    app.settle();
     let quiet: Vec<bool> = app.overview.fleet.nodes.iter().map(|node| node.silent.is_some()).collect();
     assert_eq!(quiet, [false, false, false, true, false, false, false, false]);
-    silent(&mut app, 7);
+    let text = shown(&app, (120, 40));
+    assert!(text.contains("gpu-n003 silent"), "{text}");
+    app.update(live);
+    app.settle();
     assert!(app.overview.fleet.nodes[3].silent.is_none(), "it is back");
 }
 

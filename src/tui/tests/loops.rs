@@ -174,7 +174,8 @@ fn a_session_from_hello_to_detach() {
             far.outgoing.send(ToViewer::Events { events }).await.unwrap();
             until(&glass, "checkpoint written").await;
             press(&keys, "j R y");
-            let Some(ToSupervisor::Do { id, command: Command::Restart }) = far.incoming.recv().await else {
+            let Some(ToSupervisor::Do { id, command: Command::Restart { .. } }) = far.incoming.recv().await
+            else {
                 panic!("no restart")
             };
             let outcome = Outcome::Done("4 ranks were restarted".into());

@@ -144,7 +144,7 @@ fn a_restart_is_confirmed_and_its_outcome_shown() {
     let mut app = four();
     assert_eq!(order(&press(&mut app, "R <Esc> R n", &[])), None, "nothing before it is confirmed");
     let cmds = press(&mut app, "R <Enter>", &[]);
-    assert_eq!(order(&cmds), Some(&Command::Restart));
+    assert_eq!(order(&cmds), Some(&Command::Restart { attempt: None }));
     assert_eq!(said(&app), "restart: asked, waiting for the effect");
     let Some(Cmd::Send(ToSupervisor::Do { id, .. })) = cmds.first() else { panic!("{cmds:?}") };
     let outcome = Outcome::Refused("the job is ending".into());

@@ -61,7 +61,10 @@ fn far_end() -> Link {
                     let close_up = close_up(&story.state, story.now(), local_rank, question);
                     far.outgoing.send(ToViewer::CloseUp { id, close_up: Box::new(close_up) }).await.unwrap();
                 }
-                ToSupervisor::Traffic | ToSupervisor::Unknown => {}
+                ToSupervisor::To { .. }
+                | ToSupervisor::Clock { .. }
+                | ToSupervisor::Traffic
+                | ToSupervisor::Unknown => {}
             }
         }
     });

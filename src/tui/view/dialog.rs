@@ -61,7 +61,7 @@ fn content(app: &App, dialog: &Dialog) -> (String, Role, Vec<Vec<Piece>>) {
             (title, Role::Crit, lines)
         }
         Dialog::Restart => {
-            let ranks = app.state.ranks.len();
+            let ranks = app.all_ranks().count();
             let lines = vec![
                 text(&format!("{ranks} ranks end and start anew")),
                 text("from their last checkpoint."),

@@ -14,7 +14,7 @@ use crate::{
         },
         series::{Resolution, Series},
         state::{Rank, State},
-        time::human,
+        time::{Stamp, human},
     },
     tui::{
         app::{App, Zoom},
@@ -49,21 +49,21 @@ pub(crate) enum Figure {
 
 /// Whether ranks of any node have GPUs, so that columns about them are worth their cells.
 pub(crate) fn has_columns(app: &App) -> bool {
-    let nodes = 0..=app.peers.len() as u32;
+    let nodes = 0..app.nodes.len().max(1) as u32;
     nodes.filter_map(|node| app.state_of(node)?.gpus.as_ref()).any(|gpus| !gpus.ranks.is_empty())
 }
 
 /// The one node that is shown, if it is one.
 fn shown_node(app: &App) -> Option<&State> {
     match app.zoom {
-        Zoom::Fleet if !app.peers.is_empty() => None,
+        Zoom::Fleet if !app.nodes.is_empty() => None,
         Zoom::Fleet => Some(&app.state),
         Zoom::Node | Zoom::Rank => app.state_of(app.node),
     }
 }
 
-fn is_stale(app: &App, state: &State, gpus: &Gpus) -> bool {
-    gpus.at.is_some_and(|at| app.now.since(at) > STALE) && !state.state.is_over()
+fn is_stale(now: Stamp, state: &State, gpus: &Gpus) -> bool {
+    gpus.at.is_some_and(|at| now.since(at) > STALE) && !state.state.is_over()
 }
 
 /// A cell about a rank's GPU; `None` is shown as a dash.
@@ -71,7 +71,7 @@ pub(crate) fn cell(app: &App, node: u32, rank: &Rank, figure: Figure) -> (Option
     let known = app.state_of(node).and_then(|state| Some((state, state.gpus.as_ref()?)));
     let Some((state, gpus)) = known else { return (None, Role::Dim) };
     let Some((gpu, ..)) = gpus.of_rank(rank.local_rank) else { return (None, Role::Dim) };
-    let sample = &gpu.sample;
+    let (sample, now) = (&gpu.sample, app.now_of(node));
     if sample.lost {
         let lost = (figure == Figure::Util).then(|| "lost".to_owned());
         return (lost, Role::Crit);
@@ -84,13 +84,13 @@ pub(crate) fn cell(app: &App, node: u32, rank: &Rank, figure: Figure) -> (Option
         Figure::Power => sample.power_mw.map(|milliwatts| (milliwatts / 1000).to_string()),
         // Ten seconds a cell: a line that moves every second costs a terminal far away more than it tells.
         Figure::History => Some(chart::spark(
-            &gpu.history.util_pct.window(Resolution::TenSeconds, app.now, SPARK),
+            &gpu.history.util_pct.window(Resolution::TenSeconds, now, SPARK),
             100,
             app.glyphs,
         )),
     };
     let role = match figure {
-        _ if is_stale(app, state, gpus) => Role::Stale,
+        _ if is_stale(now, state, gpus) => Role::Stale,
         Figure::Temperature | Figure::Power if trouble => Role::Warn,
         Figure::History => Role::Dim,
         _ => Role::Text,
@@ -160,8 +160,8 @@ fn line(app: &App) -> Vec<Piece> {
     say((throttled > 0).then(|| format!("{throttled} slowed by heat or brake")), Role::Warn);
     let left = gpus.leftovers.iter().filter(|left| left.reason == LeftoverKind::DeadJob).count();
     say((left > 0).then(|| format!("{left} left over: X")), Role::Warn);
-    if is_stale(app, state, gpus) {
-        let age = gpus.at.map(|at| human(app.now.since(at))).unwrap_or_default();
+    if is_stale(app.now_of(app.node), state, gpus) {
+        let age = gpus.at.map(|at| human(app.now_of(app.node).since(at))).unwrap_or_default();
         say(Some(format!("{age} old, the driver does not answer")), Role::Stale);
     } else {
         say(gpus.trouble.clone(), Role::Warn);
@@ -199,7 +199,7 @@ pub(crate) fn facts(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
         return facts;
     }
     let n_a = |text: Option<String>| text.unwrap_or_else(|| "n/a".into());
-    let role = if is_stale(app, state, gpus) { Role::Stale } else { Role::Text };
+    let role = if is_stale(app.now_of(app.node), state, gpus) { Role::Stale } else { Role::Text };
     facts.push(("use", (n_a(sample.util_pct.map(|pct| format!("{pct} %"))), role)));
     let own = gpu.held_by(rank.proc.pid).map(|bytes| format!(", own {}", text::bytes(bytes)));
     let used = sample.mem_used_bytes.zip(sample.mem_total_bytes);
@@ -323,14 +323,14 @@ fn sparks(app: &App, gpu: &Gpu, pen: &mut Pen, area: Rect) {
     let cells = usize::from(area.width.saturating_sub(8)).min(Resolution::Second.cells());
     for ((label, series, max), y) in lines.into_iter().zip(area.top()..area.bottom()) {
         pen.text(area.x, y, area.width, label, Role::Dim);
-        let values = series.window(Resolution::Second, app.now, cells);
+        let values = series.window(Resolution::Second, app.now_of(app.node), cells);
         pen.text(area.x + 8, y, cells as u16, &chart::spark(&values, max, app.glyphs), Role::Accent);
     }
 }
 
 /// Four charts over each other and their axis.
 fn charts(app: &App, state: &State, gpu: &Gpu, pen: &mut Pen, area: Rect) {
-    let end = state.ended_at.unwrap_or(app.now);
+    let end = state.ended_at.unwrap_or(app.now_of(app.node));
     let span = state.started_at.map_or(0, |began| end.since(began).as_millis() as u64);
     // Rather the last two thirds well than all of it in a corner.
     let resolution = Resolution::for_span(span * 2 / 3);

@@ -65,14 +65,14 @@ fn lines(app: &App, width: usize) -> Vec<Line> {
     let alerts = app.hang_alerts();
     let mut lines: Vec<Line> = Vec::new();
     if alerts.is_empty() {
-        let moving = app.state.ranks.iter().filter(|rank| rank.state == RankState::Running).count();
+        let moving = app.all_ranks().filter(|rank| rank.state == RankState::Running).count();
         lines.push(vec![(format!("{} no verdict", app.glyphs.good), Role::Ok)]);
         let text =
-            format!("{moving} of {} ranks run; nothing says that the job hangs", app.state.ranks.len());
+            format!("{moving} of {} ranks run; nothing says that the job hangs", app.all_ranks().count());
         lines.push(vec![(format!("  {text}"), Role::Dim)]);
     }
-    for (_, alert) in &alerts {
-        lines.extend(sentence(app, alert, width));
+    for (node, alert) in &alerts {
+        lines.extend(sentence(app, (*node, alert), width));
     }
     lines.extend(odd(app, width));
     lines.extend(gatherings(app, width));
@@ -86,10 +86,11 @@ fn heading(text: &str) -> [Line; 2] {
     [Vec::new(), vec![(text.to_owned(), Role::Title)]]
 }
 
-fn sentence(app: &App, alert: &Alert, width: usize) -> Vec<Line> {
+fn sentence(app: &App, (node, alert): (u32, &Alert), width: usize) -> Vec<Line> {
     let role = words::alert_role(alert.kind);
-    let since = human(app.now.since(alert.since));
-    let acts = alert.acts_at.map(|at| format!(", elastictop acts {}", words::countdown(app.now, at)));
+    let since = human(app.now_of(node).since(alert.since));
+    let acts =
+        alert.acts_at.map(|at| format!(", elastictop acts {}", words::countdown(app.now_of(node), at)));
     let text = format!("{} {}, for {since}{}", app.glyphs.warn, alert.text, acts.unwrap_or_default());
     text::wrap_words(&text, width)
         .into_iter()
@@ -114,8 +115,8 @@ fn odd(app: &App, width: usize) -> Vec<Line> {
     let step = rank
         .step
         .zip(rank.step_at)
-        .map(|(step, at)| format!("  step {step}, {} ago", text::age(app.now.since(at))));
-    let beat = rank.beat_at.map(|at| format!("  heartbeat {} ago", text::age(app.now.since(at))));
+        .map(|(step, at)| format!("  step {step}, {} ago", text::age(app.now_of(id.node).since(at))));
+    let beat = rank.beat_at.map(|at| format!("  heartbeat {} ago", text::age(app.now_of(id.node).since(at))));
     line.push((format!("{cpu}{}{}", step.unwrap_or_default(), beat.unwrap_or_default()), Role::Text));
     lines.push(line);
     if let Some(doing) = verdict::doing(app, rank) {
@@ -133,9 +134,7 @@ fn odd(app: &App, width: usize) -> Vec<Line> {
 /// For each process group in which somebody waits: how many ranks are at which collective.
 fn gatherings(app: &App, width: usize) -> Vec<Line> {
     let mut groups: BTreeMap<&str, (&GroupStatus, BTreeMap<u64, Vec<&Rank>>)> = BTreeMap::new();
-    let nodes = 0..=app.peers.len() as u32;
-    let ranks = nodes.filter_map(|node| app.state_of(node)).flat_map(|state| &state.ranks);
-    for rank in ranks.filter(|rank| rank.state.is_alive()) {
+    for rank in app.all_ranks().filter(|rank| rank.state.is_alive()) {
         for group in &rank.groups {
             if let Some(at) = group.enqueued {
                 groups
@@ -243,7 +242,7 @@ fn stacks(app: &App, width: usize) -> Vec<Line> {
 
 /// What will end the wait, and when.
 fn time_left(app: &App) -> Vec<Line> {
-    let ranks = || app.state.ranks.iter().filter(|rank| rank.state.is_alive());
+    let ranks = || app.all_ranks().filter(|rank| rank.state.is_alive());
     let abort = ranks()
         .filter_map(|rank| Some((rank.standing.as_ref()?.aborts_at()?, rank)))
         .min_by_key(|(at, _)| *at);

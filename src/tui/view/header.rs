@@ -89,11 +89,11 @@ fn parts(app: &App) -> Vec<Part> {
         let up = human(state.ended_at.unwrap_or(app.now).since(started_at));
         parts.push(Part(4, labelled(label, up)));
     }
-    if !app.peers.is_empty() {
-        parts.push(Part(5, labelled("nodes", app.overview.fleet.nodes.len().to_string())));
+    if !app.nodes.is_empty() {
+        parts.push(Part(5, labelled("nodes", app.nodes.len().to_string())));
     }
     if let Some(job) = &state.job {
-        if app.peers.is_empty() {
+        if app.nodes.is_empty() {
             parts.push(Part(7, labelled("node", job.node.clone())));
         }
         parts.push(Part(8, vec![(words::launcher(job.launcher).into(), Role::Dim)]));
@@ -123,6 +123,19 @@ fn chips(app: &App) -> Vec<Piece> {
             chips.push((format!("reconnecting{} try {}{age}", app.glyphs.cut, tries + 1), Role::Warn));
         }
         LinkState::Gone(_) => chips.push(("link lost".into(), Role::Crit)),
+    }
+    let silent: Vec<&str> = app
+        .nodes
+        .iter()
+        .filter(|node| node.status.link.silent_since().is_some())
+        .map(|node| node.status.host.as_str())
+        .collect();
+    match silent.as_slice() {
+        [] => {}
+        [host] => chips.push((format!("{host} silent"), Role::Stale)),
+        several => {
+            chips.push((format!("{} of {} nodes silent", several.len(), app.nodes.len()), Role::Stale))
+        }
     }
     if app.read_only.is_some() {
         chips.push(("read-only".into(), Role::Info));

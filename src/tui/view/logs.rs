@@ -4,7 +4,10 @@ use ratatui::layout::Rect;
 
 use super::Pen;
 use crate::{
-    domain::log::{LogLine, Stream, is_error},
+    domain::{
+        fleet::RankId,
+        log::{LogLine, Stream, is_error},
+    },
     tui::{
         app::{App, Shown},
         text,
@@ -20,7 +23,11 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     }
     let name = match app.logs.local_rank {
         Some(local) => format!("log of {}", tag(app, local)),
-        None => "merged log".into(),
+        None => "merged log".to_owned(),
+    };
+    let name = match app.nodes.get(app.log_node as usize) {
+        Some(node) => format!("{name}, node {}", node.status.host),
+        None => name,
     };
     let used = title(app, pen, area, &name);
     search_line(app, pen, area, used);
@@ -37,7 +44,8 @@ pub(super) fn pane(app: &App, pen: &mut Pen, area: Rect) {
 }
 
 fn tag(app: &App, local_rank: u32) -> String {
-    words::rank_tag(app.state.rank(local_rank).and_then(|rank| rank.place.rank), local_rank)
+    let rank = app.rank_at(RankId { node: app.log_node, local: local_rank });
+    words::rank_tag(rank.and_then(|rank| rank.place.rank), local_rank)
 }
 
 /// The rule with the name, and whether the end is followed; where it ends.
@@ -78,7 +86,8 @@ fn search_line(app: &App, pen: &mut Pen, area: Rect, used: u16) {
 
 /// Cells of the gutter, with its line.
 fn gutter(app: &App) -> u16 {
-    let widest = app.state.ranks.iter().map(|rank| tag(app, rank.local_rank).len()).max().unwrap_or(2);
+    let ranks = app.state_of(app.log_node).into_iter().flat_map(|state| &state.ranks);
+    let widest = ranks.map(|rank| tag(app, rank.local_rank).len()).max().unwrap_or(2);
     widest.max(5) as u16 + 1
 }
 

@@ -194,7 +194,7 @@ fn cell(app: &App, shown: &RankRow, rank: &Rank, column: Column, narrow: bool) -
         Column::Beat => match rank.beat_at.filter(|_| !gone) {
             None => ("-".into(), Role::Dim),
             Some(at) => {
-                let age = app.now.since(at);
+                let age = app.now_of(shown.id.node).since(at);
                 (short_age(age), verdict::beat_role(age, Role::Dim))
             }
         },
@@ -234,7 +234,7 @@ fn last(app: &App, shown: &RankRow, rank: &Rank) -> (String, Role) {
     if usual && rank.detail.is_none() {
         return (rank.last_line.clone().unwrap_or_default(), Role::Dim);
     }
-    let since = human(app.now.since(rank.state_since));
+    let since = human(app.now_of(shown.id.node).since(rank.state_since));
     let look = words::rank_state(rank, app.glyphs);
     if let Some(doing) = verdict::doing(app, rank) {
         return (doing, look.role);

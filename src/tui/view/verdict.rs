@@ -42,7 +42,7 @@ fn abort(app: &App, standing: &Standing) -> String {
 /// A line for each collective that somebody waits in: who waits, and who has not joined.
 pub(super) fn gatherings(app: &App, width: usize) -> Vec<Vec<Piece>> {
     let mut found: BTreeMap<(&str, u64), Vec<(&Rank, &Standing)>> = BTreeMap::new();
-    for rank in app.state.ranks.iter().filter(|rank| rank.state.is_alive()) {
+    for rank in app.all_ranks().filter(|rank| rank.state.is_alive()) {
         if let Some(standing) = &rank.standing {
             found.entry((&standing.group, standing.seq)).or_default().push((rank, standing));
         }

@@ -227,7 +227,7 @@ impl Run {
                 let command = match kind {
                     0 => Command::Stop { now: false },
                     1 => Command::Stop { now: true },
-                    2 => Command::Restart,
+                    2 => Command::Restart { attempt: None },
                     3 => Command::KeepZombies,
                     4 => Command::Signal { rank, signal: 15 },
                     5 => Command::Stacks { rank, by: None },

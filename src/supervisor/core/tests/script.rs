@@ -51,6 +51,7 @@ pub fn job_info(launcher: Launcher, max_restarts: u32, nproc: u32) -> JobInfo {
         max_restarts: Some(max_restarts),
         local_world_size: Some(nproc),
         nodes: (1, 1),
+        rdzv_id: None,
         uid: 1000,
     }
 }
@@ -300,7 +301,7 @@ impl Story {
                 let command = match word(3) {
                     "stop" => Command::Stop { now: false },
                     "stop-now" => Command::Stop { now: true },
-                    "restart" => Command::Restart,
+                    "restart" => Command::Restart { attempt: None },
                     "keep" => Command::KeepZombies,
                     "stacks" => Command::Stacks { rank: word(4).parse().ok(), by: None },
                     "set" => {

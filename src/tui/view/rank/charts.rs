@@ -52,7 +52,7 @@ impl Axis {
 /// The axis of the page that is shown.
 pub(crate) fn page_axis(app: &App) -> Axis {
     let state = app.state_of(app.node).unwrap_or(&app.state);
-    let end = state.ended_at.unwrap_or(app.now);
+    let end = state.ended_at.unwrap_or(app.now_of(app.node));
     let span = state.started_at.map_or(0, |began| end.since(began).as_millis() as u64);
     // Rather the last two thirds well than all of it in a corner.
     let resolution = app.page.span.unwrap_or_else(|| Resolution::for_span(span * 2 / 3));
@@ -274,7 +274,7 @@ fn axis_line(
     pen.right(area.x, area.y, area.width, if over { "end" } else { "now" }, Role::Dim);
     if let (Some(x), Some(at)) = (cursor, app.page.cursor) {
         let ago = human(axis.end.since(at));
-        let clock = words::clock(at, app.now, app.offset_s);
+        let clock = words::clock(at, app.now_of(app.node), app.offset_s);
         let label = format!(" {clock}, {ago} ago ");
         let cells = text::width(&label) as u16;
         let x = x.saturating_sub(cells / 2).min(area.width.saturating_sub(cells));

@@ -35,7 +35,7 @@ fn wrapped(label: &str, sentence: &str, width: usize, role: Role) -> Vec<Line> {
 
 fn end(app: &App, rank: &Rank) -> Line {
     let look = words::rank_state(rank, app.glyphs);
-    let when = words::clock(rank.state_since, app.now, app.offset_s);
+    let when = words::clock(rank.state_since, app.now_of(app.node), app.offset_s);
     match (rank.state.is_alive(), rank.exit) {
         (true, _) => labelled("exit", "it lives", Role::Dim),
         (false, Some(exit)) => labelled("exit", format!("{exit}, at {when}"), look.role),

@@ -138,15 +138,15 @@ fn lives(app: &App, local: u32) -> Vec<Piece> {
     });
     let line = |(at, proc, exit): (Stamp, &ProcId, &Option<Exit>)| {
         let how = exit.map_or("nobody saw how".into(), |exit| exit.to_string());
-        (format!("{how}, {}, pid {proc}", words::clock(at, app.now, app.offset_s)), Role::Text)
+        (format!("{how}, {}, pid {proc}", words::clock(at, app.now_of(app.node), app.offset_s)), Role::Text)
     };
     ended.take(3).map(line).collect()
 }
 
 fn condition(app: &App, rank: &Rank) -> Facts {
     let look = words::rank_state(rank, app.glyphs);
-    let ago = |at| text::age(app.now.since(at));
-    let since = human(app.now.since(rank.state_since));
+    let ago = |at| text::age(app.now_of(app.node).since(at));
+    let since = human(app.now_of(app.node).since(rank.state_since));
     let gone = !rank.state.is_alive();
     let mut facts: Facts = vec![("state", (format!("{} {}, for {since}", look.glyph, look.word), look.role))];
     if let Some(detail) = &rank.detail {
@@ -161,7 +161,9 @@ fn condition(app: &App, rank: &Rank) -> Facts {
     let beat = match rank.beat_at {
         None => ("n/a".into(), Role::Dim),
         Some(at) if gone => (format!("{} ago", ago(at)), Role::Text),
-        Some(at) => (format!("{} ago", ago(at)), verdict::beat_role(app.now.since(at), Role::Text)),
+        Some(at) => {
+            (format!("{} ago", ago(at)), verdict::beat_role(app.now_of(app.node).since(at), Role::Text))
+        }
     };
     let step = rank.step.map(|step| match rank.step_at {
         Some(at) => format!("{step}, {} ago", ago(at)),
@@ -181,7 +183,7 @@ fn condition(app: &App, rank: &Rank) -> Facts {
         ("CPU", known(cpu)),
         ("memory", known(memory)),
         ("lines", known(Some(rank.lines.to_string()))),
-        ("started", known(Some(words::clock(rank.started_at, app.now, app.offset_s)))),
+        ("started", known(Some(words::clock(rank.started_at, app.now_of(app.node), app.offset_s)))),
     ]);
     if let Some(guard) = &rank.guard {
         facts.push(("guard", (format!("{}: {}", guard.backends.join(", "), guard.text()), Role::Text)));

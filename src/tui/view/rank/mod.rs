@@ -91,11 +91,6 @@ fn tab(app: &App, pen: &mut Pen, rank: &Rank, area: Rect) {
         return;
     }
     match app.tab {
-        Tab::Log if app.node > 0 => {
-            pen.rule(area, "log");
-            let text = "its log is on its own node: attach there to read it";
-            pen.text(area.x + 2, area.y + 1, area.width.saturating_sub(2), text, Role::Dim);
-        }
         Tab::Log => logs::pane(app, pen, area),
         Tab::Gpu => gpu_tab(app, pen, rank, area),
         _ => scrolled(app, pen, rank, area),

@@ -45,7 +45,6 @@ pub(super) fn waiting<T>(app: &App, told: &Option<Result<T, String>>) -> Option<
     match told {
         Some(Ok(_)) => None,
         Some(Err(why)) => Some(one(format!("n/a: {why}"), Role::Dim)),
-        None if app.node > 0 => Some(one("n/a: it is told on its own node: attach there", Role::Dim)),
         None if app.is_stale() => Some(one("n/a: no link to the supervisor", Role::Dim)),
         None => Some(one("asking", Role::Dim)),
     }
@@ -170,7 +169,7 @@ fn stack(app: &App, rank: &Rank, width: usize) -> Vec<Line> {
         return lines;
     }
     let number = rank.number();
-    let of_all = app.stacks.stacks.as_ref().filter(|_| app.node == 0);
+    let of_all = app.stacks.stacks.as_ref();
     let group = of_all.and_then(|stacks| stacks.groups.iter().find(|group| group.ranks.contains(&number)));
     if let (Some(stacks), Some(group)) = (of_all, group) {
         let mut lines = vec![taken(app, app.stacks.at, stacks)];
@@ -186,7 +185,7 @@ fn taken(app: &App, at: crate::domain::time::Stamp, stacks: &Stacks) -> Line {
     let by = stacks.groups.first().map_or("", |group| group.source.name());
     let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
     vec![
-        (format!("taken {} ago{by}, innermost first  ", human(app.now.since(at))), Role::Dim),
+        (format!("taken {} ago{by}, innermost first  ", human(app.now_of(app.node).since(at))), Role::Dim),
         ("s again".into(), Role::Key),
     ]
 }
@@ -229,13 +228,9 @@ fn collectives(app: &App, rank: &Rank, width: usize) -> Vec<Line> {
 }
 
 fn group_lines(app: &App, rank: &Rank, group: &GroupStatus, width: usize) -> Vec<Line> {
-    let nodes = 0..=app.peers.len() as u32;
     let peers = || {
-        let states = nodes.clone().filter_map(|node| app.state_of(node));
-        states
-            .flat_map(|state| &state.ranks)
-            .flat_map(|rank| &rank.groups)
-            .filter(|other| other.name == group.name)
+        let groups = app.all_ranks().flat_map(|rank| &rank.groups);
+        groups.filter(|other| other.name == group.name)
     };
     let size = group.size.map_or("n/a".into(), |size| size.to_string());
     let place = group.rank.map_or(String::new(), |place| format!(", {place} in it"));
@@ -268,8 +263,9 @@ fn group_lines(app: &App, rank: &Rank, group: &GroupStatus, width: usize) -> Vec
     lines.push(line);
     let stands = rank.standing.as_ref().filter(|standing| standing.group == name);
     if let Some(standing) = stands {
-        let since = human(app.now.since(standing.since));
-        let abort = standing.aborts_at().map(|at| format!(", aborts {}", words::countdown(app.now, at)));
+        let since = human(app.now_of(app.node).since(standing.since));
+        let abort =
+            standing.aborts_at().map(|at| format!(", aborts {}", words::countdown(app.now_of(app.node), at)));
         let text = format!("  {} for {since}{}", standing.detail(), abort.unwrap_or_default());
         lines.extend(
             text::wrap_words(&text, width).into_iter().map(|line| one(format!("  {line}"), Role::Warn)),
@@ -306,7 +302,8 @@ fn happened(app: &App, rank: &Rank) -> Vec<Line> {
         .filter(|event| is_its(&event.fact))
         .filter_map(|event| {
             let (glyph, text, role) = words::event(state, event, app.glyphs)?;
-            let clock = (format!("{} ", words::clock(event.at, app.now, app.offset_s)), Role::Dim);
+            let clock =
+                (format!("{} ", words::clock(event.at, app.now_of(app.node), app.offset_s)), Role::Dim);
             Some(vec![clock, (format!("{glyph} "), role), (text, role)])
         })
         .collect();

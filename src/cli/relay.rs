@@ -1,0 +1,45 @@
+//! `elastictop relay`: links to many nodes, held once for all who look.
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{block_on, nodes::NodesArgs, reach::viewer_name};
+use crate::{
+    cluster,
+    error::{Error, Result},
+    supervisor::place::Roots,
+};
+
+/// Arguments of `relay`.
+#[derive(Debug, Args)]
+pub struct RelayArgs {
+    /// Id, name or rendezvous id of the job; the newest of each node if left out
+    job: Option<String>,
+    #[command(flatten)]
+    nodes: NodesArgs,
+}
+
+/// `elastictop relay`: until Ctrl-C or SIGTERM.
+pub fn relay(args: &RelayArgs) -> Result<u8> {
+    let job = args.job.as_deref();
+    let Some(hosts) = args.nodes.hosts(job)? else {
+        return Err(Error::usage("a relay needs nodes to link to").hint("elastictop relay --nodes n[01-64]"));
+    };
+    let path = Roots::find()?.relay(job);
+    let count = hosts.len();
+    block_on(async {
+        let told = |error| Error::environment(format!("cannot listen for signals: {error}"));
+        let mut int = signal(SignalKind::interrupt()).map_err(told)?;
+        let mut term = signal(SignalKind::terminate()).map_err(told)?;
+        let stop = async {
+            tokio::select! {
+                _ = int.recv() => {}
+                _ = term.recv() => {}
+            }
+        };
+        let word = job.map(|job| format!(" {job}")).unwrap_or_default();
+        eprintln!("relay for {count} nodes; watch over it with: elastictop attach{word} --relay");
+        cluster::relay::run(hosts, &format!("relay of {}", viewer_name()), &path, stop).await
+    })?;
+    Ok(0)
+}

@@ -1,0 +1,203 @@
+//! The link to one node: made, made anew, asked for its clock, and given up when nothing comes over it.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+
+use super::Connect;
+use crate::{
+    domain::{
+        cluster::{NodeLink, Offset, Reading, SILENT_MS},
+        event::Fact,
+        time::Stamp,
+    },
+    supervisor::clock::wall,
+    wire::{
+        link::Link,
+        message::{PROTOCOL, ToSupervisor, ToViewer},
+    },
+};
+
+/// How often a node is asked for its clock; its answer also says that the link works.
+const ASK: Duration = Duration::from_secs(2);
+/// A link over which nothing came for this long is made anew.
+const DEAD: Duration = Duration::from_secs(20);
+/// How long making a link may take: ssh through a jump host needs some seconds.
+const MADE_WITHIN: Duration = Duration::from_secs(30);
+/// First and longest wait between two attempts.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// What a node's task tells of its link and hears over it.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// The link is otherwise than before.
+    Link(NodeLink),
+    /// How far its clock is ahead.
+    Clock(Offset),
+    /// Its supervisor said something.
+    Heard(ToViewer),
+}
+
+/// Starts the task of a node. What is sent to it while there is no link is dropped: whoever sends knows that from
+/// [`Said::Link`]. It ends when the receiver of `said` is gone.
+pub(super) fn start(
+    number: usize,
+    connect: Connect,
+    viewer: String,
+    said: mpsc::Sender<(usize, Said)>,
+) -> mpsc::Sender<ToSupervisor> {
+    let (to, orders) = mpsc::channel(crate::wire::link::QUEUE);
+    let node = Node { number, viewer, said, orders, is_over: false, last: wall(), tries: 0 };
+    tokio::spawn(node.run(connect));
+    to
+}
+
+struct Node {
+    number: usize,
+    viewer: String,
+    said: mpsc::Sender<(usize, Said)>,
+    orders: mpsc::Receiver<ToSupervisor>,
+    /// Whether its part of the job is over: then a link that ends need not be made anew.
+    is_over: bool,
+    /// When something was heard last, or the first attempt was made.
+    last: Stamp,
+    tries: u32,
+}
+
+/// Nobody listens any more.
+struct Left;
+
+impl Node {
+    async fn run(mut self, mut connect: Connect) {
+        let mut wait = RETRY.0;
+        loop {
+            let made = timeout(MADE_WITHIN, connect()).await;
+            let why = match made {
+                Ok(Ok(link)) => {
+                    let began = Instant::now();
+                    let Ok(why) = self.hold(link).await else { return };
+                    if began.elapsed() > RETRY.1 {
+                        wait = RETRY.0;
+                    }
+                    why
+                }
+                Ok(Err(error)) => error.text,
+                Err(_) => format!("no answer within {} s", MADE_WITHIN.as_secs()),
+            };
+            if self.is_over {
+                let _ =
+                    self.tell(Said::Link(NodeLink::Gone { why: "its part of the job is over".into() })).await;
+                return;
+            }
+            self.tries += 1;
+            let link = NodeLink::Lost { since: self.last, tries: self.tries, why };
+            if self.tell(Said::Link(link)).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.said.closed() => return,
+            }
+            wait = (wait * 2).min(RETRY.1);
+            // What was sent meanwhile was answered by whoever sent it.
+            while self.orders.try_recv().is_ok() {}
+        }
+    }
+
+    async fn tell(&self, said: Said) -> Result<(), Left> {
+        self.said.send((self.number, said)).await.map_err(|_| Left)
+    }
+
+    /// Talks over a link until it ends: why it did.
+    async fn hold(&mut self, mut link: Link) -> Result<String, Left> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let hello =
+            ToSupervisor::Hello { protocol: PROTOCOL, version, viewer: self.viewer.clone(), watch: true };
+        let mut asked = (0, wall());
+        let mut reading = Reading::default();
+        let mut bye = None;
+        let mut heard = Instant::now();
+        let mut is_silent = false;
+        if link.outgoing.send(hello).await.is_err() {
+            return Ok("the link ended at once".into());
+        }
+        let mut tick = interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_question = Instant::now() + ASK;
+        loop {
+            tokio::select! {
+                message = link.incoming.recv() => {
+                    let Some(message) = message else {
+                        return Ok(bye.unwrap_or_else(|| "the link ended".into()));
+                    };
+                    (heard, self.last) = (Instant::now(), wall());
+                    if std::mem::take(&mut is_silent) {
+                        self.tell(Said::Link(NodeLink::Live)).await?;
+                    }
+                    match message {
+                        ToViewer::Clock { id, now } => {
+                            if id == asked.0 {
+                                reading.take(asked.1, now, wall());
+                                self.tell_clock(reading).await?;
+                            }
+                        }
+                        // Bye says why the link is about to end.
+                        ToViewer::Bye { text } => bye = Some(text),
+                        message => {
+                            if let ToViewer::Welcome { now, .. } = &message {
+                                reading.take(asked.1, *now, wall());
+                                self.tell_clock(reading).await?;
+                            }
+                            if let ToViewer::Snapshot { .. } = &message {
+                                self.tries = 0;
+                                self.tell(Said::Link(NodeLink::Live)).await?;
+                            }
+                            self.note_end(&message);
+                            self.tell(Said::Heard(message)).await?;
+                        }
+                    }
+                }
+                order = self.orders.recv() => match order {
+                    // A supervisor that takes nothing is silent, too: then the link is given up.
+                    Some(order) => drop(link.outgoing.try_send(order)),
+                    None => return Err(Left),
+                },
+                _ = tick.tick() => {
+                    let silent = heard.elapsed();
+                    if silent >= DEAD {
+                        return Ok(format!("nothing came for {} s", DEAD.as_secs()));
+                    }
+                    if silent.as_millis() >= u128::from(SILENT_MS) && !is_silent {
+                        is_silent = true;
+                        self.tell(Said::Link(NodeLink::Silent { since: self.last })).await?;
+                    }
+                    if Instant::now() >= next_question {
+                        next_question = Instant::now() + ASK;
+                        asked = (asked.0 + 1, wall());
+                        let _ = link.outgoing.try_send(ToSupervisor::Clock { id: asked.0 });
+                    }
+                }
+            }
+        }
+    }
+
+    async fn tell_clock(&self, reading: Reading) -> Result<(), Left> {
+        match reading.offset() {
+            Some(offset) => self.tell(Said::Clock(offset)).await,
+            None => Ok(()),
+        }
+    }
+
+    fn note_end(&mut self, message: &ToViewer) {
+        self.is_over |= match message {
+            ToViewer::Snapshot { state, .. } => state.state.is_over(),
+            ToViewer::Events { events } => {
+                events.iter().any(|event| matches!(event.fact, Fact::JobEnded { .. }))
+            }
+            _ => false,
+        };
+    }
+}

@@ -1,0 +1,43 @@
+//! A cluster behind a socket: for many viewers, and for more nodes than each viewer should link to by itself.
+
+use std::{fs, io, path::Path};
+
+use tokio::net::UnixListener;
+
+use super::{Cluster, Host};
+use crate::{
+    error::{Error, Result},
+    wire::socket,
+};
+
+/// Serves at `path` until `stop` resolves. The folder of the socket is private; who connects is checked all the same.
+///
+/// # Errors
+/// Another relay serves there, or nobody can listen there.
+pub async fn run(hosts: Vec<Host>, viewer: &str, path: &Path, stop: impl Future<Output = ()>) -> Result<()> {
+    let listener = listen(path).await?;
+    let mut cluster = Cluster::new(hosts, viewer);
+    tokio::select! {
+        () = cluster.listen(&listener) => {}
+        () = stop => {}
+    }
+    drop(listener);
+    // The next relay would remove it, too.
+    let _ = fs::remove_file(path);
+    Ok(())
+}
+
+async fn listen(path: &Path) -> Result<UnixListener> {
+    if socket::connect(path).await.is_ok() {
+        return Err(Error::job(format!("a relay serves at {} already", path.display()))
+            .hint("watch over it with elastictop attach --relay, or end it with Ctrl-C where it runs"));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::io("cannot remove the old socket", path, &error));
+        }
+        // What a relay left that was killed, or nothing.
+        _ => {}
+    }
+    socket::listen(path).map_err(|error| Error::io("cannot listen at", path, &error))
+}

@@ -1,0 +1,217 @@
+//! All nodes as one job: a state in which everything that belongs to the whole job is told once.
+//!
+//! Times are those of the reader's clock. Ranks and GPUs stay with their nodes: their positions mean nothing elsewhere.
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use super::clock::shift;
+use crate::domain::{
+    alert::Alert,
+    cause::{Cause, CauseKind},
+    forward::{RunProgress, RunState, Wandb},
+    rank::JobState,
+    state::{Attempt, State},
+    time::Stamp,
+};
+
+/// What is known of one node.
+#[derive(Clone, Copy, Debug)]
+pub struct Member<'a> {
+    /// The host's name, as alerts are to name it.
+    pub host: &'a str,
+    /// What its supervisor told.
+    pub state: &'a State,
+    /// How far its clock is ahead of the reader's, in milliseconds.
+    pub ahead_ms: i64,
+}
+
+impl Member<'_> {
+    fn at(&self, at: Stamp) -> Stamp {
+        shift(at, self.ahead_ms)
+    }
+
+    /// The lowest global rank.
+    fn first_rank(&self) -> u32 {
+        self.state.ranks.iter().filter_map(|rank| rank.place.rank).min().unwrap_or(u32::MAX)
+    }
+}
+
+/// The job. Members that have told nothing yet do not count.
+///
+/// The node that leads is that of the lowest rank: it was there from the start, or as long as any. A node that left an
+/// elastic job is over while others go on; the job is over when all of them are.
+pub fn whole(members: &[Member]) -> State {
+    let known: Vec<&Member> = members.iter().filter(|member| member.state.job.is_some()).collect();
+    let running: Vec<&Member> =
+        known.iter().copied().filter(|member| !member.state.state.is_over()).collect();
+    // Among those that are over only those that ended last: others may have left long before.
+    let telling = if running.is_empty() { last_to_end(&known) } else { running };
+    let Some(lead) = telling.iter().min_by_key(|member| member.first_rank()).copied() else {
+        return State::default();
+    };
+    let gravest = telling.iter().max_by_key(|member| gravity(member.state.state)).copied().unwrap_or(lead);
+    let over = gravest.state.state.is_over();
+    State {
+        job: lead.state.job.clone(),
+        state: gravest.state.state,
+        state_since: gravest.at(gravest.state.state_since),
+        deadline: telling.iter().filter_map(|member| member.state.deadline.map(|at| member.at(at))).min(),
+        started_at: known.iter().filter_map(|member| member.state.started_at.map(|at| member.at(at))).min(),
+        ended_at: telling
+            .iter()
+            .filter(|_| over)
+            .filter_map(|member| member.state.ended_at.map(|at| member.at(at)))
+            .max(),
+        exit_code: gravest.state.exit_code.filter(|_| over),
+        cause: first_cause(&telling),
+        agent: lead.state.agent.clone(),
+        restarts: telling.iter().map(|member| member.state.restarts).max().unwrap_or(0),
+        world_size: telling.iter().filter_map(|member| member.state.world_size).max(),
+        attempts: lead.state.attempts.iter().map(|attempt| moved(attempt, lead)).collect(),
+        wandb: wandb(&known, lead),
+        alerts: alerts(&known),
+        seq: known.iter().map(|member| member.state.seq).max().unwrap_or(0),
+        at: known.iter().map(|member| member.at(member.state.at)).max().unwrap_or_default(),
+        ..State::default()
+    }
+}
+
+/// Nodes of the last group end within seconds of each other.
+fn last_to_end<'a>(known: &[&'a Member<'a>]) -> Vec<&'a Member<'a>> {
+    const TOGETHER_MS: u64 = 60_000;
+    let ended = |member: &Member| member.state.ended_at.map_or(u64::MAX, |at| member.at(at).0);
+    let last = known.iter().map(|member| ended(member)).max().unwrap_or(0);
+    known.iter().copied().filter(|member| ended(member).saturating_add(TOGETHER_MS) >= last).collect()
+}
+
+fn gravity(state: JobState) -> u8 {
+    match state {
+        JobState::Unknown | JobState::Done => 0,
+        JobState::Running | JobState::Stopped => 1,
+        JobState::Starting => 2,
+        JobState::MembershipChange => 3,
+        JobState::Restarting => 4,
+        JobState::TearingDown => 5,
+        JobState::Orphaned => 6,
+        JobState::ZombieDeadlock => 7,
+        JobState::Failed => 8,
+    }
+}
+
+fn moved(attempt: &Attempt, member: &Member) -> Attempt {
+    Attempt {
+        started_at: member.at(attempt.started_at),
+        ended_at: attempt.ended_at.map(|at| member.at(at)),
+        last_step_at: attempt.last_step_at.map(|at| member.at(at)),
+        first_step: attempt.first_step.map(|(step, at)| (step, member.at(at))),
+        stopped_at: attempt.stopped_at.map(|at| member.at(at)),
+        ..attempt.clone()
+    }
+}
+
+/// The first cause over all nodes: one that is no consequence of another node's failure, as early as any.
+fn first_cause(members: &[&Member]) -> Option<Cause> {
+    let told = members.iter().filter_map(|member| {
+        let cause = member.state.cause.as_ref()?;
+        let failed = member.state.attempts.iter().rev().find(|attempt| attempt.cause.is_some());
+        let at = failed.and_then(|attempt| attempt.stopped_at.or(attempt.ended_at));
+        Some((member, cause, at.map_or(Stamp(u64::MAX), |at| member.at(at))))
+    });
+    let (member, cause, _) = told.min_by_key(|(_, cause, at)| (doubt(cause), *at))?;
+    let several = members.len() > 1;
+    Some(Cause { text: named(several, member.host, &cause.text), ..cause.clone() })
+}
+
+/// How likely something else is behind it, on another node.
+fn doubt(cause: &Cause) -> u8 {
+    match cause.kind {
+        // So a lost connection to a peer is told where nothing failed before it.
+        CauseKind::Unknown => 3,
+        CauseKind::CollectiveTimeout | CauseKind::Rendezvous | CauseKind::Agent => 2,
+        CauseKind::Stopped => 1,
+        _ => 0,
+    }
+}
+
+fn named(several: bool, host: &str, text: &str) -> String {
+    if several { format!("{host}: {text}") } else { text.to_owned() }
+}
+
+/// What is wrong on any node. Where one node names the rank, others that only wait for `a rank of another node` need
+/// not say so.
+fn alerts(members: &[&Member]) -> Vec<Alert> {
+    let several = members.len() > 1;
+    let all =
+        || members.iter().flat_map(|member| member.state.alerts.iter().map(move |alert| (member, alert)));
+    let named_elsewhere =
+        |alert: &Alert| all().any(|(_, other)| other.kind == alert.kind && other.local_rank.is_some());
+    let mut alerts: Vec<Alert> = all()
+        .filter(|(_, alert)| alert.local_rank.is_some() || !named_elsewhere(alert))
+        .map(|(member, alert)| Alert {
+            since: member.at(alert.since),
+            text: named(several, member.host, &alert.text),
+            acts_at: alert.acts_at.map(|at| member.at(at)),
+            ..alert.clone()
+        })
+        .collect();
+    alerts.sort_by_key(|alert| (Reverse(alert.local_rank.is_some()), alert.since));
+    alerts
+}
+
+/// The plan is the same on all nodes; each tells how far its own part of the runs has come.
+fn wandb(members: &[&Member], lead: &Member) -> Option<Wandb> {
+    let first = lead.state.wandb.as_ref()?;
+    let mut runs: BTreeMap<String, RunProgress> = BTreeMap::new();
+    let mut ranks = Vec::new();
+    for member in members {
+        let Some(told) = &member.state.wandb else { continue };
+        ranks.extend(told.ranks.iter().cloned());
+        for (id, progress) in &told.runs {
+            let progress = RunProgress {
+                last_ack_at: progress.last_ack_at.map(|at| member.at(at)),
+                retry_at: progress.retry_at.map(|at| member.at(at)),
+                last_error: progress
+                    .last_error
+                    .as_ref()
+                    .map(|text| named(members.len() > 1, member.host, text)),
+                ..progress.clone()
+            };
+            match runs.get_mut(id) {
+                Some(known) => join(known, progress),
+                None => drop(runs.insert(id.clone(), progress)),
+            }
+        }
+    }
+    ranks.sort_by_key(|rank| rank.rank);
+    Some(Wandb { settings: first.settings.clone(), pending: first.pending, runs, ranks })
+}
+
+/// A run to which several nodes write.
+fn join(known: &mut RunProgress, more: RunProgress) {
+    if trouble(more.state) > trouble(known.state) {
+        (known.state, known.file) = (more.state, more.file);
+    }
+    known.rows_logged += more.rows_logged;
+    known.rows_acked += more.rows_acked;
+    known.rows_lost += more.rows_lost;
+    known.last_ack_at = known.last_ack_at.max(more.last_ack_at);
+    known.retry_at = [known.retry_at, more.retry_at].into_iter().flatten().min();
+    known.last_error = known.last_error.take().or(more.last_error);
+    known.link = known.link.take().or(more.link);
+    known.not_forwarded.extend(more.not_forwarded);
+}
+
+fn trouble(state: RunState) -> u8 {
+    match state {
+        RunState::Unknown | RunState::Waiting => 0,
+        RunState::Finished => 1,
+        RunState::Finishing => 2,
+        RunState::Local => 3,
+        RunState::Sending => 4,
+        RunState::Retrying => 5,
+        RunState::Refused => 6,
+    }
+}
+
+#[cfg(test)]
+mod tests;

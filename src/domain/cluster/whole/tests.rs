@@ -1,0 +1,161 @@
+use super::*;
+use crate::domain::{
+    alert::AlertKind,
+    event::{Event, Fact, JobInfo, Launcher, Reason},
+    id::{JobId, ProcId},
+    sample::Place,
+};
+
+const T: u64 = 1_000_000;
+
+fn node(first_rank: u32, facts: Vec<(u64, Fact)>) -> State {
+    let job = JobInfo {
+        id: JobId(format!("train-{first_rank}")),
+        name: "train".into(),
+        launcher: Launcher::Torchrun,
+        node: format!("host{first_rank}"),
+        command: Vec::new(),
+        cwd: "/".into(),
+        max_restarts: Some(3),
+        local_world_size: Some(1),
+        nodes: (1, 3),
+        rdzv_id: Some("r1".into()),
+        uid: 0,
+    };
+    let place = Place { rank: Some(first_rank), world_size: Some(2), ..Place::default() };
+    let proc = ProcId { pid: 7, start: 1 };
+    let start = vec![
+        (T, Fact::JobStarted { job }),
+        (T, Fact::GroupStarted { attempt: 0, world_size: Some(2) }),
+        (T, Fact::RankStarted { proc, agent_pid: 1, local_rank: 0, attempt: 0, place }),
+        (T, Fact::JobState { state: JobState::Running, deadline: None }),
+    ];
+    let mut state = State::default();
+    for (seq, (at, fact)) in (1..).zip(start.into_iter().chain(facts)) {
+        state.apply(&Event { seq, at: Stamp(at), fact });
+    }
+    state
+}
+
+fn join(states: &[(&State, i64)]) -> State {
+    let hosts = ["n01", "n02", "n03"];
+    let members: Vec<_> = states
+        .iter()
+        .zip(hosts)
+        .map(|((state, ahead_ms), host)| Member { host, state, ahead_ms: *ahead_ms })
+        .collect();
+    whole(&members)
+}
+
+fn failed(at: u64, kind: CauseKind, text: &str) -> Vec<(u64, Fact)> {
+    let cause = Cause { rank: Some(0), kind, text: text.into(), evidence: Vec::new(), hint: None };
+    vec![
+        (at, Fact::JobState { state: JobState::Restarting, deadline: None }),
+        (at, Fact::CauseFound { attempt: 0, cause }),
+    ]
+}
+
+fn alert(local_rank: Option<u32>, text: &str) -> Fact {
+    let alert = Alert {
+        kind: AlertKind::Hang,
+        local_rank,
+        since: Stamp(T + 500),
+        text: text.into(),
+        evidence: Vec::new(),
+        acts_at: None,
+    };
+    Fact::AlertRaised { alert }
+}
+
+#[test]
+fn nobody_has_told_anything() {
+    assert_eq!(whole(&[]), State::default());
+    assert_eq!(join(&[(&State::default(), 0)]), State::default());
+}
+
+#[test]
+fn the_gravest_state_is_the_jobs_and_times_are_the_readers() {
+    let (one, two) = (node(0, vec![]), node(1, failed(T + 9_000, CauseKind::Exception, "rank 1 raised")));
+    // The clock of the second node is 5 s ahead.
+    let job = join(&[(&one, 0), (&two, 5_000)]);
+    assert_eq!(
+        (job.state, job.state_since, job.world_size),
+        (JobState::Restarting, Stamp(T + 4_000), Some(2))
+    );
+    assert_eq!(job.cause.unwrap().text, "n02: rank 1 raised");
+    assert_eq!((job.started_at, job.at), (Some(Stamp(T - 5_000)), Stamp(T + 4_000)));
+    assert_eq!(job.attempts.len(), 1);
+    assert_eq!(job.job.unwrap().node, "host0");
+}
+
+#[test]
+fn a_consequence_gives_way_to_its_cause_however_early_it_was_seen() {
+    let gone = failed(T + 1_000, CauseKind::Unknown, "lost the connection to a peer");
+    let (one, two) = (node(0, gone), node(1, failed(T + 2_000, CauseKind::Signal, "SIGKILL")));
+    assert_eq!(join(&[(&one, 0), (&two, 0)]).cause.unwrap().text, "n02: SIGKILL");
+    // Of two that are as telling the earlier counts, by the reader's clock.
+    let (one, two) = (
+        node(0, failed(T + 2_000, CauseKind::Signal, "first")),
+        node(1, failed(T + 1_000, CauseKind::Signal, "second")),
+    );
+    assert_eq!(join(&[(&one, 0), (&two, 0)]).cause.unwrap().text, "n02: second");
+    assert_eq!(join(&[(&one, 3_000), (&two, 0)]).cause.unwrap().text, "n01: first");
+}
+
+#[test]
+fn a_node_that_left_does_not_end_the_job() {
+    let end = |at, state| vec![(at, Fact::JobEnded { state, exit_code: Some(0), cause: None })];
+    let (one, two) = (node(0, vec![]), node(1, end(T + 1_000, JobState::Stopped)));
+    let job = join(&[(&one, 0), (&two, 0)]);
+    assert_eq!((job.state, job.ended_at, job.exit_code), (JobState::Running, None, None));
+    // Once all are over, those count that ended last.
+    let one = node(0, end(T + 500_000, JobState::Done));
+    let job = join(&[(&one, 0), (&two, 0)]);
+    assert_eq!((job.state, job.ended_at), (JobState::Done, Some(Stamp(T + 500_000))));
+}
+
+#[test]
+fn who_names_the_rank_speaks_for_those_that_only_wait() {
+    let one = node(0, vec![(T + 900, alert(None, "all ranks of this node wait for a rank of another node"))]);
+    let two = node(1, vec![(T + 900, alert(Some(0), "rank 1 sleeps"))]);
+    let texts = |job: State| job.alerts.into_iter().map(|alert| alert.text).collect::<Vec<_>>();
+    assert_eq!(texts(join(&[(&one, 0), (&two, 0)])), ["n02: rank 1 sleeps"]);
+    assert_eq!(
+        texts(join(&[(&one, 0), (&node(1, vec![]), 0)])),
+        ["n01: all ranks of this node wait for a rank of another node"]
+    );
+}
+
+#[test]
+fn attempts_are_those_of_the_node_with_the_lowest_rank() {
+    let restart = Fact::MembershipChanged { attempt: 1, from: Some(1), world_size: Some(2) };
+    let (late, early) = (node(1, vec![]), node(0, vec![(T + 100, restart)]));
+    let job = join(&[(&late, 0), (&early, 0)]);
+    assert_eq!(
+        job.attempts.iter().map(|attempt| attempt.reason).collect::<Vec<_>>(),
+        [Reason::First, Reason::Membership]
+    );
+}
+
+#[test]
+fn a_run_of_several_nodes_is_told_once() {
+    let mut known = RunProgress {
+        state: RunState::Sending,
+        rows_logged: 10,
+        rows_acked: 8,
+        last_ack_at: Some(Stamp(5)),
+        ..RunProgress::default()
+    };
+    let more = RunProgress {
+        state: RunState::Retrying,
+        rows_logged: 5,
+        rows_acked: 0,
+        retry_at: Some(Stamp(9)),
+        last_error: Some("n02: 503".into()),
+        ..RunProgress::default()
+    };
+    super::join(&mut known, more);
+    assert_eq!((known.state, known.rows_logged, known.backlog()), (RunState::Retrying, 15, 7));
+    assert_eq!((known.last_ack_at, known.retry_at), (Some(Stamp(5)), Some(Stamp(9))));
+    assert_eq!(known.last_error.as_deref(), Some("n02: 503"));
+}
