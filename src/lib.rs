@@ -37,7 +37,8 @@
 //! * [`domain::report`] and [`domain::telling`] turn state and events into JSON and sentences.
 //! * [`supervisor::serve`] is one more viewer, on a thread of its own: it asks for a snapshot when a page is asked for, and
 //!   [`domain::exposition`] makes figures for Prometheus of it.
-//! * A viewer gets a snapshot, then events. It asks for log pages; it never reads the job's files.
+//! * A viewer gets a snapshot, then events. It asks for log pages, and for a close look at the one rank that it shows
+//!   ([`domain::closeup`]: figures over time, process, environment, last words); it never reads the job's files.
 //!
 //! # How a recording is played
 //!
@@ -127,6 +128,8 @@
 //! | flag of torchrun | `FLAGS` in [`domain::launch`]; what elastictop adds to a job: the plan beside it |
 //! | command | a [`domain::command::Command`], its answer in the core's `ask`, a file in [`cli`], a key in the table of [`tui`] |
 //! | view | a file in `tui/view`, a line in the table of keys |
+//! | question about one rank | [`domain::closeup::Question`], its answer in [`supervisor::closeup`], its tab in `tui/view/rank` |
+//! | tab of a rank's page | `Tab` in `tui/app/page.rs`, its lines in `tui/view/rank/tabs.rs` |
 //! | setting | a line of the table in `cli/config/registry.rs`, which makes flag, help, file key and check |
 //! | key of a replay | the table of keys, scope `Replay`; a [`domain::replay::Control`] |
 //! | theme | a file in `themes/` and a line in `tui/theme/store.rs` |

@@ -1,4 +1,4 @@
-//! Writes `screenshots/`: the real program in a real pseudo-terminal, at 80×24 and 200×50.
+//! Writes `screenshots/`: the real program in a real pseudo-terminal, at 40×12 to 200×50.
 //!
 //! ```text
 //! cargo test --test screenshots -- --ignored --nocapture
@@ -29,8 +29,10 @@ mod fleet;
 type Size = (u16, u16);
 
 const SIZES: [Size; 2] = [(80, 24), (200, 50)];
+/// For views whose layout changes with the size.
+const ALL_SIZES: [Size; 4] = [(40, 12), (80, 24), (120, 40), (200, 50)];
 /// A screen that does not come within this time is an error.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Where `tests/env/make_env.py` puts it.
 const PYTHON: &str = ".venv/bin/python";
 const ESC: &str = "\x1b";
@@ -63,6 +65,28 @@ fn screenshots() {
     }
 }
 
+/// Runs in W&B, and GPUs.
+#[test]
+#[ignore = "writes screenshots/; run it with: cargo test --test screenshots runs -- --ignored --nocapture"]
+fn runs_and_gpus() {
+    for size in ALL_SIZES {
+        runs(size);
+        gpus(size);
+    }
+}
+
+/// A job that hangs.
+#[test]
+#[ignore = "writes screenshots/; run it with: cargo test --test screenshots hangs -- --ignored --nocapture"]
+fn hangs() {
+    if !root().join(PYTHON).exists() {
+        return println!("no .venv: a hang was not photographed");
+    }
+    for size in ALL_SIZES {
+        a_hang(size);
+    }
+}
+
 /// Jobs of many nodes, which no single machine can run: their states are made up, the screen is the real one.
 #[test]
 #[ignore = "writes screenshots/; run it with: cargo test --test screenshots fleets -- --ignored --nocapture"]
@@ -77,7 +101,7 @@ fn fleets() {
     let (small, large) = (fleet::Fleet::troubled(8, 8), fleet::Fleet::troubled(64, 8));
     for size in [(80, 24), (200, 50)] {
         made_up("node", &large, "default-dark", size, ":goto 131\n\n");
-        made_up("rank-peers", &large, "default-dark", size, ":goto 26\n\n\ntt");
+        made_up("rank-peers", &large, "default-dark", size, ":goto 26\n\n\nTT");
         made_up("filter", &large, "default-dark", size, "/lag>5\n");
         made_up("palette", &small, "default-dark", size, ":the");
     }
@@ -103,6 +127,7 @@ fn made_up(name: &str, fleet: &fleet::Fleet, theme: &str, size: Size, keys: &str
         themes: Themes::default(),
         keys: KeyOverrides::default(),
         from_list: false,
+        links: false,
         budget: None,
         layout: Layout::default(),
         layout_file: None,
@@ -141,10 +166,10 @@ fn the_demo(world: &World, size: Size) {
     screen.press(ESC);
     screen.until("no dialog", |text| !text.contains("Signal to"));
     screen.press("?");
-    screen.until("the help", |text| text.contains("this help"));
+    screen.until("the help", |text| text.contains("─ keys ─"));
     screen.take("help");
     screen.press(ESC);
-    screen.until("no help", |text| !text.contains("this help"));
+    screen.until("no help", |text| !text.contains("─ keys ─"));
     screen.press("3");
     screen.until("the timeline", |text| !text.contains("LAST LINE") && text.contains("failure"));
     screen.take("timeline");
@@ -157,9 +182,129 @@ fn the_demo(world: &World, size: Size) {
     screen.press("e");
     screen.until("the error", |text| text.contains("Error: injected") && !text.contains("FOLLOW"));
     screen.take("error");
+    screen.press("1\r");
+    screen.until("the page of a rank", |text| {
+        let has_charts = size.0 < 110 || text.contains("a second");
+        has_charts && text.contains("now") && text.contains("\"loss\"") && !text.contains("first error")
+    });
+    screen.take("rank");
+    screen.press(&format!("{ESC}[D").repeat(8));
+    screen.until("a cursor in the past", |text| text.contains(" s ago") && !text.contains(" now"));
+    screen.take("rank-cursor");
+    screen.press("Gt");
+    screen.until("the environment", |text| text.contains("compared with"));
+    screen.take("rank-env");
+    screen.press("tt");
+    screen.until("the last words", |text| text.contains("error.json"));
+    screen.take("rank-error");
+    screen.press("t");
+    screen.until("the groups", |text| text.contains("enqueued"));
+    screen.take("rank-collectives");
     screen.press("q");
     screen.until("the shell", |text| text.contains("detached from"));
     world.run(&["stop", "--now"]);
+}
+
+/// Runs in W&B, offline.
+fn runs(size: Size) {
+    let world = World::new();
+    let rank =
+        r#"i=0; while :; do i=$((i+1)); echo "{\"step\": $i, \"loss\": 0.$((9000 - i))}"; sleep 0.2; done"#;
+    let job = ["run", "--launcher=local", "--name=llama", "--nproc-per-node=4", "--no-python"];
+    let wandb = ["--run-mode=new", "--rank-scope=worker", "--wandb-project=llama", "--wandb-entity=ada"];
+    let mut screen =
+        world.open(&[&job[..], &wandb, &["--wandb-mode=offline", "sh", "-c", rank]].concat(), size);
+    screen.until("four ranks", |text| text.contains("running"));
+    screen.press("5jj");
+    screen.until("rows", |text| text.contains("rank-1") && text.contains("kept here"));
+    screen.take("wandb");
+    screen.press("s");
+    screen.until("the other scope", |text| text.contains("Enter apply") || text.contains("Enter"));
+    screen.take("wandb-preview");
+    screen.press(ESC);
+    screen.press("q");
+    screen.until("the shell", |text| text.contains("detached from"));
+}
+
+/// The driver's library of the tests, as no machine that builds this has a GPU.
+fn gpus(size: Size) {
+    let (world, driver) = (World::new(), tempfile::tempdir().unwrap());
+    let made = Command::new("cc")
+        .args(["-O1", "-shared", "-fPIC", "-o"])
+        .arg(driver.path().join("libnvidia-ml.so.1"))
+        .arg(root().join("tests/e2e/stub.c"))
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        println!("no C compiler: GPUs were not photographed");
+        return;
+    }
+    let script = driver.path().join("script");
+    let figures = |second: u64| {
+        let one = |gpu: u64| {
+            let (wave, hot) = ((second * (gpu + 3) + gpu) % 7, gpu == 2 && second % 40 > 15);
+            format!(
+                "util {gpu} {}\nmem {gpu} {} 143771\ntemp {gpu} {}\npower {gpu} {}\nclocks {gpu} {} 3201\nthrottle {gpu} {}\n",
+                92 + wave,
+                61_000 + second * 40 + wave * 300,
+                if hot { 88 } else { 58 + gpu },
+                if hot { 455 } else { 630 + wave * 5 },
+                if hot { 1110 } else { 1980 },
+                if hot { "40" } else { "4" },
+            )
+        };
+        let all: String = (0..4).map(one).collect();
+        let (new, now) = (script.with_extension("new"), format!("gpus 4\n{all}"));
+        fs::write(&new, now).and_then(|()| fs::rename(&new, &script)).unwrap();
+    };
+    figures(0);
+    let env = [
+        ("LD_LIBRARY_PATH", driver.path().to_str().unwrap().to_owned()),
+        ("STUB_NVML", script.to_str().unwrap().to_owned()),
+    ];
+    let words = ["./elastictop", "demo", "--steps=4000", "--step-ms=50", "--crash-step=0"];
+    let mut screen = world.spawn_with(&words, size, &env);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let begin = Instant::now();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                figures(begin.elapsed().as_secs());
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        });
+        screen.until("the GPUs", |text| text.contains("running") && text.contains("9"));
+        screen.until("half a minute", |text| text.contains("up 3") && text.contains(" s"));
+        screen.take("gpus");
+        screen.press("jj\r");
+        screen.until("the page of a rank", |text| text.contains("rank 2"));
+        screen
+            .until("the heat", |text| size.0 < 80 || text.contains("▲") || text.contains("hardware thermal"));
+        screen.take("rank-gpu");
+        screen.press("T");
+        screen.until("the GPU", |text| text.contains("[gpu]") || text.contains("8 of 8"));
+        screen.take("gpu");
+        screen.press("q");
+        screen.until("the shell", |text| text.contains("detached from"));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+/// A rank that sleeps while the others wait for it.
+fn a_hang(size: Size) {
+    let world = World::new();
+    let python = format!("--python={PYTHON}");
+    let script = ["scripts/hang.py", "--rank=2", "--step=60", "--step-ms=100"];
+    let job = ["run", &python, "--nproc-per-node=4", "--hang-after=5"];
+    let mut screen = world.open(&[&job[..], &script].concat(), size);
+    screen.until("the verdict", |text| text.contains("H why"));
+    screen.take("hang-alert");
+    screen.press("H");
+    screen.until("the view", |text| text.contains("why the job does not move on"));
+    screen.press("s");
+    screen.until("the stacks", |text| size.1 < 24 || text.contains("×"));
+    screen.take("hang");
+    screen.press("q");
+    screen.until("the shell", |text| text.contains("detached from"));
 }
 
 /// The list of jobs: running ones, one that is over, and one that somebody else started. It has all torchrun jobs of
@@ -280,14 +425,22 @@ impl World {
     }
 
     fn spawn(&self, words: &[&str], size: Size) -> Terminal {
+        self.spawn_with(words, size, &[])
+    }
+
+    fn spawn_with(&self, words: &[&str], size: Size, more: &[(&str, String)]) -> Terminal {
         let (columns, rows) = size;
         let pair =
             native_pty_system().openpty(PtySize { rows, cols: columns, ..PtySize::default() }).unwrap();
         let mut command = CommandBuilder::new(words[0]);
         command.args(&words[1..]);
         command.cwd(self.dir.path());
-        ["NO_COLOR", "ELASTICTOP_THEME", "TMUX"].iter().for_each(|name| command.env_remove(name));
+        // The page of a rank shows its environment: what is on it is a user's, not that of whoever takes pictures.
+        command.env_clear();
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        command.env("HOME", self.dir.path());
         self.environment().iter().for_each(|(name, value)| command.env(name, value));
+        more.iter().for_each(|(name, value)| command.env(name, value));
         let child = pair.slave.spawn_command(command).unwrap();
         drop(pair.slave);
         let mut reader = pair.master.try_clone_reader().unwrap();

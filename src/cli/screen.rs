@@ -19,7 +19,7 @@ use crate::{
     domain::{rank::JobState, state::State, telling},
     error::{Error, Result},
     supervisor::place::Roots,
-    tui::{self, ColorDepth, Ending, Layout, Options, Themes, wants_ascii},
+    tui::{self, ColorDepth, Ending, Layout, LinksWanted, Options, Themes, wants_ascii},
 };
 
 /// How the screen looks. Holds for all commands.
@@ -37,6 +37,16 @@ pub struct ScreenArgs {
     /// Hold the screen's output under this many bytes per second, such as 2k: fewer frames, then fewer colours
     #[arg(long, global = true, env = "ELASTICTOP_BUDGET", value_name = "BYTES", help_heading = "Screen")]
     budget: Option<String>,
+    /// Hyperlinks (OSC 8): auto (terminals known to have them, and not without colours), always, never
+    #[arg(
+        long,
+        global = true,
+        env = "ELASTICTOP_LINKS",
+        default_value = "auto",
+        value_name = "WHEN",
+        help_heading = "Screen"
+    )]
+    links: String,
     /// Do not capture the mouse
     #[arg(long, global = true, help_heading = "Screen")]
     no_mouse: bool,
@@ -54,6 +64,7 @@ impl ScreenArgs {
             depth => Some(depth.parse().map_err(Error::usage)?),
         };
         let color = ColorDepth::detect(&get, asked);
+        let wanted: LinksWanted = self.links.parse().map_err(Error::usage)?;
         let fallback = match color {
             ColorDepth::None => "mono",
             ColorDepth::Ansi16 => "ansi16",
@@ -79,6 +90,7 @@ impl ScreenArgs {
             themes,
             keys: own.keys,
             from_list: false,
+            links: wanted.settle(&get, color == ColorDepth::None),
             ascii: self.ascii || wants_ascii(&get),
             color,
             viewer: viewer_name(),

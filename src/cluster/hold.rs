@@ -178,6 +178,11 @@ impl Cluster {
                     self.hub.send(viewer, &from(number, ToViewer::Logs { id: own, page }));
                 }
             }
+            ToViewer::CloseUp { id, close_up } => {
+                if let Some(Asked::For(_, viewer, own)) = self.asked.remove(&id) {
+                    self.hub.send(viewer, &from(number, ToViewer::CloseUp { id: own, close_up }));
+                }
+            }
             // Nodes of nodes are not shown, and what a newer supervisor says is not understood.
             ToViewer::Nodes { .. }
             | ToViewer::Together { .. }
@@ -211,7 +216,9 @@ impl Cluster {
             }
             ToSupervisor::To { node, message } => self.to_node(viewer, node as usize, *message),
             // Who does not say which node means the first.
-            message @ (ToSupervisor::Logs { .. } | ToSupervisor::Traffic) => self.to_node(viewer, 0, message),
+            message @ (ToSupervisor::Logs { .. } | ToSupervisor::LookAt { .. } | ToSupervisor::Traffic) => {
+                self.to_node(viewer, 0, message);
+            }
             ToSupervisor::Replay { .. } | ToSupervisor::Unknown => {}
         }
     }
@@ -232,6 +239,10 @@ impl Cluster {
             ToSupervisor::Logs { id, query } if self.hub.keeps_up(viewer) => {
                 let asked = self.note(Asked::For(number, viewer, id));
                 self.send(number, ToSupervisor::Logs { id: asked, query });
+            }
+            ToSupervisor::LookAt { id, local_rank, question } if self.hub.keeps_up(viewer) => {
+                let asked = self.note(Asked::For(number, viewer, id));
+                self.send(number, ToSupervisor::LookAt { id: asked, local_rank, question });
             }
             ToSupervisor::Traffic => self.send(number, ToSupervisor::Traffic),
             _ => {}

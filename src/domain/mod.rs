@@ -7,6 +7,7 @@ pub mod agent_line;
 pub mod alert;
 pub mod beat;
 pub mod cause;
+pub mod closeup;
 pub mod cluster;
 pub mod command;
 pub mod drill;

@@ -120,7 +120,8 @@ pub fn unknown(text: &str) -> String {
     static NAMED: LazyLock<Regex> = LazyLock::new(|| {
         let names = "TOKEN|SECRET|PASSWORD|PASSWD|API[-_]?KEY|ACCESS[-_]KEY|PRIVATE[-_]KEY|CREDENTIAL";
         let value = r#"(?:\\?"[^"]{4,}|'[^']{4,}|[^\s"',;)}\]]{8,})"#;
-        Regex::new(&format!(r#"(?i)((?:{names})[0-9A-Z_-]*\\?["']?\s*[=:]\s*){value}"#))
+        // Upper and lower case of ASCII: tables for all of Unicode are not compiled in.
+        Regex::new(&format!(r#"((?i-u:{names})[0-9A-Za-z_-]*\\?["']?\s*[=:]\s*){value}"#))
             .expect("a pattern that compiles")
     });
     static ADDRESS: LazyLock<Regex> =

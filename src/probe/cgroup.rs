@@ -43,6 +43,13 @@ impl Version {
             Version::V2 => "memory.max",
         }
     }
+
+    fn used(self) -> &'static str {
+        match self {
+            Version::V1 => "memory.usage_in_bytes",
+            Version::V2 => "memory.current",
+        }
+    }
 }
 
 impl MemoryGroup {
@@ -77,6 +84,11 @@ impl MemoryGroup {
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
     }
 
+    /// Memory that the group uses, in bytes. `None` when it is gone.
+    pub fn used_bytes(&self) -> Option<u64> {
+        fs::read_to_string(self.dir.join(self.version.used())).ok()?.trim().parse().ok()
+    }
+
     /// The smallest memory limit of the group and those above, in bytes. `None` when there is none.
     pub fn limit_bytes(&self) -> Option<u64> {
         self.dir
@@ -96,6 +108,14 @@ pub fn oom_kills(proc_root: &Path, pid: i32) -> Option<u64> {
 /// [`MemoryGroup::limit_bytes`] of a process that still exists.
 pub fn memory_limit(proc_root: &Path, pid: i32) -> Option<u64> {
     MemoryGroup::of(proc_root, pid)?.limit_bytes()
+}
+
+/// The control group of a process, as the kernel names it: that of v2 where there is one, else that of v1 that counts
+/// memory. `None` when the process is gone.
+pub fn path_of(proc_root: &Path, pid: i32) -> Option<String> {
+    let groups = fs::read_to_string(process_dir(proc_root, pid).join("cgroup")).ok()?;
+    let of = |version| groups.lines().find_map(|line| group_path(line, version)).map(str::to_owned);
+    of(Version::V2).or_else(|| of(Version::V1))
 }
 
 /// The path in a line of `/proc/PID/cgroup`, `ID:CONTROLLERS:PATH`; v2 has id 0 and no controllers.

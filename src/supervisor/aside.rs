@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{
     clock::Clock,
+    closeup::{CloseUps, Known},
     core::{Core, Input, Out},
     desk, gpus,
     hub::{Hub, Said, ViewerId},
@@ -22,6 +23,7 @@ use crate::{
     domain::{
         agent_line::AgentReader,
         alert::{Alert, AlertKind},
+        closeup::history::Histories,
         event::{JobInfo, Launcher},
         gpu::Status,
         id::{JobId, ProcId, name_from_path},
@@ -55,6 +57,7 @@ pub struct Observer {
     gpus: GpuProbe,
     /// Whether the driver has told figures, or that it never will.
     knows_gpus: bool,
+    histories: Histories,
 }
 
 impl Observer {
@@ -78,8 +81,15 @@ impl Observer {
         let first = found.agent.or_else(|| found.ranks.first().map(|rank| rank.proc));
         let began = first.and_then(proc::started_at).map_or(now, |at| at.min(now));
         let core = Core::observe((began, now), describe(found), found.agent, stale_store, &mut out);
-        let mut observer =
-            Observer { core, finder, logbook: Logbook::in_memory(), clock, gpus, knows_gpus: false };
+        let mut observer = Observer {
+            core,
+            finder,
+            logbook: Logbook::in_memory(),
+            clock,
+            gpus,
+            knows_gpus: false,
+            histories: Histories::default(),
+        };
         observer.look();
         observer
     }
@@ -120,6 +130,7 @@ impl Observer {
         if out.effects.contains(&super::core::Effect::Drain) {
             self.core.handle(now, Input::Drained, &mut out);
         }
+        out.events.iter().for_each(|event| self.histories.take(self.core.state(), event));
         out
     }
 
@@ -148,6 +159,7 @@ impl Observer {
             self.await_gpus().await;
             let mut looks = interval_at(Instant::now() + LOOK, LOOK);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut close_ups = CloseUps::default();
             while !hub.is_empty() {
                 tokio::select! {
                     _ = looks.tick() => {
@@ -161,7 +173,13 @@ impl Observer {
                         hub.tell(&out.events);
                         hub.flush(self.core.state());
                     }
+                    (to, answer) = close_ups.next() => hub.send(to, &answer),
                     Some((from, said)) = said.recv() => {
+                        if let Said::Message(message) = &said {
+                            let (logbook, histories) = (&self.logbook, &self.histories);
+                            let known = Known { state: self.core.state(), logbook, histories, dir: None };
+                            close_ups.hear(&mut hub, from, message, known);
+                        }
                         if matches!(said, Said::Message(ToSupervisor::Traffic)) {
                             self.gpus.count_traffic(gpus::TRAFFIC);
                         }
@@ -219,6 +237,8 @@ pub struct Archive {
     /// All its events, folded.
     pub state: State,
     logbook: Logbook,
+    histories: Histories,
+    dir: JobDir,
     why: String,
 }
 
@@ -229,8 +249,12 @@ impl Archive {
     /// Files that cannot be read.
     pub fn open(roots: &Roots, id: &JobId, why: &str) -> Result<Archive> {
         let dir = roots.job(id);
-        let past = journal::read(&dir.journal(), |_| {})
-            .map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
+        let (mut shadow, mut histories) = (State::default(), Histories::default());
+        let past = journal::read(&dir.journal(), |event| {
+            shadow.apply(event);
+            histories.take(&shadow, event);
+        });
+        let past = past.map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
         let manifest =
             dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error))?;
         let lost = past.lost();
@@ -246,14 +270,28 @@ impl Archive {
                 acts_at: None,
             });
         }
-        Ok(Archive { state, logbook: open_logs(&dir)?, why: why.to_owned() })
+        Ok(Archive { state, logbook: open_logs(&dir)?, histories, dir, why: why.to_owned() })
     }
 
     /// Serves one viewer until it leaves.
     pub fn serve(self) -> Link {
         let (mut hub, mut said, link) = one_viewer();
         tokio::spawn(async move {
-            while let Some((from, said)) = said.recv().await {
+            let mut close_ups = CloseUps::default();
+            loop {
+                let (from, said) = tokio::select! {
+                    (to, answer) = close_ups.next() => {
+                        hub.send(to, &answer);
+                        continue;
+                    }
+                    Some(said) = said.recv() => said,
+                    else => return,
+                };
+                if let Said::Message(message) = &said {
+                    let (logbook, histories) = (&self.logbook, &self.histories);
+                    let known = Known { state: &self.state, logbook, histories, dir: Some(&self.dir) };
+                    close_ups.hear(&mut hub, from, message, known);
+                }
                 answer(&mut hub, from, said, (&self.state, &self.logbook), super::clock::wall(), &self.why);
                 if hub.is_empty() {
                     return;

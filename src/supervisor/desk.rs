@@ -54,6 +54,7 @@ pub fn answer(
         },
         // A page for a viewer that does not read would only be thrown away.
         ToSupervisor::Logs { .. }
+        | ToSupervisor::LookAt { .. }
         | ToSupervisor::To { .. }
         | ToSupervisor::Replay { .. }
         | ToSupervisor::Traffic

@@ -14,6 +14,7 @@ use super::{
     storage::{self, Appender, Health},
 };
 use crate::domain::{
+    closeup::history::Histories,
     event::{Event, Fact},
     report::SCHEMA,
     state::State,
@@ -155,6 +156,21 @@ pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> io::Result<Past> {
     })?;
     past.seq = state.seq;
     Ok(Past { state, unreadable, ..past })
+}
+
+/// The figures of the ranks over time, as far as a journal keeps them; none when it cannot be read.
+pub fn histories(path: &Path) -> Histories {
+    let (mut state, mut histories) = (State::default(), Histories::default());
+    let read = storage::recover(path, |line| {
+        if let Some(event) = parse(line) {
+            state.apply(&event);
+            histories.take(&state, &event);
+        }
+    });
+    if let Err(error) = read {
+        tracing::warn!(%error, "cannot read what is known of former figures");
+    }
+    histories
 }
 
 /// The journal of a running job.

@@ -5,6 +5,7 @@ pub mod aside;
 pub mod bundle;
 pub mod child;
 pub mod clock;
+pub mod closeup;
 pub mod core;
 pub mod desk;
 pub mod detach;

@@ -197,11 +197,14 @@ pub fn add_shared(logbook: &mut Logbook, path: PathBuf) {
     logbook.add(Origin { rank: None, local_rank: None, attempt: 0, pid: 0, stream: Stream::Agent, path });
 }
 
+/// Where a rank of this job leaves its `error.json`, as its shim told.
+pub fn error_file_of(dir: &JobDir, proc: ProcId) -> Option<PathBuf> {
+    told_by_shim(&dir.ranks().join(format!("{}-{}", proc.pid, proc.start)))?.error_file
+}
+
 /// What a rank wrote into its error file before it died.
 pub fn last_words(dir: &JobDir, proc: ProcId, seen: Option<PathBuf>) -> Option<Input> {
-    let folder = dir.ranks().join(format!("{}-{}", proc.pid, proc.start));
-    let told = told_by_shim(&folder).and_then(|shim| shim.error_file);
-    let mut file = File::open(told.or(seen)?).ok()?;
+    let mut file = File::open(error_file_of(dir, proc).or(seen)?).ok()?;
     let written = file.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
     let mut bytes = Vec::new();
     file.by_ref().take(MAX_ERROR_FILE).read_to_end(&mut bytes).ok()?;

@@ -33,11 +33,12 @@ use self::work::Done;
 use super::{
     child::Spec,
     clock::Clock,
+    closeup::{CloseUps, Known},
     core::{Asker, Core, Effect, Input, Out},
     desk,
     forward::Told,
     hub::{Hub, Said, ViewerId},
-    journal::Journal,
+    journal::{self, Journal},
     logbook::Logbook,
     place::{JobDir, Manifest, Roots},
     reading,
@@ -47,6 +48,7 @@ use crate::{
     domain::{
         agent_line::AgentReader,
         beat::Message,
+        closeup::history::Histories,
         command::{Command, Outcome},
         ending::Target,
         id::ProcId,
@@ -97,6 +99,9 @@ pub struct Supervisor {
     deaths: JoinSet<ProcId>,
     /// What was asked for and takes longer than the loop may wait, each on a thread of its own.
     work: JoinSet<Done>,
+    close_ups: CloseUps,
+    /// Figures of the ranks over time, for those who look at one.
+    histories: Histories,
     pidfds: HashMap<ProcId, Arc<OwnedFd>>,
     children: Signal,
     last_sample: Stamp,
@@ -110,6 +115,8 @@ pub struct Supervisor {
     leaders: VecDeque<ProcId>,
     /// Until when what ranks left behind may end by itself.
     sweep: Option<Instant>,
+    /// Whether somebody removed the job's folder while it runs.
+    folder_is_gone: bool,
     metrics: metrics::Metrics,
     script: script::Script,
     ras: suspects::RasAnswer,
@@ -129,6 +136,7 @@ impl Supervisor {
     ) -> Result<Supervisor> {
         let dir = roots.job(&manifest.id);
         let at = |path: PathBuf| move |error: std::io::Error| Error::io("cannot open", &path, &error);
+        let histories = journal::histories(&dir.journal());
         let journal = Journal::open(&dir.journal()).map_err(at(dir.journal()))?;
         let blackbox = BlackBox::open(&dir.root, manifest.rules.record).map_err(at(dir.root.clone()))?;
         let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
@@ -162,6 +170,8 @@ impl Supervisor {
             finder: None,
             deaths: JoinSet::new(),
             work: JoinSet::new(),
+            close_ups: CloseUps::default(),
+            histories,
             pidfds: HashMap::new(),
             children,
             last_sample: Stamp(0),
@@ -171,6 +181,7 @@ impl Supervisor {
             waiting: None,
             leaders: VecDeque::new(),
             sweep: None,
+            folder_is_gone: false,
             metrics: metrics::Metrics::default(),
             script: script::Script::default(),
             ras: suspects::RasAnswer::default(),
@@ -276,6 +287,7 @@ impl Supervisor {
                         self.work_done(done);
                     }
                 }
+                (to, answer) = self.close_ups.next() => self.hub.send(to, &answer),
                 Ok(message) = self.beat.next() => self.rank_said(message),
                 Ok((stream, _)) = self.listener.accept() => self.hub.accept(stream),
                 Some((from, said)) = self.said.recv() => self.viewer_said(from, said),
@@ -341,6 +353,7 @@ impl Supervisor {
     fn carry_out(&mut self, out: Out) {
         for event in &out.events {
             self.journal.keep(event);
+            self.histories.take(self.core.state(), event);
         }
         self.blackbox.keep(&out.events);
         self.hub.tell(&out.events);
@@ -448,6 +461,8 @@ impl Supervisor {
         let sample = now.since(self.last_sample) + Duration::from_millis(50) >= CALM;
         if sample {
             self.last_sample = now;
+            // What is open is still written, and nobody will ever find it.
+            self.folder_is_gone = !self.dir.journal().exists();
             reading::unfinished_lines(&self.logbook).into_iter().for_each(|input| self.handle(input));
             self.forward_figures(now);
             self.look_for_runs();
@@ -465,7 +480,8 @@ impl Supervisor {
                 .error
                 .map(|error| format!("elastictop cannot keep its journal: {error}"))
                 .or(logbook.error)
-                .or(blackbox.error),
+                .or(blackbox.error)
+                .or_else(|| self.folder_is_gone.then(|| removed(&self.dir))),
             lost: journal.lost + logbook.lost + blackbox.lost,
         });
         more
@@ -533,6 +549,13 @@ impl Supervisor {
             ToSupervisor::Traffic => self.gpus.count_traffic(super::gpus::TRAFFIC),
             _ => {}
         }
+        let known = Known {
+            state: self.core.state(),
+            logbook: &self.logbook,
+            histories: &self.histories,
+            dir: Some(&self.dir),
+        };
+        self.close_ups.hear(&mut self.hub, from, &message, known);
         let now = self.clock.now();
         let known = (self.core.state(), &self.logbook);
         let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else {
@@ -581,6 +604,15 @@ impl Supervisor {
             tracing::warn!(%error, "cannot write the manifest");
         }
     }
+}
+
+/// What it means that the job's folder is gone.
+fn removed(dir: &JobDir) -> String {
+    format!(
+        "the folder of this job was removed: {}; nothing of it is kept any more, and a screen that leaves does not find \
+         it again",
+        dir.root.display()
+    )
 }
 
 /// Listens on a socket that only its owner can use; what lies there from a supervisor that died is replaced.

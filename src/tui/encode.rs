@@ -8,6 +8,7 @@ use std::io::Write as _;
 
 use ratatui::{
     buffer::{Buffer, Cell},
+    layout::Rect,
     style::{Color, Modifier},
 };
 
@@ -129,6 +130,19 @@ fn rewrite_wide_rows<'a>(last: &Buffer, next: &'a Buffer, changes: &mut Vec<(u16
     }
     changes.sort_by_key(|(x, y, _)| (*y, *x));
     true
+}
+
+/// The bytes that write these cells of one row, whatever the terminal shows there.
+pub(super) fn cells(next: &Buffer, area: Rect) -> Vec<u8> {
+    let area = area.intersection(next.area);
+    let mut cells = Vec::with_capacity(area.width.into());
+    let mut x = area.left();
+    while x < area.right() {
+        let cell = &next[(x, area.y)];
+        cells.push((x, area.y, cell));
+        x += super::text::width(cell.symbol()).max(1) as u16;
+    }
+    write(next, cells.into_iter())
 }
 
 fn write<'a>(next: &Buffer, cells: impl Iterator<Item = (u16, u16, &'a Cell)>) -> Vec<u8> {
@@ -261,7 +275,7 @@ mod tests {
     use std::num::NonZero;
 
     use proptest::prelude::*;
-    use ratatui::{layout::Rect, style::Style};
+    use ratatui::style::Style;
 
     use super::*;
 

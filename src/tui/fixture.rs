@@ -546,6 +546,7 @@ pub(crate) fn options() -> Options {
         themes: crate::tui::Themes::default(),
         keys: crate::tui::KeyOverrides::default(),
         from_list: false,
+        links: false,
         budget: None,
         layout: crate::tui::Layout::default(),
         layout_file: None,

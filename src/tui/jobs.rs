@@ -269,7 +269,11 @@ where
         if screen.is_broken() || hung_up() {
             return Ok(None);
         }
-        screen.show(|area, buffer| jobs.paint(area, buffer)).map_err(|error| terminal(&error))?;
+        let draw = |area, buffer: &mut Buffer| {
+            jobs.paint(area, buffer);
+            Vec::new()
+        };
+        screen.show(draw).map_err(|error| terminal(&error))?;
         tokio::select! {
             event = input.next() => match event {
                 Some(Ok(TerminalEvent::Key(key))) if key.kind != KeyEventKind::Release => match jobs.key(&key) {

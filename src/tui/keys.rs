@@ -70,6 +70,10 @@ pub(crate) enum Action {
     Palette,
     /// Next tab of the rank's page.
     NextTab,
+    /// Tab before.
+    PreviousTab,
+    /// Next length of time that the charts show.
+    Span,
     /// Leave; the job goes on.
     Detach,
     /// Stop the job.
@@ -92,6 +96,10 @@ pub(crate) enum Action {
     Redraw,
     /// Copy the selected line to the clipboard of the terminal.
     Yank,
+    /// Copy where the selected rank runs, and as what.
+    YankWho,
+    /// Why the job does not move on.
+    Hang,
     /// Look at the next run mode.
     NextRunMode,
     /// Look at the next rank scope.
@@ -136,6 +144,8 @@ pub(crate) enum View {
     Stacks,
     /// Runs in W&B.
     Runs,
+    /// Why the job does not move on; comes and goes with its key, and has no tab.
+    Hang,
 }
 
 impl Action {
@@ -171,6 +181,7 @@ impl View {
             View::Events => "events",
             View::Stacks => "stacks",
             View::Runs => "W&B",
+            View::Hang => "hang",
         }
     }
 
@@ -192,14 +203,16 @@ pub(crate) enum Scope {
     Logs,
     /// In the W&B view.
     Runs,
+    /// In the hang view.
+    Hang,
     /// In every view of a recording.
     Replay,
 }
 
 impl Scope {
     /// All, the most special last.
-    pub(crate) const ALL: [Scope; 5] =
-        [Scope::Everywhere, Scope::Ranks, Scope::Logs, Scope::Runs, Scope::Replay];
+    pub(crate) const ALL: [Scope; 6] =
+        [Scope::Everywhere, Scope::Ranks, Scope::Logs, Scope::Runs, Scope::Hang, Scope::Replay];
 
     /// Heading in the help.
     pub(crate) fn name(self) -> &'static str {
@@ -208,6 +221,7 @@ impl Scope {
             Scope::Ranks => "on a rank",
             Scope::Logs => "in logs",
             Scope::Runs => "in W&B",
+            Scope::Hang => "in the hang view",
             Scope::Replay => "in a replay",
         }
     }
@@ -236,7 +250,7 @@ const fn change(scope: Scope, keys: &'static [&'static str], action: Action, hel
     Binding { scope, keys, action, help, changes: true }
 }
 
-use Scope::{Everywhere, Logs, Ranks, Replay, Runs};
+use Scope::{Everywhere, Hang, Logs, Ranks, Replay, Runs};
 
 /// All keys. Scopes other than [`Scope::Everywhere`] come first when a key is looked up.
 pub(crate) const TABLE: &[Binding] = &[
@@ -263,7 +277,9 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Everywhere, &["Esc", "Backspace"], Action::Back, "out of it"),
     key(Everywhere, &["L"], Action::MergedLog, "log of all ranks, merged"),
     key(Everywhere, &["s"], Action::Stacks, "stacks: where the ranks are in their code"),
-    key(Everywhere, &["y"], Action::Yank, "copy the selected line (OSC 52)"),
+    key(Everywhere, &["H"], Action::Hang, "why the job does not move on: the hang view"),
+    key(Everywhere, &["y"], Action::Yank, "copy the selected line or tab (OSC 52)"),
+    key(Everywhere, &["Y"], Action::YankWho, "copy node, pid and command of the selected rank"),
     key(Everywhere, &["M"], Action::Mouse, "mouse on or off"),
     key(Everywhere, &["C"], Action::Theme, "next theme"),
     key(Everywhere, &["Ctrl-L", "F5"], Action::Redraw, "draw anew"),
@@ -278,6 +294,8 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Ranks, &["o", "F6"], Action::Sort, "next order: suspicion, rank, step, cpu, memory, gpu"),
     key(Ranks, &["m"], Action::Metric, "next metric of the cells"),
     key(Ranks, &["t"], Action::NextTab, "next tab of a rank's page"),
+    key(Ranks, &["T"], Action::PreviousTab, "tab before"),
+    key(Ranks, &["z"], Action::Span, "next length of time in the charts of a rank"),
     change(Ranks, &["x", "F9"], Action::Signal, "signal to the selected rank"),
     key(Logs, &["f"], Action::Follow, "follow the end, or pause"),
     key(Logs, &["/", "F3"], Action::Search, "search"),
@@ -287,6 +305,8 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Logs, &["w"], Action::Wrap, "wrap long lines, or cut them"),
     key(Logs, &["d"], Action::Fold, "fold lines that are alike, or show all"),
     key(Logs, &["a"], Action::AgentRecords, "show or hide the agent's event records"),
+    key(Hang, &["l"], Action::RankLog, "log of the odd rank"),
+    change(Hang, &["x", "F9"], Action::Signal, "signal to the odd rank"),
     key(Runs, &["m"], Action::NextRunMode, "look at the next run mode; Enter applies it"),
     key(Runs, &["s"], Action::NextRankScope, "look at the next rank scope; Enter applies it"),
     key(Replay, &["Space"], Action::Play, "play, or pause"),

@@ -10,11 +10,14 @@ mod encode;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod fixture_page;
+#[cfg(test)]
 mod fixture_runs;
 mod input;
 mod jobs;
 mod keys;
 mod layout;
+mod links;
 mod run;
 mod screen;
 #[cfg(test)]
@@ -35,6 +38,7 @@ pub use self::{
     jobs::JobRow,
     keys::KeyOverrides,
     layout::Layout,
+    links::LinksWanted,
     theme::{ColorDepth, Role, Theme, Themes, wants_ascii},
     view::draw,
 };
@@ -63,6 +67,8 @@ pub struct Options {
     pub ascii: bool,
     /// How many colours the terminal shows.
     pub color: ColorDepth,
+    /// Whether the terminal gets hyperlinks (OSC 8).
+    pub links: bool,
     /// Who looks, for the timeline: `user on tty`.
     pub viewer: String,
     /// Whether to capture the mouse; then the terminal cannot select text.

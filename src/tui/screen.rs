@@ -30,7 +30,10 @@ use ratatui::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::encode::{encode, erase};
+use super::{
+    encode::{encode, erase},
+    links::{Link, encode_links},
+};
 
 /// Takes the bytes of frames.
 pub(crate) trait Sink: Send {
@@ -172,6 +175,8 @@ fn give_back() {
 pub(crate) struct Screen {
     sink: Box<dyn Sink>,
     shown: Buffer,
+    /// Where the terminal has links.
+    links: Vec<Link>,
     /// What is drawn into; what it holds before does not matter.
     next: Buffer,
     sent: usize,
@@ -188,6 +193,7 @@ impl Screen {
         Screen {
             sink,
             shown: empty.clone(),
+            links: Vec::new(),
             next: empty,
             sent: 0,
             blank: true,
@@ -226,21 +232,24 @@ impl Screen {
     }
 
     /// Draws and sends what changed; false when the terminal has not taken the frame before yet.
-    pub(crate) fn show(&mut self, draw: impl FnOnce(Rect, &mut Buffer)) -> io::Result<bool> {
+    pub(crate) fn show(&mut self, draw: impl FnOnce(Rect, &mut Buffer) -> Vec<Link>) -> io::Result<bool> {
         self.sent = 0;
         if !self.sink.is_idle() {
             return Ok(false);
         }
         // The buffer before the last one is drawn into: two are enough for ever.
-        draw(self.shown.area, &mut self.next);
+        let links = draw(self.shown.area, &mut self.next);
         let mut bytes = Vec::new();
         bytes.append(&mut self.extra);
         if self.blank {
             let erased = erase(&self.next, self.erases_in_colour);
             bytes.extend(erased.0);
             self.shown = erased.1;
+            self.links.clear();
         }
         bytes.extend(encode(&self.shown, &self.next));
+        bytes.extend(encode_links((&self.shown, &self.links), (&self.next, &links)));
+        self.links = links;
         if !bytes.is_empty() {
             let mut frame = Vec::with_capacity(bytes.len() + 16);
             queue!(frame, BeginSynchronizedUpdate)?;

@@ -5,6 +5,7 @@ mod fleet;
 mod fleets;
 mod looks;
 mod loops;
+mod page;
 mod replays;
 mod runs;
 mod scripts;

@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use super::{text::Glyphs, theme::Role};
+use super::{
+    keys::{Action, View},
+    text::Glyphs,
+    theme::Role,
+};
 pub(crate) use crate::domain::telling::{command, launcher, rank_tag, signal_word, spent};
 use crate::domain::{
     alert::AlertKind,
@@ -93,31 +97,52 @@ pub(crate) fn reason(reason: Reason, glyphs: Glyphs) -> (&'static str, &'static 
     }
 }
 
-/// What to press about an alert: keys and what they do here.
-pub(crate) fn remedy(kind: AlertKind) -> &'static [(&'static str, &'static str)] {
+/// What to do about an alert: actions, and what they do here.
+pub(crate) fn remedy(kind: AlertKind) -> &'static [(Action, &'static str)] {
     match kind {
-        AlertKind::Stopped => &[("x", "send CONT"), ("Enter", "the rank")],
-        AlertKind::BlockedIo => &[("l", "its log"), ("Enter", "the rank")],
-        AlertKind::Orphan => &[("Q", "end the ranks")],
-        AlertKind::ZombieDeadlock => &[("K", "keep them"), ("Q", "stop the job")],
-        AlertKind::StaleStore => &[("Q", "stop the job")],
-        AlertKind::CrashLoop => &[("L", "logs"), ("e", "first error"), ("Q", "stop the job")],
-        AlertKind::Oom => &[("l", "its log"), ("3", "timeline")],
-        AlertKind::SlowTeardown => &[("Q", "end it now")],
-        AlertKind::AgentStuck => &[("L", "logs"), ("Q", "stop the job")],
+        AlertKind::Stopped => {
+            &[(Action::Hang, "why"), (Action::Signal, "send CONT"), (Action::Enter, "the rank")]
+        }
+        AlertKind::BlockedIo => {
+            &[(Action::Hang, "why"), (Action::RankLog, "its log"), (Action::Enter, "the rank")]
+        }
+        AlertKind::Orphan => &[(Action::Stop, "end the ranks")],
+        AlertKind::ZombieDeadlock => &[(Action::KeepZombies, "keep them"), (Action::Stop, "stop the job")],
+        AlertKind::StaleStore => &[(Action::Stop, "stop the job")],
+        AlertKind::CrashLoop => &[
+            (Action::MergedLog, "logs"),
+            (Action::FirstError, "first error"),
+            (Action::Stop, "stop the job"),
+        ],
+        AlertKind::Oom => &[(Action::RankLog, "its log"), (Action::View(View::Timeline), "timeline")],
+        AlertKind::SlowTeardown => &[(Action::Stop, "end it now")],
+        AlertKind::AgentStuck => &[(Action::MergedLog, "logs"), (Action::Stop, "stop the job")],
         AlertKind::Hang | AlertKind::CollectiveMismatch | AlertKind::GilStuck | AlertKind::StepDrift => {
-            &[("Enter", "the rank"), ("R", "restart the group")]
+            &[(Action::Hang, "why"), (Action::Enter, "the rank"), (Action::Restart, "restart the group")]
         }
         AlertKind::Straggler | AlertKind::Thermal | AlertKind::IdleGpu | AlertKind::SlowStart => {
-            &[("Enter", "the rank"), ("l", "its log")]
+            &[(Action::Enter, "the rank"), (Action::RankLog, "its log")]
         }
         AlertKind::NcclTimeout | AlertKind::NanLoss | AlertKind::MemoryLeak | AlertKind::Xid => {
-            &[("l", "its log"), ("3", "timeline")]
+            &[(Action::RankLog, "its log"), (Action::View(View::Timeline), "timeline")]
         }
-        AlertKind::GpuLeftover => &[("X", "list and end them")],
-        AlertKind::Storage => &[("4", "events")],
-        AlertKind::Unknown => &[("L", "logs")],
+        AlertKind::GpuLeftover => &[(Action::Leftovers, "list and end them")],
+        AlertKind::Storage => &[(Action::View(View::Events), "events")],
+        AlertKind::Unknown => &[(Action::MergedLog, "logs")],
     }
+}
+
+/// Whether an alert is about ranks that wait for each other.
+pub(crate) fn is_about_waiting(kind: AlertKind) -> bool {
+    matches!(
+        kind,
+        AlertKind::Hang
+            | AlertKind::CollectiveMismatch
+            | AlertKind::GilStuck
+            | AlertKind::BlockedIo
+            | AlertKind::Stopped
+            | AlertKind::StepDrift
+    )
 }
 
 /// How grave an alert is; the lowest comes first.

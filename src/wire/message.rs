@@ -9,6 +9,7 @@ use serde::{
 use serde_json::{Map, Value};
 
 use crate::domain::{
+    closeup::{CloseUp, Question},
     cluster::NodeStatus,
     command::{Command, Outcome},
     event::Event,
@@ -50,6 +51,15 @@ pub enum ToSupervisor {
         id: u64,
         /// Which lines.
         query: LogQuery,
+    },
+    /// Somebody looks at one rank. Answered by [`ToViewer::CloseUp`] with the same id.
+    LookAt {
+        /// Chosen by the viewer.
+        id: u64,
+        /// Position of the rank on the node.
+        local_rank: u32,
+        /// What to tell of it.
+        question: Question,
     },
     /// Say this to the supervisor of one node, through whoever holds the links to several. A [`ToSupervisor::Do`]
     /// without it goes to all nodes.
@@ -123,6 +133,13 @@ pub enum ToViewer {
         id: u64,
         /// The stacks, folded.
         stacks: Stacks,
+    },
+    /// What was asked about one rank.
+    CloseUp {
+        /// Of the question.
+        id: u64,
+        /// The answer.
+        close_up: Box<CloseUp>,
     },
     /// How the links to the nodes of the job are, from whoever holds several. All of them, whenever one changed.
     Nodes {

@@ -33,6 +33,7 @@ fn options() -> Options {
         themes: Themes::default(),
         keys: KeyOverrides::default(),
         from_list: false,
+        links: false,
         budget: None,
         layout: Layout::default(),
         layout_file: None,

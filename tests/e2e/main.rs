@@ -13,6 +13,7 @@ mod gpu;
 mod hosts;
 mod input;
 mod orphans;
+mod pages;
 mod ranks;
 mod replay;
 mod restarts;

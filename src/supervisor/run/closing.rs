@@ -83,6 +83,7 @@ impl Supervisor {
         while !self.hub.is_empty() {
             tokio::select! {
                 Some((from, said)) = self.said.recv() => self.viewer_said(from, said),
+                (to, answer) = self.close_ups.next() => self.hub.send(to, &answer),
                 () = sleep_until(until) => break,
             }
         }

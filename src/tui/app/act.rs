@@ -2,7 +2,7 @@
 
 use ratatui::crossterm::event::{KeyEvent, MouseButton, MouseEvent, MouseEventKind};
 
-use super::{App, Cmd, Prompt, Verdict};
+use super::{App, Cmd, Prompt, Tab, Verdict};
 use crate::{
     domain::{
         fleet::{Metric, Order},
@@ -59,6 +59,16 @@ impl App {
         }
         let page = i64::from(self.size.1.saturating_sub(6)).max(1);
         match action {
+            Action::PageUp
+            | Action::PageDown
+            | Action::HalfUp
+            | Action::HalfDown
+            | Action::First
+            | Action::Last
+                if self.detail() && self.view == View::Overview =>
+            {
+                self.scroll_page(action);
+            }
             Action::Up => self.step(-1),
             Action::Down => self.step(1),
             Action::PageUp => self.step(-page),
@@ -74,6 +84,7 @@ impl App {
                     self.say(Role::Info, "m and s look at another run mode and rank scope");
                 }
             }
+            Action::Enter if self.view == View::Hang => self.enter_odd_rank(),
             Action::Enter => self.enter(),
             Action::NextRunMode => self.step_combination(false),
             Action::NextRankScope => self.step_combination(true),
@@ -118,7 +129,15 @@ impl App {
                 let known = next.into_iter().find(|metric| self.overview.fleet.knows(*metric));
                 self.measure(known.unwrap_or_default());
             }
-            Action::NextTab => self.tab = self.tab.next(),
+            Action::NextTab => self.turn_tab(1),
+            Action::PreviousTab => self.turn_tab(Tab::ALL.len() - 1),
+            Action::Span => self.next_span(),
+            Action::YankWho => match self.rank().map(|rank| self.who_is(rank)) {
+                Some(line) => self.yank(line, cmds),
+                None => self.say(Role::Info, "no rank yet"),
+            },
+            Action::Hang => self.show_hang(),
+            Action::Filter if self.detail() => self.find_on_page(cmds),
             Action::Filter => self.prompt = Some(Prompt::filter(self.overview.filter.text())),
             Action::Palette => self.prompt = Some(Prompt::palette()),
             Action::Detach => cmds.push(Cmd::Leave),
@@ -140,10 +159,7 @@ impl App {
             }
             Action::Redraw => cmds.push(Cmd::Redraw),
             Action::Yank => match self.line_to_yank() {
-                Some(line) => {
-                    self.say(Role::Info, "copied, where the terminal lets programs do that (OSC 52)");
-                    cmds.push(Cmd::Yank(line));
-                }
+                Some(line) => self.yank(line, cmds),
                 None => self.say(Role::Info, "nothing to copy here"),
             },
             Action::Play
@@ -165,6 +181,13 @@ impl App {
                 self.say(Role::Info, text);
             }
         }
+    }
+
+    fn yank(&mut self, text: String, cmds: &mut Vec<Cmd>) {
+        let first = text.lines().next().unwrap_or_default();
+        let what = crate::tui::text::cut(first, 40, self.glyphs).into_owned();
+        self.say(Role::Info, format!("copied, where the terminal lets programs do that (OSC 52): {what}"));
+        cmds.push(Cmd::Yank(text));
     }
 
     pub(super) fn mouse_event(&mut self, event: MouseEvent, cmds: &mut Vec<Cmd>) {

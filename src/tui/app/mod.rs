@@ -3,11 +3,13 @@
 mod act;
 mod dialog;
 mod gpus;
+mod hang;
 mod logs;
 mod navigate;
 mod nodes;
 mod order;
 mod overview;
+mod page;
 mod prompt;
 mod remember;
 mod replay;
@@ -21,7 +23,8 @@ use ratatui::crossterm::event::{KeyEvent, MouseEvent};
 pub(crate) use dialog::{Dialog, SIGNALS, Verdict};
 pub(crate) use logs::{Logs, Shown};
 pub use nodes::Node;
-pub(crate) use overview::{Overview, Tab, Zoom};
+pub(crate) use overview::{Overview, Zoom};
+pub(crate) use page::{Page, Tab};
 pub(crate) use prompt::{Candidate, Prompt, PromptKind};
 pub(crate) use replay::Replay;
 pub(crate) use runs::{Combination, Key, Line, Runs, Tree};
@@ -135,6 +138,7 @@ pub struct App {
     pub(crate) zoom: Zoom,
     /// Tab of the rank's page.
     pub(crate) tab: Tab,
+    pub(crate) page: Page,
     pub(crate) overview: Overview,
     /// Number of the selected attempt; `None` is the last, whichever that is.
     pub(crate) lane: Option<u32>,
@@ -150,6 +154,8 @@ pub struct App {
     /// First line of the help that is shown, while it is.
     pub(crate) help: Option<usize>,
     pub(crate) stacks: stacks::Taken,
+    /// First line of the hang view that is shown.
+    pub(crate) hang_first: usize,
     pub(crate) toast: Option<Toast>,
     pub(crate) theme: Theme,
     pub(crate) glyphs: Glyphs,
@@ -162,6 +168,8 @@ pub struct App {
     /// Whether leaving leads back to a list of jobs.
     from_list: bool,
     depth: ColorDepth,
+    /// Whether the terminal gets hyperlinks.
+    pub(crate) links: bool,
     mouse: bool,
     /// How plain the screen is because the line is thin.
     pub(crate) thrift: Thrift,
@@ -194,6 +202,7 @@ impl App {
             selected: 0,
             zoom: Zoom::Fleet,
             tab: Tab::default(),
+            page: Page::default(),
             overview: Overview::default(),
             lane: None,
             event: None,
@@ -204,6 +213,7 @@ impl App {
             prompt: None,
             help: None,
             stacks: stacks::Taken::default(),
+            hang_first: 0,
             toast: None,
             theme: options.theme.at(options.color),
             glyphs: GlyphSet::of(options.ascii),
@@ -215,6 +225,7 @@ impl App {
             themes: options.themes.clone(),
             from_list: options.from_list,
             depth: options.color,
+            links: options.links,
             mouse: options.mouse && options.layout.mouse.unwrap_or(true),
             thrift: Thrift::None,
             layout: options.layout.clone(),
@@ -249,6 +260,7 @@ impl App {
             Msg::Thrift(thrift) => self.save(thrift),
             Msg::Linked => {
                 self.logs.forget_question();
+                self.forget_page_questions();
                 cmds.push(Cmd::Send(ToSupervisor::Hello {
                     protocol: PROTOCOL,
                     version: env!("CARGO_PKG_VERSION").into(),
@@ -265,6 +277,9 @@ impl App {
         }
         if self.detail() && self.link == LinkState::Live {
             self.ask_for_traffic(&mut cmds);
+        }
+        if self.detail() {
+            self.ask_about_rank(&mut cmds);
         }
         if self.shows_log() && self.link == LinkState::Live {
             let id = self.next_id;
@@ -312,6 +327,7 @@ impl App {
                 for event in &events {
                     self.state.apply(event);
                 }
+                self.page_hears(0, &events);
                 self.logs.count(&self.state);
                 self.look_at_ranks();
             }
@@ -327,8 +343,9 @@ impl App {
                     self.say(role, text);
                 }
             }
-            ToViewer::Stacks { stacks, .. } => self.show_stacks(stacks),
+            ToViewer::Stacks { id, stacks } => self.show_stacks(id, stacks),
             ToViewer::Recording { .. } | ToViewer::Position { .. } => self.heard_of_replay(message),
+            ToViewer::CloseUp { id, close_up } => self.told_about_rank(id, *close_up),
             ToViewer::Bye { text } => self.say(Role::Info, text),
             ToViewer::Clock { .. } | ToViewer::Unknown => {}
         }
@@ -381,6 +398,7 @@ impl App {
             View::Overview => Scope::Ranks,
             View::Logs => Scope::Logs,
             View::Runs => Scope::Runs,
+            View::Hang => Scope::Hang,
             View::Timeline | View::Events | View::Stacks => Scope::Everywhere,
         }
     }

@@ -29,12 +29,15 @@ impl App {
             {
                 self.zoom_to(Zoom::Node);
             }
-            Zoom::Fleet | Zoom::Node => {
-                self.zoom_to(Zoom::Rank);
-                self.open_log(Some(self.selected));
-            }
+            Zoom::Fleet | Zoom::Node => self.enter_rank(),
             Zoom::Rank => {}
         }
+    }
+
+    pub(super) fn enter_rank(&mut self) {
+        self.page.first = 0;
+        self.zoom_to(Zoom::Rank);
+        self.open_log(Some(self.selected));
     }
 
     /// The log of a rank of the selected node, or of all ranks there.
@@ -56,7 +59,9 @@ impl App {
     /// Out of whatever is open; false when nothing was.
     pub(super) fn back(&mut self) -> bool {
         match (self.view, self.zoom) {
+            (View::Overview, Zoom::Rank) if !self.page.find.is_empty() => self.page.find.clear(),
             (View::Overview, Zoom::Rank) => {
+                self.page.cursor = None;
                 let several = self.overview.fleet.nodes.len() > 1;
                 let by_node = several && view::Scale::of(self) != view::Scale::Rows;
                 self.zoom_to(if by_node { Zoom::Node } else { Zoom::Fleet });
@@ -98,7 +103,9 @@ impl App {
 
     /// Left and right: in a grid to the next rank, in a log along its lines.
     pub(super) fn sideways(&mut self, by: i64) {
-        if self.view == View::Overview && !self.detail() {
+        if self.view == View::Overview && self.detail() {
+            self.move_cursor(by);
+        } else if self.view == View::Overview {
             self.step_ranks(by, true);
         } else {
             self.logs.shift_by(by as isize * 8);
@@ -137,6 +144,9 @@ impl App {
                 let to = moved(at, by, lanes.len());
                 self.lane = lanes.get(to).filter(|_| to < last).map(|lane| lane.n);
             }
+            View::Hang => {
+                self.hang_first = moved(self.hang_first, by, view::hang_length(self, self.size));
+            }
             View::Stacks => {
                 self.stacks.first = moved(self.stacks.first, by, view::stacks_length(self, self.size));
             }
@@ -158,8 +168,12 @@ impl App {
 
     pub(super) fn line_to_yank(&self) -> Option<String> {
         let line = match self.view {
-            View::Overview if self.detail() => self.logs.selected().map(|line| line.text.clone()),
-            View::Overview => self.rank().and_then(|rank| rank.last_line.clone()),
+            View::Overview if self.detail() => self.page_to_yank(),
+            View::Overview => {
+                let said = self.rank().and_then(|rank| rank.last_line.clone());
+                said.filter(|line| !line.is_empty()).or_else(|| self.rank().map(|rank| self.who_is(rank)))
+            }
+            View::Hang => Some(view::hang_text(self)),
             View::Logs => self.logs.selected().map(|line| line.text.clone()),
             View::Runs => self.link_to_yank(),
             View::Timeline => {

@@ -63,7 +63,10 @@ impl App {
                 node.state = *state;
                 self.tell_lost(lost);
             }
-            ToViewer::Events { events } => events.iter().for_each(|event| node.state.apply(event)),
+            ToViewer::Events { events } => {
+                events.iter().for_each(|event| node.state.apply(event));
+                self.page_hears(number, &events);
+            }
             ToViewer::Logs { .. } if number != self.log_node => return,
             message => return self.heard(message),
         }

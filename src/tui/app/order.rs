@@ -3,7 +3,11 @@
 use super::{App, Cmd, Dialog, LinkState};
 use crate::{
     domain::{alert::AlertKind, command::Command, fleet::RankId, rank::JobState},
-    tui::{keys::Action, theme::Role, words},
+    tui::{
+        keys::{Action, TABLE},
+        theme::Role,
+        words,
+    },
     wire::message::ToSupervisor,
 };
 
@@ -17,6 +21,13 @@ impl App {
             _ if self.state.state.is_over() => Some("the job is over".into()),
             _ => Some("no link to the supervisor now; the job goes on without it".into()),
         }
+    }
+
+    /// Whether an action would be taken up now: what changes the job, or is asked of it, is not on every screen.
+    pub(crate) fn can_do(&self, action: Action) -> bool {
+        let changes =
+            action == Action::Stacks || TABLE.iter().any(|line| line.action == action && line.changes);
+        !changes || self.cannot_change().is_none()
     }
 
     pub(super) fn order(&mut self, action: Action, cmds: &mut Vec<Cmd>) {

@@ -22,37 +22,6 @@ pub(crate) enum Zoom {
     Rank,
 }
 
-/// A tab of a rank's page.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Tab {
-    /// Its last lines.
-    #[default]
-    Log,
-    /// What happened to it.
-    Events,
-    /// How it compares with its peers.
-    Peers,
-    /// Its GPU over time.
-    Gpu,
-}
-
-impl Tab {
-    pub(crate) const ALL: [Tab; 4] = [Tab::Log, Tab::Events, Tab::Peers, Tab::Gpu];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Tab::Log => "log",
-            Tab::Events => "events",
-            Tab::Peers => "peers",
-            Tab::Gpu => "gpu",
-        }
-    }
-
-    pub(super) fn next(self) -> Tab {
-        Tab::ALL[(self as usize + 1) % Tab::ALL.len()]
-    }
-}
-
 /// What the overview is made of.
 #[derive(Debug, Default)]
 pub(crate) struct Overview {

@@ -22,6 +22,8 @@ pub(crate) enum PromptKind {
     Palette,
     /// A filter on ranks.
     Filter,
+    /// What is looked for on a rank's page.
+    Find,
 }
 
 /// A line while it is typed.
@@ -42,6 +44,10 @@ impl Prompt {
 
     pub(super) fn filter(text: &str) -> Prompt {
         Prompt { kind: PromptKind::Filter, input: Input::new(text.into()), at: 0, mistake: None }
+    }
+
+    pub(super) fn find(text: &str) -> Prompt {
+        Prompt { kind: PromptKind::Find, input: Input::new(text.into()), at: 0, mistake: None }
     }
 }
 
@@ -129,11 +135,16 @@ impl App {
         let Some(mut prompt) = self.prompt.take() else { return };
         let interrupted = event.code == KeyCode::Char('c') && event.modifiers.contains(KeyModifiers::CONTROL);
         match event.code {
-            KeyCode::Esc => return,
-            _ if interrupted => return,
+            _ if event.code == KeyCode::Esc || interrupted => {
+                if prompt.kind == PromptKind::Find {
+                    self.page.find.clear();
+                }
+                return;
+            }
             KeyCode::Backspace if prompt.input.value().is_empty() => return,
             KeyCode::Up => prompt.at = prompt.at.saturating_sub(1),
             KeyCode::Down => prompt.at += 1,
+            KeyCode::Enter if prompt.kind == PromptKind::Find => return,
             KeyCode::Enter => return self.submit(prompt, cmds),
             KeyCode::Tab if prompt.kind == PromptKind::Palette => {
                 self.prompt = Some(prompt.clone());
@@ -154,6 +165,12 @@ impl App {
         prompt.mistake = match prompt.kind {
             PromptKind::Filter => Filter::parse(prompt.input.value()).err(),
             PromptKind::Palette => None,
+            PromptKind::Find => {
+                // What fits is shown while it is typed.
+                prompt.input.value().clone_into(&mut self.page.find);
+                self.page.first = 0;
+                None
+            }
         };
         self.prompt = Some(prompt);
         if self.prompt.as_ref().is_some_and(|prompt| prompt.kind == PromptKind::Palette) {

@@ -2,8 +2,8 @@
 
 use super::{App, Cmd};
 use crate::{
-    domain::{command::Command, stack::Stacks, state::Rank},
-    tui::{keys::View, theme::Role},
+    domain::{command::Command, stack::Stacks, state::Rank, time::Stamp},
+    tui::{app::Tab, keys::View, theme::Role},
 };
 
 /// What the view of stacks shows.
@@ -11,6 +11,8 @@ use crate::{
 pub(crate) struct Taken {
     /// Where the ranks were when somebody at this screen asked.
     pub(crate) stacks: Option<Stacks>,
+    /// When they came.
+    pub(crate) at: Stamp,
     /// First line of them that is shown.
     pub(crate) first: usize,
 }
@@ -22,11 +24,20 @@ impl App {
             return self.say(Role::Warn, why);
         }
         let rank = self.rank().filter(|_| self.detail()).map(Rank::number);
+        self.page.stacks_asked = rank.map(|_| self.next_id);
         self.send(Command::Stacks { rank, by: None }, cmds);
     }
 
-    pub(super) fn show_stacks(&mut self, stacks: Stacks) {
-        self.stacks = Taken { stacks: Some(stacks), first: 0 };
-        self.go(View::Stacks);
+    /// Those of the rank that is shown alone belong to its page.
+    pub(super) fn show_stacks(&mut self, id: u64, stacks: Stacks) {
+        if self.page.stacks_asked.take_if(|asked| *asked == id).is_some() && self.detail() {
+            self.page.stacks = Some((self.now, stacks));
+            (self.tab, self.page.first) = (Tab::Stack, 0);
+            return;
+        }
+        self.stacks = Taken { stacks: Some(stacks), at: self.now, first: 0 };
+        if self.view != View::Hang {
+            self.go(View::Stacks);
+        }
     }
 }

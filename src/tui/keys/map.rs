@@ -82,6 +82,18 @@ impl Keymap {
         bound(scope).or_else(|| bound(Scope::Everywhere))
     }
 
+    /// The first key of an action that means it in `scope`, to be shown; `None` where it has none.
+    pub(crate) fn shown_in(&self, action: Action, scope: Scope) -> Option<String> {
+        let mut rows = self.lines().filter(|(binding, _)| binding.action == action);
+        let taken = |key: &str, by: &Binding| {
+            by.scope != scope
+                && self.lines().any(|(other, keys)| {
+                    other.scope == scope && other.action != action && keys.iter().any(|known| known == key)
+                })
+        };
+        rows.find_map(|(binding, keys)| keys.iter().find(|key| !taken(key, binding)).map(ToString::to_string))
+    }
+
     /// The first key of an action, to be shown; `None` where it has none.
     pub(crate) fn shown(&self, action: Action) -> Option<String> {
         let mut rows = self.lines().filter(|(binding, _)| binding.action == action);

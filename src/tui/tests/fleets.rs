@@ -51,7 +51,7 @@ fn every_scale_at_every_size() {
     looks("fleet_4096", &Fleet::troubled(512, 8), "", &[(80, 24), (200, 50)]);
     looks("fleet_512_healthy", &Fleet::healthy(64, 8), "", &[(120, 40)]);
     looks("fleet_node", &Fleet::troubled(64, 8), "<Down> <Enter>", &SIZES);
-    looks("fleet_rank", &Fleet::troubled(64, 8), "<Down> <Enter> j <Enter> t t", &[(80, 24), (200, 50)]);
+    looks("fleet_rank", &Fleet::troubled(64, 8), "<Down> <Enter> j <Enter> T T", &[(80, 24), (200, 50)]);
     looks("fleet_filter", &Fleet::troubled(8, 8), "/ l a g > 3 <Enter>", &[(80, 24), (120, 40)]);
     looks("filter_mistake", &Fleet::troubled(8, 8), "/ r a n k : 3 - x", &[(40, 12), (80, 24)]);
     looks("palette", &Fleet::healthy(8, 8), ": s o r", &[(40, 12), (80, 24)]);

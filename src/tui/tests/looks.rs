@@ -18,9 +18,9 @@ use crate::{
     tui::{
         app::{App, Cmd, Msg},
         fixture::{self, Story},
-        fixture_runs as runs,
+        fixture_page as page, fixture_runs as runs,
         jobs::{JobRow, Jobs},
-        keys::View,
+        keys::{self, View},
         text::GlyphSet,
         theme::{ColorDepth, Theme},
         view,
@@ -110,9 +110,24 @@ fn scenes() -> Vec<Scene> {
         scene("odd_text", fixture::odd_text, ""),
         scene("rank", fixture::veteran, "j j <Enter>"),
         scene("rank_troubled", fixture::troubled, "j <Enter>"),
+        scene(
+            "rank_cursor",
+            fixture::on_gpus,
+            "j j j <Enter> <Left> <Left> <Left> <Left> <Left> <Left> <Left> <Left> <Left> <Left>",
+        ),
+        scene("rank_env", || fixture::healthy(8), "j j <Enter> t"),
+        scene("rank_env_found", || fixture::healthy(8), "j j <Enter> t / n c c l <Enter>"),
+        scene("rank_stack", page::hung, "<Enter> t t s"),
+        scene("rank_error", page::died, "j j <Enter> t t t"),
+        scene("rank_collectives", page::hung, "<Enter> t t t t"),
+        Scene { read_only: Some(FOREIGN), ..scene("rank_foreign", fixture::foreign, "<Enter> t t") },
+        scene("hang", page::hung, "H"),
+        scene("hang_stacks", page::hung, "H s"),
+        scene("hang_none", || fixture::healthy(4), "H"),
+        Scene { read_only: Some(FOREIGN), ..scene("hang_watched", page::hung, "") },
         scene("gpus", fixture::on_gpus, ""),
         scene("gpus_rank", fixture::on_gpus, "j j j <Enter>"),
-        scene("gpus_rank_tab", fixture::on_gpus, "j j j <Enter> t t t"),
+        scene("gpus_rank_tab", fixture::on_gpus, "j j j <Enter> T"),
         scene("gpus_leftovers", fixture::on_gpus, "X j"),
         scene("gpus_none", fixture::without_gpus, ""),
         scene("logs_merged", fixture::veteran, "L"),
@@ -179,7 +194,7 @@ fn a_lost_link_is_seen_and_what_is_shown_is_marked_stale() {
 fn stacks_show_the_odd_rank_first() {
     let size = (80, 24);
     let mut app = fixture::app(&fixture::healthy(4), size, None);
-    let cmds = press(&mut app, "s", &[]);
+    let cmds = app.update(Msg::Key(keys::script("s")[0]));
     let Some(Cmd::Send(ToSupervisor::Do { id, command })) = cmds.first() else { panic!("{cmds:?}") };
     assert_eq!(*command, Command::Stacks { rank: None, by: None });
     let frame = |name: &str, file: &str, line| Frame { name: name.into(), file: file.into(), line };

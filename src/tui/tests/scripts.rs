@@ -13,6 +13,7 @@ use crate::{
     tui::{
         app::{App, Cmd, Dialog, LinkState, Msg},
         fixture::{self, answer, log_lines},
+        fixture_page::{close_up, hung_stacks, stack_of},
         keys::{self, View},
         view,
     },
@@ -30,13 +31,23 @@ pub(in crate::tui) fn press(app: &mut App, script: &str, lines: &[LogLine]) -> V
     left
 }
 
-/// Answers log questions until there are none.
+/// Answers questions about logs and ranks until there are none.
 fn settle(app: &mut App, todo: &mut Vec<Cmd>, lines: &[LogLine], left: &mut Vec<Cmd>) {
     while let Some(cmd) = todo.pop() {
         match cmd {
             Cmd::Send(ToSupervisor::Logs { id, query }) => {
                 let page = answer(lines, &query);
                 todo.extend(app.update(Msg::Heard(Box::new(ToViewer::Logs { id, page }))));
+            }
+            Cmd::Send(ToSupervisor::LookAt { id, local_rank, question }) => {
+                let close_up = Box::new(close_up(&app.state, app.now, local_rank, question));
+                todo.extend(app.update(Msg::Heard(Box::new(ToViewer::CloseUp { id, close_up }))));
+            }
+            Cmd::Send(ToSupervisor::Do { id, command: Command::Stacks { rank, by: None } }) => {
+                let stacks = rank.map_or_else(hung_stacks, stack_of);
+                todo.extend(app.update(Msg::Heard(Box::new(ToViewer::Stacks { id, stacks }))));
+                let outcome = Outcome::Done("taken".into());
+                todo.extend(app.update(Msg::Heard(Box::new(ToViewer::Reply { id, outcome }))));
             }
             other => left.push(other),
         }

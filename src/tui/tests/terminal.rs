@@ -11,7 +11,7 @@ use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system}
 use crate::{
     domain::command::Outcome,
     error::Error,
-    tui::{Connector, Ending, fixture, watch},
+    tui::{Connector, Ending, fixture, fixture_page::close_up, watch},
     wire::{
         link::Link,
         message::{PROTOCOL, ToSupervisor, ToViewer},
@@ -56,6 +56,10 @@ fn far_end() -> Link {
                 ToSupervisor::Do { id, .. } => {
                     let outcome = Outcome::Refused("this is a test".into());
                     far.outgoing.send(ToViewer::Reply { id, outcome }).await.unwrap();
+                }
+                ToSupervisor::LookAt { id, local_rank, question } => {
+                    let close_up = close_up(&story.state, story.now(), local_rank, question);
+                    far.outgoing.send(ToViewer::CloseUp { id, close_up: Box::new(close_up) }).await.unwrap();
                 }
                 ToSupervisor::To { .. }
                 | ToSupervisor::Replay { .. }

@@ -346,27 +346,17 @@ fn seen<'a>(app: &'a App, rank: &Rank) -> Option<(&'a State, &'a Gpu)> {
     is_seen.then_some((state, gpu))
 }
 
-/// Draws a rank's GPU over time at the left, where there is room for both; what is left for others.
-pub(crate) fn beside(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) -> Rect {
-    let Some((state, gpu)) = seen(app, rank).filter(|_| area.width >= 110 && area.height >= 13) else {
-        return area;
-    };
-    let half = area.width / 2;
-    charts(app, state, gpu, pen, Rect { x: area.x + 2, width: half - 3, ..area });
-    Rect { x: area.x + half, width: area.width - half, ..area }
-}
-
 /// Draws a rank's GPU over time.
 pub(crate) fn page(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) {
-    pen.rule(area, "GPU over time");
-    let inner =
-        Rect { x: area.x + 2, y: area.y + 1, width: area.width.saturating_sub(4), height: area.height - 1 };
+    if area.is_empty() {
+        return;
+    }
     match seen(app, rank) {
-        Some((_, gpu)) if inner.height < CHARTS_FROM => sparks(app, gpu, pen, inner),
-        Some((state, gpu)) => charts(app, state, gpu, pen, inner),
+        Some((_, gpu)) if area.height < CHARTS_FROM => sparks(app, gpu, pen, area),
+        Some((state, gpu)) => charts(app, state, gpu, pen, area),
         None => {
             let text = "nothing was seen of a GPU of this rank";
-            pen.text(inner.x, inner.y, inner.width, text, Role::Dim);
+            pen.text(area.x, area.y, area.width, text, Role::Dim);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     domain::{fleet::Order, time::human},
     tui::{
         app::{App, Dialog, LinkState, Zoom},
-        keys::{self, Action, View},
+        keys::{Action, View},
         text,
         theme::Role,
         words,
@@ -216,6 +216,8 @@ fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
             (&[Action::Back], "back"),
             (SELECT, "other ranks"),
             (&[Action::NextTab], "tab"),
+            (&[Action::Left, Action::Right], "time"),
+            (&[Action::Stacks], "stack"),
             (&[Action::RankLog], "log"),
             (&[Action::Signal], "signal"),
             (&[Action::Help], "help"),
@@ -239,6 +241,12 @@ fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
             (&[Action::FirstError], "first error"),
             (&[Action::Wrap], "wrap"),
             (&[Action::Fold], "fold"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
+        ],
+        View::Hang => &[
+            (&[Action::Back], "back"),
+            (SELECT, "scroll"),
             (&[Action::Help], "help"),
             (&[Action::Detach], "detach"),
         ],
@@ -300,17 +308,22 @@ fn shown_hints(app: &App) -> Vec<(String, &'static str)> {
     if let Some(dialog) = &app.dialog {
         return dialog_hints(dialog).iter().map(|(key, word)| ((*key).to_owned(), *word)).collect();
     }
-    let fixed = app.cannot_change().is_some();
-    let changes = |action: Action| keys::TABLE.iter().any(|line| line.action == action && line.changes);
     let hint = |(actions, word): &(&[Action], &'static str)| {
-        let key: Vec<String> = actions.iter().filter_map(|action| app.keymap.shown(*action)).collect();
-        let off = actions.iter().any(|action| changes(*action)) && fixed;
+        let key: Vec<String> =
+            actions.iter().filter_map(|action| app.keymap.shown_in(*action, app.scope())).collect();
+        let off = actions.iter().any(|action| !app.can_do(*action));
         let is_past = app.state.state.is_over() || app.replay.is_some();
         let leaves = actions.contains(&Action::Detach) && is_past;
         (!key.is_empty() && !off).then(|| (key.join(" "), if leaves { "leave" } else { *word }))
     };
     let played: &[_] = if app.replay.is_some() && app.help.is_none() { REPLAYED } else { &[] };
-    played.iter().chain(hints(app)).filter_map(hint).collect()
+    let mut shown: Vec<_> = played.iter().chain(hints(app)).filter_map(hint).collect();
+    let at_ranks = app.view == View::Overview && app.help.is_none();
+    if at_ranks && !app.hang_alerts().is_empty() {
+        let hang = hint(&(&[Action::Hang], "why it hangs"));
+        hang.into_iter().for_each(|hang| shown.insert(1.min(shown.len()), hang));
+    }
+    shown
 }
 
 pub(super) fn footer(app: &App, pen: &mut Pen, area: Rect) {

@@ -5,8 +5,10 @@ mod dialog;
 mod events;
 pub(crate) mod gpu;
 mod grid;
+mod hang;
 mod header;
 mod help;
+mod links;
 mod logs;
 mod node;
 mod overview;
@@ -28,10 +30,12 @@ use ratatui::{Frame, buffer::Buffer, layout::Rect};
 pub(crate) use grid::Scale;
 pub(crate) use header::key_line;
 pub(crate) use pen::Pen;
+pub(crate) use rank::{page_axis, tab_length, tab_text};
 
 use super::{
     app::{App, Zoom},
     keys::View,
+    links::Link,
     theme::Role,
 };
 use crate::domain::fleet::RankId;
@@ -41,14 +45,25 @@ pub(crate) fn stacks_length(app: &App, size: (u16, u16)) -> usize {
     stacks::length(app, size.0)
 }
 
+/// How many lines the hang view has at this size.
+pub(crate) fn hang_length(app: &App, size: (u16, u16)) -> usize {
+    hang::length(app, size.0)
+}
+
+/// The hang view as text.
+pub(crate) fn hang_text(app: &App) -> String {
+    hang::text(app)
+}
+
 /// Draws the job screen.
 pub fn draw(app: &App, frame: &mut Frame) {
     let area = frame.area();
-    paint(app, area, frame.buffer_mut());
+    // Where links lie is the terminal's affair.
+    let _links = paint(app, area, frame.buffer_mut());
 }
 
-/// Draws the job screen into a buffer.
-pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
+/// Draws the job screen into a buffer; where links lie.
+pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) -> Vec<Link> {
     let mut pen = Pen::new(buffer, &app.theme, app.glyphs);
     pen.fill(area);
     let plan = Plan::of(app, area);
@@ -64,6 +79,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
         View::Timeline => timeline::draw(app, &mut pen, plan.body),
         View::Events => events::draw(app, &mut pen, plan.body),
         View::Stacks => stacks::draw(app, &mut pen, plan.body),
+        View::Hang => hang::draw(app, &mut pen, plan.body),
         View::Runs => runs::draw(app, &mut pen, plan.body),
     }
     if app.is_stale() {
@@ -80,6 +96,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) {
     if let Some(prompt) = &app.prompt {
         prompt::draw(app, prompt, &mut pen, area);
     }
+    links::find(app, buffer)
 }
 
 /// The largest first line that the help can be scrolled to.

@@ -16,26 +16,24 @@ use crate::{
 const MOST: u16 = 12;
 
 pub(super) fn draw(app: &App, prompt: &Prompt, pen: &mut Pen, area: Rect) {
-    if area.height < 4 || area.width < 16 {
-        return line(
-            prompt,
-            pen,
-            Rect { y: area.bottom().saturating_sub(1), height: area.height.min(1), ..area },
-        );
+    if area.height < 4 || area.width < 16 || prompt.kind == PromptKind::Find {
+        let foot = Rect { y: area.bottom().saturating_sub(1), height: area.height.min(1), ..area };
+        pen.fill(foot);
+        return line(prompt, pen, foot);
     }
     let candidates = match prompt.kind {
         PromptKind::Palette => app.candidates(),
-        PromptKind::Filter => Vec::new(),
+        PromptKind::Filter | PromptKind::Find => Vec::new(),
     };
     let rows = match prompt.kind {
         PromptKind::Palette => (candidates.len() as u16).clamp(1, MOST),
-        PromptKind::Filter => 2,
+        PromptKind::Filter | PromptKind::Find => 2,
     };
     let height = (rows + 3).min(area.height - 1);
     let place = Rect { y: area.bottom() - 1 - height, height, ..area };
     let title = match prompt.kind {
         PromptKind::Palette => "command",
-        PromptKind::Filter => "filter",
+        PromptKind::Filter | PromptKind::Find => "filter",
     };
     let inner = pen.boxed(place, title, Role::BorderFocus);
     let foot = Rect { y: inner.bottom().saturating_sub(1), height: inner.height.min(1), ..inner };
@@ -43,7 +41,7 @@ pub(super) fn draw(app: &App, prompt: &Prompt, pen: &mut Pen, area: Rect) {
     let list = Rect { height: inner.height.saturating_sub(1), ..inner };
     match prompt.kind {
         PromptKind::Palette => list_candidates(app, prompt, &candidates, pen, list),
-        PromptKind::Filter => explain(prompt, pen, list),
+        PromptKind::Filter | PromptKind::Find => explain(prompt, pen, list),
     }
 }
 
@@ -54,7 +52,7 @@ fn line(prompt: &Prompt, pen: &mut Pen, area: Rect) {
     }
     let sign = match prompt.kind {
         PromptKind::Palette => ":",
-        PromptKind::Filter => "/",
+        PromptKind::Filter | PromptKind::Find => "/",
     };
     let mut x = area.x + pen.text(area.x, area.y, area.width, sign, Role::Key);
     let cells = usize::from(area.right().saturating_sub(x + 1));

@@ -7,11 +7,13 @@ use ratatui::layout::Rect;
 use super::{Pen, pen::Piece, verdict};
 use crate::{
     domain::{alert::Alert, rank::JobState, time::human},
-    tui::{app::App, text, theme::Role, words},
+    tui::{app::App, keys::View, text, theme::Role, words},
 };
 
 /// A failure that was got over this long ago is no news any more.
 const OLD_NEWS: Duration = Duration::from_secs(15 * 60);
+/// Nor is one that the next attempt has made steps after for this long.
+const GOT_OVER: Duration = Duration::from_secs(60);
 
 /// Lines that the strip takes of at most `budget`.
 pub(super) fn height(app: &App, width: u16, budget: u16) -> u16 {
@@ -27,7 +29,9 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
 type Line = Vec<Piece>;
 
 fn lines(app: &App, width: u16, budget: u16) -> Vec<Line> {
-    let mut alerts: Vec<&Alert> = app.state.alerts.iter().collect();
+    // The hang view says all of it.
+    let is_told = |alert: &&Alert| app.view != View::Hang || !words::is_about_waiting(alert.kind);
+    let mut alerts: Vec<&Alert> = app.state.alerts.iter().filter(is_told).collect();
     alerts.sort_by_key(|alert| (alert.acts_at.is_none(), words::gravity(alert.kind), alert.since));
     let budget = usize::from(budget);
     let width = usize::from(width.saturating_sub(2));
@@ -78,7 +82,9 @@ fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> 
     head.push((format!("  for {since}"), Role::Dim));
     head.extend(acts.map(|acts| (format!("  {acts}"), Role::Warn)));
     let mut keys: Line = Vec::new();
-    for (key, does) in words::remedy(alert.kind) {
+    for (action, does) in words::remedy(alert.kind) {
+        // Where nothing can be changed, what would change the job is no offer.
+        let Some(key) = app.keymap.shown(*action).filter(|_| app.can_do(*action)) else { continue };
         keys.push((format!("  {key} "), Role::Key));
         keys.push(((*does).to_owned(), Role::Text));
     }
@@ -98,14 +104,16 @@ fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> 
         return vec![head];
     }
     let mut lines = wrapped_head(head, width);
-    if form != Form::Line && verdict::is_about_waiting(alert.kind) {
+    if form != Form::Line && words::is_about_waiting(alert.kind) {
         lines.extend(verdict::gatherings(app, width));
     }
     if form == Form::Full {
         lines.extend(evidence(app, &alert.evidence, width));
     }
-    keys.insert(0, ("  press".into(), Role::Dim));
-    lines.push(keys);
+    if !keys.is_empty() {
+        keys.insert(0, ("  press".into(), Role::Dim));
+        lines.push(keys);
+    }
     lines
 }
 
@@ -161,7 +169,10 @@ fn cause_lines(app: &App, width: usize, form: Form) -> Vec<Line> {
     let which = failed.map_or("failure".into(), |attempt| format!("attempt {}", attempt.n));
     if !news {
         let ended = failed.and_then(|attempt| attempt.ended_at);
-        if ended.is_none_or(|at| app.now.since(at) >= OLD_NEWS) {
+        let next = app.state.attempts.back().filter(|next| failed.is_none_or(|failed| next.n > failed.n));
+        let works_since = next.and_then(|next| next.first_step).map(|(_, at)| at);
+        let is_over = works_since.is_some_and(|at| app.now.since(at) >= GOT_OVER);
+        if is_over || ended.is_none_or(|at| app.now.since(at) >= OLD_NEWS) {
             // The timeline has it.
             return Vec::new();
         }

@@ -5,15 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use super::pen::Piece;
 use crate::{
     domain::{
-        alert::AlertKind,
-        beat::GroupStatus,
         fleet::STALE_BEAT,
         state::Rank,
         time::human,
-        verdict::{
-            Role as Stands, Standing,
-            standing::{group_name, names},
-        },
+        verdict::{Role as Stands, Standing, standing::names},
     },
     tui::{app::App, text, theme::Role, words},
 };
@@ -42,18 +37,6 @@ pub(super) fn doing(app: &App, rank: &Rank) -> Option<String> {
 
 fn abort(app: &App, standing: &Standing) -> String {
     standing.aborts_at().map(|at| format!(", abort {}", words::countdown(app.now, at))).unwrap_or_default()
-}
-
-/// Whether an alert is about ranks that wait for each other.
-pub(super) fn is_about_waiting(kind: AlertKind) -> bool {
-    matches!(
-        kind,
-        AlertKind::Hang
-            | AlertKind::CollectiveMismatch
-            | AlertKind::GilStuck
-            | AlertKind::BlockedIo
-            | AlertKind::Stopped
-    )
 }
 
 /// A line for each collective that somebody waits in: who waits, and who has not joined.
@@ -91,27 +74,4 @@ pub(super) fn gatherings(app: &App, width: usize) -> Vec<Vec<Piece>> {
         Some(line)
     };
     found.into_values().filter_map(line).take(3).collect()
-}
-
-/// What the rank view says of collectives, and of what guards the rank.
-pub(super) fn facts(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
-    let mut facts = Vec::new();
-    if let Some(doing) = doing(app, rank) {
-        facts.push(("collective", (doing, Role::Warn)));
-    }
-    facts.extend(rank.groups.iter().take(4).map(|group| ("group", (counters(group), Role::Text))));
-    if let Some(guard) = &rank.guard {
-        facts.push(("backend", (guard.backends.join(", "), Role::Text)));
-        facts.push(("guard", (guard.text(), Role::Text)));
-    }
-    facts
-}
-
-/// `default: 21 joined, 20 done`.
-fn counters(group: &GroupStatus) -> String {
-    let number = |n: Option<u64>| n.map_or("n/a".into(), |n| n.to_string());
-    let started = group.started.map(|n| format!(", {n} begun")).unwrap_or_default();
-    let (joined, done) = (number(group.enqueued), number(group.completed));
-    let size = group.size.map(|size| format!(" of {size}")).unwrap_or_default();
-    format!("{}{size}: {joined} joined{started}, {done} done", group_name(group))
 }
