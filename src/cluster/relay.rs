@@ -1,12 +1,13 @@
 //! A cluster behind a socket: for many viewers, and for more nodes than each viewer should link to by itself.
 
-use std::{fs, io, path::Path};
+use std::{fs, path::Path};
 
 use tokio::net::UnixListener;
 
 use super::{Cluster, Host};
 use crate::{
     error::{Error, Result},
+    supervisor::door,
     wire::socket,
 };
 
@@ -32,12 +33,5 @@ async fn listen(path: &Path) -> Result<UnixListener> {
         return Err(Error::job(format!("a relay serves at {} already", path.display()))
             .hint("watch over it with elastictop attach --relay, or end it with Ctrl-C where it runs"));
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(Error::io("cannot remove the old socket", path, &error));
-        }
-        // What a relay left that was killed, or nothing.
-        _ => {}
-    }
-    socket::listen(path).map_err(|error| Error::io("cannot listen at", path, &error))
+    door::listen(path)
 }

@@ -9,6 +9,7 @@ pub mod closeup;
 pub mod core;
 pub mod desk;
 pub mod detach;
+pub mod door;
 pub mod forensic;
 pub mod forward;
 pub mod gpus;

@@ -7,15 +7,12 @@ mod metrics;
 mod script;
 mod serving;
 mod suspects;
+mod upkeep;
 mod work;
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{MetadataExt, PermissionsExt},
-    },
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -35,7 +32,7 @@ use super::{
     clock::Clock,
     closeup::{CloseUps, Known},
     core::{Asker, Core, Effect, Input, Out},
-    desk,
+    desk, door,
     forward::Told,
     hub::{Hub, Said, ViewerId},
     journal::{self, Journal},
@@ -57,10 +54,7 @@ use crate::{
     },
     error::{Error, Result},
     probe::{beat::BeatSocket, cgroup, finder::Finder, gpu::GpuProbe, proc, signal as kill},
-    wire::{
-        message::{ToSupervisor, ToViewer},
-        socket,
-    },
+    wire::message::{ToSupervisor, ToViewer},
 };
 
 /// How often processes are looked at while nothing changes.
@@ -143,7 +137,7 @@ impl Supervisor {
         let secrets = spec.as_ref().map(Spec::secrets).unwrap_or_default();
         logbook.hide(secrets.clone());
         reading::add_agent(&mut logbook, &dir);
-        let listener = listen(&manifest.socket)?;
+        let listener = door::listen(&manifest.socket)?;
         let beat_path = roots.beat(&manifest.id);
         let beat = BeatSocket::bind(&beat_path).map_err(at(beat_path))?;
         let children = signal(SignalKind::child())
@@ -481,7 +475,7 @@ impl Supervisor {
                 .map(|error| format!("elastictop cannot keep its journal: {error}"))
                 .or(logbook.error)
                 .or(blackbox.error)
-                .or_else(|| self.folder_is_gone.then(|| removed(&self.dir))),
+                .or_else(|| self.folder_is_gone.then(|| upkeep::removed(&self.dir))),
             lost: journal.lost + logbook.lost + blackbox.lost,
         });
         more
@@ -578,54 +572,4 @@ impl Supervisor {
         let asker = Asker { reply: None, by: format!("{name} to the supervisor") };
         self.handle(Input::Asked(asker, Command::Stop { now: false }));
     }
-
-    /// Log cleaners remove what looks old: the socket of a job that runs for weeks is put back.
-    fn look_after_files(&mut self) {
-        let path = self.manifest.socket.clone();
-        if !path.exists()
-            && let Ok(listener) = listen(&path)
-        {
-            self.listener = listener;
-        }
-        if !self.beat.path().exists()
-            && let Err(error) = self.beat.rebind()
-        {
-            tracing::warn!(%error, "cannot put the heartbeat socket back");
-        }
-        self.journal.keep_short(self.core.state());
-        self.write_manifest();
-    }
-
-    fn write_manifest(&mut self) {
-        self.manifest.seen_at = self.clock.now();
-        let state = self.core.state();
-        (self.manifest.state, self.manifest.world_size) = (state.state, state.world_size);
-        if let Err(error) = self.dir.write_manifest(&self.manifest) {
-            tracing::warn!(%error, "cannot write the manifest");
-        }
-    }
-}
-
-/// What it means that the job's folder is gone.
-fn removed(dir: &JobDir) -> String {
-    format!(
-        "the folder of this job was removed: {}; nothing of it is kept any more, and a screen that leaves does not find \
-         it again",
-        dir.root.display()
-    )
-}
-
-/// Listens on a socket that only its owner can use; what lies there from a supervisor that died is replaced.
-fn listen(path: &Path) -> Result<UnixListener> {
-    let told = |error: std::io::Error| Error::io("cannot listen on", path, &error);
-    match fs::symlink_metadata(path) {
-        Ok(meta) if meta.uid() != rustix::process::getuid().as_raw() => {
-            return Err(Error::environment(format!("{} belongs to another user", path.display())));
-        }
-        Ok(_) => fs::remove_file(path).map_err(told)?,
-        Err(_) => {}
-    }
-    let listener = socket::listen(path).map_err(told)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(told)?;
-    Ok(listener)
 }
