@@ -300,10 +300,7 @@ fn item(item: &str, at: usize) -> Result<Item<'_>, Mistake> {
     if let Some((odd, c)) = item.char_indices().find(|(_, c)| !is_plain(*c)) {
         return mistake(at + odd, format!("{c:?} does not belong in brackets: [1-3,7]"));
     }
-    let (from, to) = match item.split_once('-') {
-        Some(bounds) => bounds,
-        None => return Ok(Item::Word(item)),
-    };
+    let Some((from, to)) = item.split_once('-') else { return Ok(Item::Word(item)) };
     let number = |text: &str, at: usize| match text.parse::<u64>() {
         _ if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) => {
             mistake(at, format!("{item:?} is no range of numbers: 01-16"))
