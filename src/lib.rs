@@ -13,6 +13,7 @@
 //! | [`wandb`] | adapters out to W&B: `.wandb` files, what ranks' own SDK writes, credentials, the client, sending | domain, error |
 //! | [`wire`] | frames, messages, sockets, links between viewer and supervisor | domain, error |
 //! | [`supervisor`] | the loop and its core, children, hub, journal, logbook, the forwarder of metrics, facts over HTTP; the shim, the launcher and the trainer | domain, error, probe, wandb, wire |
+//! | [`cluster`] | links to the supervisors of many nodes, served to viewers as one stream | domain, error, supervisor, wire |
 //! | [`tui`] | app state and keys, theme, terminal, one file for each view | domain, error, wire |
 //!
 //! `tui` never reaches `supervisor`, `supervisor` never reaches `tui`: what they have in common is an event.
@@ -39,6 +40,19 @@
 //!   [`domain::exposition`] makes figures for Prometheus of it.
 //! * A viewer gets a snapshot, then events. It asks for log pages, and for a close look at the one rank that it shows
 //!   ([`domain::closeup`]: figures over time, process, environment, last words); it never reads the job's files.
+//!
+//! # How many nodes are watched
+//!
+//! ```text
+//!  supervisor n01 ◀─ proxy n01 ◀─ ssh ─┐
+//!  supervisor n02 ◀─ proxy n02 ◀─ ssh ─┼─ cluster ──▶ From { node, message } ──▶ App: a State for each node,
+//!  supervisor n03 ◀───────────────────┘  (in the viewer, or a relay)             and cluster::whole of all
+//! ```
+//!
+//! * Each supervisor stays the only writer for its node, and does not know of the others. [`cluster`] keeps one link to
+//!   each, measures its clock, and sends commands to those that they are for; [`domain::cluster`] says what they are
+//!   together.
+//! * A proxy copies bytes between its standard streams and the supervisor's socket: what it does not know passes through.
 //!
 //! # How a recording is played
 //!
