@@ -1,6 +1,6 @@
 //! Three hosts with a torchrun agent and a supervisor each, and a machine to look at them from.
 
-use std::{fs, net::TcpListener, path::PathBuf};
+use std::{fs, net::TcpListener, path::PathBuf, process::Child};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -19,6 +19,7 @@ pub const RENDEZVOUS: &str = "members";
 /// The hosts, as namespaces or, where those are not allowed, as three folders of one host.
 #[derive(Debug)]
 pub struct Cluster {
+    doors: Vec<Child>,
     // Dropped in this order: what runs on the hosts goes before the hosts.
     hosts: Vec<Lab>,
     /// The machine to look from.
@@ -52,9 +53,9 @@ impl Cluster {
             Some(network) => login.behind(network.on_login()),
             None => login,
         };
-        let cluster = Cluster { hosts, login, network, endpoint, missed_after };
+        let mut cluster = Cluster { doors: Vec::new(), hosts, login, network, endpoint, missed_after };
         fs::create_dir(cluster.book()).expect("a folder in the lab");
-        (1..=HOSTS).for_each(|host| cluster.open_door(host));
+        cluster.doors = (1..=HOSTS).map(|host| cluster.open_door(host)).collect();
         cluster
     }
 
@@ -73,14 +74,15 @@ impl Cluster {
         self.login.dir().join("doors")
     }
 
-    fn open_door(&self, host: u32) {
+    fn open_door(&self, host: u32) -> Child {
         let (lab, name) = (self.host(host), network::name(host));
         let address = if self.has_network() { network::address(host) } else { "127.0.0.1".into() };
         let mut door = lab.command(lab.python());
         door.arg(script("door.py")).arg("serve").arg(self.book()).args([&name, &address]);
-        lab.spawn("door", &mut door);
+        let door = lab.spawn("door", &mut door);
         let place = self.book().join(&name);
         wait_until("a door", PATIENCE, || place.exists().then_some(()));
+        door
     }
 
     /// Starts a host's part of the job. All parts have one name, as if `srun` had started them.
@@ -148,6 +150,15 @@ impl Cluster {
         let words = self.nodes();
         let words: Vec<&str> = ["attach"].into_iter().chain(words.iter().map(String::as_str)).collect();
         Terminal::open(&self.login, &words)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for door in &mut self.doors {
+            let _ = door.kill();
+            let _ = door.wait();
+        }
     }
 }
 
