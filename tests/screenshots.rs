@@ -272,7 +272,7 @@ fn gpus(size: Size) {
                 std::thread::sleep(Duration::from_millis(500));
             }
         });
-        screen.until("the GPUs", |text| text.contains("running") && text.contains("9"));
+        screen.until("the GPUs", |text| text.contains("running") && text.contains('9'));
         screen.until("half a minute", |text| text.contains("up 3") && text.contains(" s"));
         screen.take("gpus");
         screen.press("jj\r");

@@ -214,10 +214,10 @@ impl Cluster {
                 let addressees = self.addressees(&command);
                 self.order(viewer, id, &command, &addressees);
             }
-            ToSupervisor::To { node, message } => self.to_node(viewer, node as usize, *message),
+            ToSupervisor::To { node, message } => self.pass_on(viewer, node as usize, *message),
             // Who does not say which node means the first.
             message @ (ToSupervisor::Logs { .. } | ToSupervisor::LookAt { .. } | ToSupervisor::Traffic) => {
-                self.to_node(viewer, 0, message);
+                self.pass_on(viewer, 0, message);
             }
             ToSupervisor::Replay { .. } | ToSupervisor::Unknown => {}
         }
@@ -230,7 +230,7 @@ impl Cluster {
         self.hub.send(viewer, &snapshots(&self.nodes, 0));
     }
 
-    fn to_node(&mut self, viewer: ViewerId, number: usize, message: ToSupervisor) {
+    fn pass_on(&mut self, viewer: ViewerId, number: usize, message: ToSupervisor) {
         if number >= self.nodes.len() {
             return;
         }

@@ -69,9 +69,6 @@ fn has_links(env: &dyn Fn(&str) -> Option<String>) -> bool {
         _ => false,
     };
     let number = |name: &str| get(name).and_then(|value| value.parse::<u32>().ok()).unwrap_or(0);
-    // What a remote shell is told too: the name of the terminal.
-    const NAMES: [&str; 7] =
-        ["xterm-kitty", "foot", "alacritty", "xterm-ghostty", "wezterm", "contour", "rio"];
     by_program
         || number("VTE_VERSION") >= 5000
         || number("KONSOLE_VERSION") >= 201_200
@@ -81,6 +78,9 @@ fn has_links(env: &dyn Fn(&str) -> Option<String>) -> bool {
             .iter()
             .any(|name| term == *name || term.strip_prefix(name).is_some_and(|rest| rest.starts_with('-')))
 }
+
+/// Names of terminals that have links; what a remote shell is told too.
+const NAMES: [&str; 7] = ["xterm-kitty", "foot", "alacritty", "xterm-ghostty", "wezterm", "contour", "rio"];
 
 /// `3.4a` is 3 and 4.
 fn version(text: &str) -> (u32, u32) {
@@ -259,7 +259,10 @@ mod tests {
         assert_eq!(link, None, "a link stays open");
     }
 
-    fn any_frame() -> impl Strategy<Value = (Vec<(u16, u16, String)>, Vec<(u16, u16, u16, u8)>)> {
+    /// Texts with their places, and links with row, column, length and kind.
+    type Frame = (Vec<(u16, u16, String)>, Vec<(u16, u16, u16, u8)>);
+
+    fn any_frame() -> impl Strategy<Value = Frame> {
         let text = proptest::collection::vec((0..SIZE.0, 0..SIZE.1, "[a-z ]{0,6}"), 0..6);
         let links = proptest::collection::vec((0..SIZE.0 - 3, 0..SIZE.1, 1..4_u16, 0..3_u8), 0..3);
         (text, links)

@@ -338,6 +338,15 @@ fn date(day: i64) -> String {
     format!("{:02}-{day:02}", if month < 10 { month + 3 } else { month - 9 })
 }
 
+/// `+1.2 s ±5 ms`: how far a clock is ahead, and how sure that is.
+pub(crate) fn clock_offset(clock: Offset) -> String {
+    let ahead = match clock.ahead_ms.unsigned_abs() {
+        0..1_000 => format!("{:+} ms", clock.ahead_ms),
+        _ => format!("{:+.1} s", clock.ahead_ms as f64 / 1000.0),
+    };
+    format!("{ahead} ±{} ms", clock.within_ms)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,13 +378,4 @@ mod tests {
         assert_eq!(countdown(now, Stamp(12_100)), "in 3 s");
         assert_eq!(countdown(now, Stamp(9_000)), "now");
     }
-}
-
-/// `+1.2 s ±5 ms`: how far a clock is ahead, and how sure that is.
-pub(crate) fn clock_offset(clock: Offset) -> String {
-    let ahead = match clock.ahead_ms.unsigned_abs() {
-        0..1_000 => format!("{:+} ms", clock.ahead_ms),
-        _ => format!("{:+.1} s", clock.ahead_ms as f64 / 1000.0),
-    };
-    format!("{ahead} ±{} ms", clock.within_ms)
 }

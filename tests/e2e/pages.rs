@@ -126,7 +126,7 @@ fn who_watches_a_job_is_told_that_its_folder_was_removed() {
         text.contains("was removed") && text.contains(&job.id) && text.contains("the job goes on"),
         "{text}"
     );
-    assert_eq!(crate::harness::kernel_state(ranks[0]).is_some(), true);
+    assert!(crate::harness::kernel_state(ranks[0]).is_some());
     raw.say(&json!({"m": "do", "id": 9, "command": {"do": "stop", "now": true}})).expect("it listens");
     while raw.hear().is_some_and(|message| !(message["m"] == "reply" && message["id"] == 9)) {}
 }

@@ -46,4 +46,10 @@ for step in range(steps):
 wait_for("end")
 if way == "sdk":
     run.finish(exit_code=code)
+if code:
+    # The first that fails ends the others: not before they have logged all.
+    run_id, world_size = os.environ.get("TORCHELASTIC_RUN_ID"), int(os.environ.get("WORLD_SIZE", 1))
+    open(f"logged-{run_id}-{rank}", "w").close()
+    while not all(os.path.exists(f"logged-{run_id}-{other}") for other in range(world_size)):
+        time.sleep(0.02)
 sys.exit(code)

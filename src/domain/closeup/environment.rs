@@ -140,6 +140,7 @@ mod tests {
 
     #[test]
     fn drift_comes_first_and_what_each_has_of_its_own_is_no_drift() {
+        use Standing::{Alike, Differs, Odd, Own};
         let common = [("HOME", "/home/ada"), ("NCCL_IB_HCA", "mlx5_0"), ("X_TOKEN", "aaaaaaaaaa")];
         let of = |rank: &str, hca: &str, token: &str, folder: &str| {
             raw(&[
@@ -159,7 +160,6 @@ mod tests {
         ];
         let env = Environment::compare(&mine, &others, vec![4]);
         let told: Vec<_> = env.variables.iter().map(|one| (one.name.as_str(), one.standing)).collect();
-        use Standing::{Alike, Differs, Odd, Own};
         assert_eq!(
             told,
             [

@@ -158,7 +158,7 @@ fn fold(all: Vec<(&str, EventLine)>) -> Vec<EventLine> {
         .enumerate()
         .map(|(at, (hosts, line))| {
             let whose = match hosts.as_slice() {
-                few @ [_] | few @ [_, _] | few @ [_, _, _] => few.join(", "),
+                few @ ([_] | [_, _] | [_, _, _]) => few.join(", "),
                 many => format!("{} nodes", many.len()),
             };
             // In order, and the same for as long as nothing older comes in.

@@ -128,7 +128,7 @@ impl Page {
         let why = || told.why_not.clone().unwrap_or_else(|| "the supervisor does not tell".into());
         match question {
             Question::History => {
-                self.history = Some(told.history.map(|history| *history).unwrap_or_default())
+                self.history = Some(told.history.map(|history| *history).unwrap_or_default());
             }
             Question::Process => self.process = Some(told.process.ok_or_else(why)),
             Question::Environment => self.environment = Some(told.environment.ok_or_else(why)),

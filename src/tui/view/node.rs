@@ -55,7 +55,7 @@ fn facts(app: &App, state: &crate::domain::state::State) -> Vec<Piece> {
     add("CPU", (!cpu.is_empty()).then(|| format!("{:.1} cores", cpu.iter().sum::<f32>() / 100.0)));
     add("attempt", Some(state.attempt().to_string()));
     if let Some(node) = app.nodes.get(app.node as usize) {
-        add("clock", node.status.clock.map(|clock| words::clock_offset(clock)));
+        add("clock", node.status.clock.map(words::clock_offset));
         if let Some(why) = node.status.link.unreachable() {
             pieces.push((why, Role::Warn));
         }

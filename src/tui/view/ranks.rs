@@ -54,6 +54,9 @@ const COLUMNS: [(Column, &str, u16, u16, bool); 16] = [
     (Column::Last, "LAST LINE", 12, 76, false),
 ];
 
+/// Width of the pane from which the ranks of several nodes have the names of their nodes.
+const NODES_FROM: u16 = 72;
+
 /// What is left out where GPUs want its room, up to this width of the pane.
 const FOR_GPUS: [(Column, u16); 3] = [(Column::Local, 110), (Column::Pid, 110), (Column::Threads, 120)];
 
@@ -63,7 +66,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     }
     let (area, below) = gpu::split(app, area);
     gpu::draw_line(app, pen, below);
-    let columns = columns(area, gpu::has_columns(app));
+    let columns = columns(area, gpu::has_columns(app), app.nodes.len() > 1);
     let room = usize::from(area.height - 1);
     let (first, count) = (first(app, room), app.overview.rows.len());
     let shown = if count > room && room > 0 {
@@ -113,11 +116,15 @@ fn first(app: &App, room: usize) -> usize {
 }
 
 /// The columns that are shown, each with its place. The last one takes what is left.
-fn columns(area: Rect, with_gpus: bool) -> Vec<(Column, u16, u16, bool)> {
+///
+/// A position on a node says nothing without the node: of several, their names come first.
+fn columns(area: Rect, with_gpus: bool, several: bool) -> Vec<(Column, u16, u16, bool)> {
     let mut x = area.x + 1;
     let gives_way = |column: Column| FOR_GPUS.iter().any(|(one, to)| *one == column && area.width < *to);
     let shown = COLUMNS.iter().filter(|(column, _, _, least, _)| match column {
         Column::Gpu(_) => with_gpus && area.width >= *least,
+        Column::Node if several => area.width >= NODES_FROM,
+        Column::Local if several => area.width >= 110,
         column => area.width >= *least && !(with_gpus && gives_way(*column)),
     });
     shown

@@ -110,7 +110,7 @@ fn a_status_has_exactly_the_promised_keys_and_null_for_what_nobody_knows() {
             keys.into_iter().collect::<std::collections::BTreeSet<_>>()
         };
         let want = |words: &str| words.split(' ').map(str::to_owned).collect();
-        assert_eq!(keys(&json), want("schema job agent ranks gpus wandb alerts"));
+        assert_eq!(keys(&json), want("schema job agent ranks gpus wandb alerts nodes"));
         let job =
             "id name state launcher attempt restarts max_restarts world_size started_at exit_code cause";
         assert_eq!(keys(&json["job"]), want(job));

@@ -92,6 +92,9 @@ fn span_words(microseconds: u32) -> String {
 }
 
 /// One figure of a rank.
+/// A name, what it tells, and how a value is written.
+type Beside<'a> = (&'static str, &'a Series, fn(u32) -> String);
+
 struct Figure<'a> {
     name: &'static str,
     series: &'a Series,
@@ -99,7 +102,7 @@ struct Figure<'a> {
     /// The upper edge; `None` is the largest value that is shown.
     max: Option<u32>,
     /// Another figure that is told beside it.
-    also: Option<(&'static str, &'a Series, fn(u32) -> String)>,
+    also: Option<Beside<'a>>,
     /// 100 where a value wants a look.
     marks: Option<&'a Series>,
 }

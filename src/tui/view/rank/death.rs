@@ -17,7 +17,7 @@ pub(super) fn lines(app: &App, rank: &Rank, width: usize) -> Vec<Line> {
     lines.push(memory(app, rank));
     match &app.page.last_words {
         Some(Ok(words)) => lines.extend(last_words(words, width)),
-        told => lines.extend(waiting(app, told)),
+        told => lines.extend(waiting(app, told.as_ref())),
     }
     lines
 }

@@ -54,9 +54,8 @@ impl Places {
         let beside_log = app.tab == Tab::Log;
         let two = area.width >= TWO_COLUMNS;
         let most = match (beside_log, area.height) {
-            (_, 0..6) => 1,
-            (true, height) => height * 2 / 5,
-            (false, _) => 1,
+            (true, height @ 6..) => height * 2 / 5,
+            _ => 1,
         };
         let wanted = facts::wanted(app, rank, two);
         let facts = Rect { height: wanted.min(most).min(area.height), ..area };
@@ -143,10 +142,13 @@ fn scrolled(app: &App, pen: &mut Pen, rank: &Rank, area: Rect) {
 fn names(app: &App, pen: &mut Pen, area: Rect) {
     let all: Vec<Piece> = Tab::ALL
         .iter()
-        .map(|tab| match *tab == app.tab {
-            // Brackets, so that it is seen without colour.
-            true => (format!("[{}]", tab.name()), Role::Accent),
-            false => (format!(" {} ", tab.name()), Role::Dim),
+        .map(|tab| {
+            if *tab == app.tab {
+                // Brackets, so that it is seen without colour.
+                (format!("[{}]", tab.name()), Role::Accent)
+            } else {
+                (format!(" {} ", tab.name()), Role::Dim)
+            }
         })
         .collect();
     let at = Tab::ALL.iter().position(|tab| *tab == app.tab).unwrap_or(0);

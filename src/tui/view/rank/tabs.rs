@@ -41,7 +41,7 @@ fn one(text: impl Into<String>, role: Role) -> Line {
 }
 
 /// What stands in the place of an answer that is not there.
-pub(super) fn waiting<T>(app: &App, told: &Option<Result<T, String>>) -> Option<Line> {
+pub(super) fn waiting<T>(app: &App, told: Option<&Result<T, String>>) -> Option<Line> {
     match told {
         Some(Ok(_)) => None,
         Some(Err(why)) => Some(one(format!("n/a: {why}"), Role::Dim)),
@@ -53,7 +53,7 @@ pub(super) fn waiting<T>(app: &App, told: &Option<Result<T, String>>) -> Option<
 /// What is odd about the environment, then the rest.
 fn environment(app: &App, width: usize) -> Vec<Line> {
     let told = &app.page.environment;
-    let Some(Ok(environment)) = told else { return waiting(app, told).into_iter().collect() };
+    let Some(Ok(environment)) = told else { return waiting(app, told.as_ref()).into_iter().collect() };
     let mut lines = vec![about(app, environment)];
     let find = app.page.find.to_lowercase();
     let fits = |one: &&Variable| {
