@@ -18,6 +18,6 @@ pub fn allow_many() {
 pub fn give_back(child: i32) {
     if let Some((before, child)) = BEFORE.get().zip(Pid::from_raw(child)) {
         // Who ended already needs no limit.
-        let _ = prlimit(Some(child), Resource::Nofile, before.clone());
+        let _ = prlimit(Some(child), Resource::Nofile, *before);
     }
 }
