@@ -63,7 +63,8 @@ async fn serve(args: &ProxyArgs) -> Result<()> {
 pub async fn relay(job: Option<&str>) -> Result<UnixStream> {
     let path = Roots::find()?.relay(job);
     socket::connect(&path).await.map_err(|error| {
-        Error::job(format!("no relay serves at {}: {error}", path.display()))
+        // One that was ended may be started again: viewers wait for it.
+        Error::environment(format!("no relay serves at {}: {error}", path.display()))
             .hint("start one: elastictop relay --nodes n[01-64]")
     })
 }

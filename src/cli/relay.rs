@@ -38,8 +38,9 @@ pub fn relay(args: &RelayArgs) -> Result<u8> {
             }
         };
         let word = job.map(|job| format!(" {job}")).unwrap_or_default();
-        eprintln!("relay for {count} nodes; watch over it with: elastictop attach{word} --relay");
-        cluster::relay::run(hosts, &format!("relay of {}", viewer_name()), &path, stop).await
+        let ready =
+            || eprintln!("relay for {count} nodes; watch over it with: elastictop attach{word} --relay");
+        cluster::relay::run(hosts, &format!("relay of {}", viewer_name()), &path, ready, stop).await
     })?;
     Ok(0)
 }

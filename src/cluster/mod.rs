@@ -1,6 +1,6 @@
 //! Links to the supervisors of many nodes, held in one place and served as one job to viewers.
 //!
-//! [`node`] keeps the link to one node alive; [`Cluster`] holds what all nodes told, routes what viewers say, and gives
+//! `node` keeps the link to one node alive; [`Cluster`] holds what all nodes told, routes what viewers say, and gives
 //! viewers one stream in which each message names its node. It decides nothing about the job: each supervisor stays the
 //! only one who writes for its node. The viewer of a few nodes holds a cluster inside of its own process; a relay holds
 //! one for everybody, behind a socket.

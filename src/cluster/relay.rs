@@ -11,12 +11,19 @@ use crate::{
     wire::socket,
 };
 
-/// Serves at `path` until `stop` resolves. The folder of the socket is private; who connects is checked all the same.
+/// Serves at `path` until `stop` resolves; `ready` is called once viewers can come. The folder of the socket is private; who connects is checked all the same.
 ///
 /// # Errors
 /// Another relay serves there, or nobody can listen there.
-pub async fn run(hosts: Vec<Host>, viewer: &str, path: &Path, stop: impl Future<Output = ()>) -> Result<()> {
+pub async fn run(
+    hosts: Vec<Host>,
+    viewer: &str,
+    path: &Path,
+    ready: impl FnOnce(),
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     let listener = listen(path).await?;
+    ready();
     let mut cluster = Cluster::new(hosts, viewer);
     tokio::select! {
         () = cluster.listen(&listener) => {}

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod network;
+mod relay;
 
 use serde_json::{Value, json};
 

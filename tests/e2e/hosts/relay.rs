@@ -1,0 +1,55 @@
+//! A relay between viewers and nodes; both nodes are this machine, under folders of their own.
+
+use rustix::process::Signal;
+
+use crate::{
+    harness::{Lab, PATIENCE, finish, kill, wait_until},
+    terminal::Terminal,
+};
+
+const JOB: [&str; 9] =
+    ["run", "--detach", "--name", "rj", "--launcher", "local", "--nproc-per-node", "2", "--no-python"];
+
+#[test]
+fn a_relay_holds_the_links_and_is_found_again_after_its_end() {
+    let lab = Lab::new();
+    for host in ["n01", "n02"] {
+        let mut run = lab.elastictop();
+        run.env("ELASTICTOP_DIR", lab.path(host)).args(JOB).args(["sleep", "1000"]);
+        assert_eq!(finish(&mut run).0, 0);
+    }
+    let dir = lab.dir().display();
+    let via = format!("env ELASTICTOP_DIR={dir}/{{host}} {} proxy {{job}}", env!("CARGO_BIN_EXE_elastictop"));
+    let nodes = ["rj", "--nodes", "n[01-02]", "--via", &via];
+    let start = || {
+        let relay = lab.spawn("relay", lab.elastictop().arg("relay").args(nodes));
+        wait_until("the relay listens", PATIENCE, || {
+            lab.read("relay.out").contains("watch over it").then_some(())
+        });
+        relay
+    };
+    let mut relay = start();
+    let (code, _, error) = lab.run(&[&["relay"], &nodes[..]].concat());
+    assert!(code == 3 && error.contains("a relay serves at"), "{code} {error}");
+
+    let mut screen = Terminal::open(&lab, &["attach", "rj", "--relay"]);
+    let is_whole = |text: &str| {
+        let rows =
+            |host: &str| text.lines().filter(|line| line.contains(host) && line.contains("● run ")).count();
+        text.contains("nodes 2") && (rows("n01"), rows("n02")) == (2, 2) && !text.contains("reconnecting")
+    };
+    wait_until("all ranks", PATIENCE, || is_whole(&screen.text()).then_some(()));
+
+    kill(relay.id() as i32, Signal::TERM);
+    assert_eq!(relay.wait().expect("an end").code(), Some(0));
+    screen.wait_for("reconnecting");
+    let mut relay = start();
+    wait_until("all ranks again", PATIENCE, || is_whole(&screen.text()).then_some(()));
+    screen.press("q");
+    assert_eq!(screen.wait(), 0);
+
+    let stopped = lab.must(&[&["stop", "--now"], &nodes[..]].concat());
+    assert!(stopped.contains("on all 2 nodes"), "{stopped}");
+    kill(relay.id() as i32, Signal::TERM);
+    relay.wait().expect("an end");
+}
