@@ -636,11 +636,12 @@ fn a_trainer_without_a_launcher_is_a_world_of_its_own_and_beats() {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     fs::write(job.path().join("demo-checkpoint.json"), "{nonsense").unwrap();
     let mut command = elastictop("__trainer");
-    command.args(["--steps", "12", "--step-ms", "100"]);
+    // Three seconds: it beats once in each, and on a busy machine not in every one of them.
+    command.args(["--steps", "30", "--step-ms", "100"]);
     command.env("ELASTICTOP_BEAT", &beat).env("ELASTICTOP_JOB_DIR", job.path());
     let output = command.output().unwrap();
     assert!(output.status.success());
-    assert_eq!(steps(&String::from_utf8(output.stdout).unwrap()).len(), 12);
+    assert_eq!(steps(&String::from_utf8(output.stdout).unwrap()).len(), 30);
     assert!(String::from_utf8(output.stderr).unwrap().contains("starting over"));
     let mut beats = Vec::new();
     let mut buffer = [0; 4096];
@@ -649,9 +650,11 @@ fn a_trainer_without_a_launcher_is_a_world_of_its_own_and_beats() {
         beats.push(serde_json::from_slice::<Value>(&buffer[..length]).unwrap());
     }
     let kinds: Vec<_> = beats.iter().map(|beat| beat["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["hello", "beat", "bye"]);
-    let last = &beats[2];
-    assert_eq!((&last["n"], &last["step"], &last["step_source"]), (&2.into(), &12.into(), &"log".into()));
+    let ["hello", between @ .., "bye"] = kinds.as_slice() else { panic!("{kinds:?}") };
+    assert!(!between.is_empty() && between.iter().all(|kind| *kind == "beat"), "{kinds:?}");
+    let last = &beats[beats.len() - 1];
+    let n = (beats.len() - 1).into();
+    assert_eq!((&last["n"], &last["step"], &last["step_source"]), (&n, &30.into(), &"log".into()));
     assert_eq!(last["groups"][0]["backend"], "tcp");
     assert_eq!(last["groups"][0]["enqueued"], last["groups"][0]["completed"]);
     assert_eq!((&last["error"], &last["world_size"], &last["v"]), (&Value::Null, &1.into(), &1.into()));
