@@ -165,7 +165,7 @@
 //! * Links are JSON in frames: slower than a binary form, but an old viewer can skip what it does not know.
 //! * Links are JSON in frames: slower than a binary form, but an old viewer can skip what it does not know. What comes
 //!   each second is read straight into place ([`domain::event`]); a viewer in the same process gets the values.
-//! * Ranks are looked at cheaply: CPU clock and `statm` each second, `stat` in turn where there are many ([`probe::proc`]).
+//! * Ranks are looked at cheaply: CPU clock each second, `stat` in turn where there are many ([`probe::proc`]).
 //!   Deaths do not wait for that: process descriptors tell of them, and a process without memory is looked at at once.
 //! * Sockets lie in `/tmp/elastictop-UID` unless the user lingers: systemd removes `$XDG_RUNTIME_DIR` at logout, and a
 //!   job must be found after that. Sockets below deep folders are reached through a descriptor of the folder.

@@ -12,7 +12,7 @@ pub struct RankSample {
     /// CPU time of all threads since the start of the process, in nanoseconds, from its CPU clock or `stat`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_ns: Option<u64>,
-    /// Resident memory in bytes, from `/proc/PID/statm`.
+    /// Resident memory in bytes, from `/proc/PID/stat`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss_bytes: Option<u64>,
     /// Threads, from `/proc/PID/stat`.

@@ -118,8 +118,6 @@ impl FakeProc {
         let task = dir.join("task").join(process.pid.to_string());
         fs::create_dir_all(&task).unwrap();
         fs::write(dir.join("stat"), process.stat()).unwrap();
-        let resident = if process.letter == 'Z' { "0 0 0 0 0 0 0\n" } else { "900 25 10 1 0 80 0\n" };
-        fs::write(dir.join("statm"), resident).unwrap();
         fs::write(dir.join("cmdline"), &process.cmdline).unwrap();
         fs::write(dir.join("environ"), &process.environ).unwrap();
         fs::write(dir.join("wchan"), "futex_do_wait").unwrap();

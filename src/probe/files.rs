@@ -1,4 +1,4 @@
-//! How many files this process may have open: for each rank it keeps three.
+//! How many files this process may have open: for each rank it keeps a few.
 
 use std::sync::OnceLock;
 

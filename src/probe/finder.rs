@@ -13,6 +13,7 @@ use crate::domain::{
 };
 
 use super::{
+    deaths::{Bell, Deaths},
     proc::{self, Look, Watch},
     scan,
 };
@@ -22,6 +23,8 @@ use super::{
 const QUICK_LOOKS: u32 = 20;
 /// Up to so many ranks are looked at whole each time.
 const ALL_WHOLE: usize = 16;
+/// With more of them, an agent whose ranks all live is asked for new children at each of so many looks.
+const CALM_LOOKS: u32 = 5;
 
 /// One look at an agent and its ranks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,7 +66,11 @@ pub struct Finder {
     children: HashMap<i32, Child>,
     /// The agent's children at the last look, when there was nothing to be told of any of them.
     settled: Vec<i32>,
+    /// Looks since the agent was asked for its children, while nobody died.
+    calm: u32,
     ranks: Vec<Tracked>,
+    /// Tells of deaths, for ranks of this machine's own `/proc`.
+    deaths: Option<Deaths>,
     mode: Option<Mode>,
     /// Place and restart count of all ranks that were ever seen.
     seen: HashSet<(Option<u32>, Option<u32>)>,
@@ -91,12 +98,15 @@ impl Finder {
         let root = proc_root.into();
         Finder {
             agent_watch: Watch::open(&root, agent).ok(),
+            // Without it, looks find the deaths.
+            deaths: if root == Path::new(proc::ROOT) { Deaths::new().ok() } else { None },
             root,
             agent,
             agent_facts: None,
             handed: HashMap::new(),
             children: HashMap::new(),
             settled: Vec::new(),
+            calm: 0,
             ranks: Vec::new(),
             mode: None,
             seen: HashSet::new(),
@@ -167,7 +177,17 @@ impl Finder {
     fn sample_ranks(&mut self) -> (Vec<RankLook>, Vec<ProcId>) {
         let (mut looks, mut gone) = (Vec::with_capacity(self.ranks.len()), Vec::new());
         let all_whole = self.ranks.len() <= ALL_WHOLE;
-        let look = |watch: &mut Watch| if all_whole { watch.sample() } else { watch.glance() };
+        let died = self.deaths.as_mut().map(Deaths::take).unwrap_or_default();
+        if !died.is_empty() {
+            self.settled.clear();
+        }
+        let deaths = &self.deaths;
+        let look = |watch: &mut Watch| {
+            let pid = watch.proc().pid;
+            // Whose death is not told is looked at.
+            let is_told = deaths.as_ref().is_some_and(|deaths| deaths.watches(pid));
+            if is_told && !all_whole { watch.glance() } else { watch.sample() }
+        };
         self.ranks.retain_mut(|rank| match look(&mut rank.watch) {
             Ok(_) if rank.fresh => true,
             Ok(look) => {
@@ -181,12 +201,25 @@ impl Finder {
         });
         for proc in &gone {
             self.children.remove(&proc.pid);
+            self.forget_death(proc.pid);
         }
         (looks, gone)
     }
 
+    fn forget_death(&mut self, pid: i32) {
+        if let Some(deaths) = &mut self.deaths {
+            deaths.forget(pid);
+        }
+    }
+
     /// Finds new ranks among the agent's children. Answers whether some child is undecided.
     fn look_at_children(&mut self) -> bool {
+        // An agent starts ranks at its own start and in the place of others.
+        self.calm += 1;
+        if self.ranks.len() > ALL_WHOLE && !self.settled.is_empty() && self.calm < CALM_LOOKS {
+            return false;
+        }
+        self.calm = 0;
         let pids = proc::children(&self.root, self.agent.pid);
         if !pids.is_empty() && pids == self.settled && self.children.len() >= pids.len() {
             return false;
@@ -257,11 +290,24 @@ impl Finder {
     }
 
     fn track(&mut self, sighting: Sighting, facts: Option<ProcFacts>) {
-        // What is gone already was never shown, so nobody needs to hear of it.
-        if let Ok(watch) = Watch::open(&self.root, sighting.proc) {
-            self.seen.insert((sighting.place.slot(), sighting.place.restart_count));
-            self.ranks.push(Tracked { sighting: Arc::new(sighting), facts, watch, fresh: true });
+        // First, so that the start time, which is looked at next, tells whose death is waited for.
+        if let Some(deaths) = &mut self.deaths {
+            // One that cannot be watched is looked at more closely.
+            let _ = deaths.watch(sighting.proc.pid);
         }
+        // What is gone already was never shown, so nobody needs to hear of it.
+        match Watch::open(&self.root, sighting.proc) {
+            Ok(watch) => {
+                self.seen.insert((sighting.place.slot(), sighting.place.restart_count));
+                self.ranks.push(Tracked { sighting: Arc::new(sighting), facts, watch, fresh: true });
+            }
+            Err(_) => self.forget_death(sighting.proc.pid),
+        }
+    }
+
+    /// Rings when a rank dies; `None` where only looks find deaths.
+    pub fn bell(&self) -> Option<Bell> {
+        self.deaths.as_ref()?.bell().ok()
     }
 
     /// The root of the tree that is read.

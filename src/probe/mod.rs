@@ -3,6 +3,7 @@
 pub mod beat;
 pub mod cgroup;
 pub mod cpu_clock;
+pub mod deaths;
 #[cfg(test)]
 mod fake;
 pub mod files;

@@ -48,7 +48,7 @@ fn a_watch_tells_zombies_ends_and_reused_pids() {
     let mut watch = Watch::open(tree.root(), rank.proc()).unwrap();
     let look = watch.sample().unwrap();
     let page = rustix::param::page_size() as u64;
-    assert_eq!((look.rss_bytes, look.threads, look.ppid), (Some(25 * page), Some(12), 100));
+    assert_eq!((look.rss_bytes, look.threads, look.ppid), (Some(24 * page), Some(12), 100));
     assert_eq!(look.cpu_ns, Some(200 * 1_000_000_000 / rustix::param::clock_ticks_per_second()));
 
     tree.put(&rank.clone().zombie(9));

@@ -5,10 +5,11 @@ use std::{path::Path, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval_at, sleep},
+    time::{Instant, sleep},
 };
 
 use super::{
+    alarm::Alarm,
     clock::Clock,
     closeup::{CloseUps, Known},
     core::{Core, Input, Out},
@@ -157,15 +158,20 @@ impl Observer {
         let (mut hub, mut said, link) = one_viewer();
         tokio::spawn(async move {
             self.await_gpus().await;
-            let mut looks = interval_at(Instant::now() + LOOK, LOOK);
-            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut alarm = Alarm::new();
+            let mut next_look = Instant::now() + LOOK;
+            let mut bell = self.finder.bell();
             let mut close_ups = CloseUps::default();
             while !hub.is_empty() {
                 tokio::select! {
-                    _ = looks.tick() => {
+                    () = alarm.until(next_look) => {
+                        next_look = Instant::now() + LOOK;
                         let out = self.look();
                         hub.tell(&out.events);
                         hub.flush(self.core.state());
+                    }
+                    () = async { bell.as_mut().expect("guarded").rings().await }, if bell.is_some() => {
+                        next_look = Instant::now();
                     }
                     () = self.gpus.changed(), if !self.knows_gpus => {
                         let mut out = Out::default();

@@ -51,6 +51,8 @@ pub struct Origin {
 struct Source {
     origin: Origin,
     file: Option<File>,
+    /// Bytes in the file at the last look.
+    size: u64,
     /// Bytes that are in the index.
     done: u64,
     /// Bytes that a full disk took from its beginning.
@@ -58,6 +60,8 @@ struct Source {
     room: Room,
     /// Whether the writer is gone: what is left is a last line without an end.
     closed: bool,
+    /// Whether it was read to its end after that.
+    over: bool,
 }
 
 /// Lines of one file that arrived together.
@@ -159,7 +163,16 @@ impl Logbook {
             Entry::Source { source } => {
                 let file = File::open(&source.path).ok();
                 let room = Room::default();
-                self.sources.push(Source { origin: source, file, done: 0, given_up: 0, room, closed: false });
+                self.sources.push(Source {
+                    origin: source,
+                    file,
+                    size: 0,
+                    done: 0,
+                    given_up: 0,
+                    room,
+                    closed: false,
+                    over: false,
+                });
             }
             Entry::Grown { at, grown } => {
                 for (source, offset, bytes, lines) in grown {
@@ -446,13 +459,17 @@ impl Logbook {
 impl Source {
     /// The bytes of whole lines that came since the last time; all there is when the writer is gone.
     fn read_new<'a>(&mut self, buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+        if self.over {
+            return None;
+        }
         if self.file.is_none() {
             self.file = File::open(&self.origin.path).ok();
         }
         let file = self.file.as_ref()?;
-        let size = file.metadata().ok()?.len();
-        let new = usize::try_from(size.saturating_sub(self.done)).ok()?.min(READ);
+        self.size = file.metadata().ok()?.len();
+        let new = usize::try_from(self.size.saturating_sub(self.done)).ok()?.min(READ);
         if new == 0 {
+            self.over = self.closed;
             return None;
         }
         buffer.resize(new, 0);
@@ -468,7 +485,7 @@ impl Source {
 
     fn keep_room(&mut self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        let size = file.metadata()?.len();
+        let size = self.size;
         // Asking costs an open: only when it is needed.
         if self.closed {
             if size == self.done && self.room.is_held() {
@@ -482,7 +499,10 @@ impl Source {
 
     fn unfinished(&self) -> Option<String> {
         let file = self.file.as_ref()?;
-        let left = file.metadata().ok()?.len().saturating_sub(self.done);
+        let left = self.size.saturating_sub(self.done);
+        if left == 0 {
+            return None;
+        }
         let take = left.min(MAX_LINE as u64);
         let mut bytes = vec![0; take as usize];
         file.read_exact_at(&mut bytes, self.done + left - take).ok()?;

@@ -1,6 +1,7 @@
 //! The only writer: the loop, children, hub, journal; the rank shim and the injected Python files.
 
 pub mod agent;
+pub mod alarm;
 pub mod aside;
 pub mod bundle;
 pub mod child;

@@ -23,11 +23,12 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 use self::work::Done;
 use super::{
+    alarm::Alarm,
     child::Spec,
     clock::Clock,
     closeup::{CloseUps, Known},
@@ -266,6 +267,7 @@ impl Supervisor {
         let mut hup = signal(SignalKind::hangup()).map_err(told)?;
         let mut upkeep = interval(UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut alarm = Alarm::new();
         let mut next_look = Instant::now();
         while !self.finished {
             let deadline = self.until_deadline().min(next_look);
@@ -295,7 +297,7 @@ impl Supervisor {
                 () = self.gpus.changed(), if !self.knows_gpus || self.waiting.is_some() => {
                     self.look_at_gpus(false);
                 }
-                () = sleep_until(deadline) => {
+                () = alarm.until(deadline) => {
                     if Instant::now() >= next_look {
                         let more = self.look();
                         next_look = Instant::now() + self.pause(more);

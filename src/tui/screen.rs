@@ -5,11 +5,10 @@ use std::{
     io::{self, Write},
     os::fd::AsFd,
     sync::{
-        Arc, Once,
+        Arc, Mutex, Once, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{SyncSender, sync_channel},
     },
-    thread,
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -48,44 +47,65 @@ pub(crate) trait Sink: Send {
 /// A thread that writes to the terminal, one frame at a time. A terminal that stops reading holds up this thread and
 /// nothing else; frames are not queued, the next one that is drawn has all that is new.
 pub(crate) struct Writer {
-    frames: SyncSender<Vec<u8>>,
-    busy: Arc<AtomicBool>,
-    broken: Arc<AtomicBool>,
+    desk: Arc<Desk>,
+    thread: Thread,
+}
+
+/// What the program and the writing thread share.
+#[derive(Default)]
+struct Desk {
+    frame: Mutex<Option<Vec<u8>>>,
+    busy: AtomicBool,
+    broken: AtomicBool,
+    over: AtomicBool,
+}
+
+impl Desk {
+    fn take(&self) -> Option<Vec<u8>> {
+        self.frame.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Writes what is put down here, until it is over.
+    fn work(&self, out: &File) {
+        while !self.over.load(Ordering::Acquire) {
+            let Some(bytes) = self.take() else {
+                // One that was put down in between wakes at once.
+                thread::park();
+                continue;
+            };
+            if write_all(out, &bytes).is_err() {
+                self.broken.store(true, Ordering::Release);
+            }
+            self.busy.store(false, Ordering::Release);
+        }
+    }
 }
 
 impl Writer {
     /// A writer to standard output.
     pub(crate) fn new() -> io::Result<Writer> {
         let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        let (frames, work) = sync_channel::<Vec<u8>>(1);
-        let (busy, broken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (is_busy, is_broken) = (Arc::clone(&busy), Arc::clone(&broken));
-        thread::Builder::new().name("screen".into()).spawn(move || {
-            while let Ok(bytes) = work.recv() {
-                if write_all(&out, &bytes).is_err() {
-                    is_broken.store(true, Ordering::Release);
-                }
-                is_busy.store(false, Ordering::Release);
-            }
-        })?;
-        Ok(Writer { frames, busy, broken })
+        let desk = Arc::new(Desk::default());
+        let theirs = Arc::clone(&desk);
+        let writing = thread::Builder::new().name("screen".into()).spawn(move || theirs.work(&out))?;
+        Ok(Writer { desk, thread: writing.thread().clone() })
     }
 }
 
 impl Sink for Writer {
     fn is_idle(&self) -> bool {
-        !self.busy.load(Ordering::Acquire)
+        !self.desk.busy.load(Ordering::Acquire)
     }
 
     fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Acquire)
+        self.desk.broken.load(Ordering::Acquire)
     }
 
     fn send(&mut self, bytes: Vec<u8>) {
-        self.busy.store(true, Ordering::Release);
-        if self.frames.try_send(bytes).is_err() {
-            self.broken.store(true, Ordering::Release);
-        }
+        self.desk.busy.store(true, Ordering::Release);
+        *self.desk.frame.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+        // After the lock is free, so that the thread that wakes does not wait for it.
+        self.thread.unpark();
     }
 }
 
@@ -96,6 +116,8 @@ impl Drop for Writer {
         while !self.is_idle() && Instant::now() < patience {
             thread::sleep(Duration::from_millis(5));
         }
+        self.desk.over.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }
 

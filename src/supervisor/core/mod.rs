@@ -327,7 +327,10 @@ impl Core {
 
     fn looked(&mut self, now: Stamp, look: TreeLook, sample: bool, out: &mut Out) {
         for rank in &look.ranks {
-            self.seen(now, &rank.sighting, out);
+            // The sighting of a rank that was seen before tells nothing new.
+            if rank.fresh || self.crew.position_of(rank.sighting.proc).is_none() {
+                self.seen(now, &rank.sighting, out);
+            }
         }
         for proc in &look.gone {
             self.died(now, *proc, None, out);
