@@ -46,7 +46,6 @@ const MOST_LINES: usize = 600;
 /// Files that may be longer, each with the reason.
 const LONG: &[(&str, &str)] = &[
     ("tests/agent.rs", "one story after the other about one program, sharing its harness"),
-    ("tests/screenshots.rs", "one list of pictures, each with the keys that lead to it"),
 ];
 
 #[test]

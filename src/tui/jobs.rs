@@ -23,7 +23,7 @@ use super::{
 use crate::{
     domain::{
         rank::JobState,
-        time::{Stamp, human},
+        time::Stamp,
     },
     error::{Error, Result},
 };
@@ -203,7 +203,7 @@ impl Jobs {
             "RANKS" => row.world.map_or_else(missing, |world| (world.to_string(), Role::Text)),
             "UP" => row
                 .started_at
-                .map_or_else(missing, |at| (human(row.ended_at.unwrap_or(self.now).since(at)), Role::Text)),
+                .map_or_else(missing, |at| (super::text::span(row.ended_at.unwrap_or(self.now).since(at)), Role::Text)),
             "PID" => row.pid.map_or_else(missing, |pid| (pid.to_string(), Role::Dim)),
             "NODE" => (row.node.clone(), Role::Dim),
             "OWNER" => (row.owner.clone(), Role::Dim),

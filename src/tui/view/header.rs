@@ -86,7 +86,7 @@ fn parts(app: &App) -> Vec<Part> {
     }
     if let Some(started_at) = state.started_at {
         let label = if state.ended_at.is_some() { "ran" } else { "up" };
-        let up = human(state.ended_at.unwrap_or(app.now).since(started_at));
+        let up = text::span(state.ended_at.unwrap_or(app.now).since(started_at));
         parts.push(Part(4, labelled(label, up)));
     }
     if !app.nodes.is_empty() {

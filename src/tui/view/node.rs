@@ -25,7 +25,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
             (format!("{} {}", look.glyph, look.word), look.role)
         }
     };
-    pen.chip(x, area.y, area.right().saturating_sub(x), &chip, role);
+    pen.pieces(x, area.y, area.right().saturating_sub(x), &[(format!("{chip} "), role)]);
     pen.pieces(area.x + 1, area.y + 1, area.width.saturating_sub(1), &facts(app, state));
     overview::draw(app, pen, below(area));
 }

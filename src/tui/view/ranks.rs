@@ -15,7 +15,12 @@ use crate::{
         suspicion::SUSPECT,
         time::human,
     },
-    tui::{app::App, text, theme::Role, words},
+    tui::{
+        app::{App, Zoom},
+        said, text,
+        theme::Role,
+        words,
+    },
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +43,7 @@ enum Column {
 const COLUMNS: [(Column, &str, u16, u16, bool); 16] = [
     (Column::Rank, "RANK", 4, 0, true),
     (Column::Local, "L", 3, 60, true),
-    (Column::Node, "NODE", 14, 110, false),
+    (Column::Node, "NODE", 14, NODES_FROM, false),
     (Column::State, "STATE", 9, 0, false),
     (Column::Pid, "PID", 7, 56, true),
     (Column::Cpu, "CPU%", 5, 0, true),
@@ -66,7 +71,8 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     }
     let (area, below) = gpu::split(app, area);
     gpu::draw_line(app, pen, below);
-    let columns = columns(area, gpu::has_columns(app), app.nodes.len() > 1);
+    let several = app.nodes.len() > 1 && app.zoom == Zoom::Fleet;
+    let columns = columns(area, gpu::has_columns(app), several);
     let room = usize::from(area.height - 1);
     let (first, count) = (first(app, room), app.overview.rows.len());
     let shown = if count > room && room > 0 {
@@ -123,7 +129,7 @@ fn columns(area: Rect, with_gpus: bool, several: bool) -> Vec<(Column, u16, u16,
     let gives_way = |column: Column| FOR_GPUS.iter().any(|(one, to)| *one == column && area.width < *to);
     let shown = COLUMNS.iter().filter(|(column, _, _, least, _)| match column {
         Column::Gpu(_) => with_gpus && area.width >= *least,
-        Column::Node if several => area.width >= NODES_FROM,
+        Column::Node => several && area.width >= NODES_FROM,
         Column::Local if several => area.width >= 110,
         column => area.width >= *least && !(with_gpus && gives_way(*column)),
     });
@@ -239,7 +245,8 @@ fn last(app: &App, shown: &RankRow, rank: &Rank) -> (String, Role) {
         }
     }
     if usual && rank.detail.is_none() {
-        return (rank.last_line.clone().unwrap_or_default(), Role::Dim);
+        let line = rank.last_line.as_deref().unwrap_or_default();
+        return (said::figures(line).unwrap_or_else(|| line.to_owned()), Role::Dim);
     }
     let since = human(app.now_of(shown.id.node).since(rank.state_since));
     let look = words::rank_state(rank, app.glyphs);
