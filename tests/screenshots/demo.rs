@@ -48,7 +48,10 @@ fn views(screen: &mut Screen) {
 
 fn rank(screen: &mut Screen) {
     screen.press("1g\r");
-    screen.until("the page of a rank", |text| text.contains("a second") && text.contains("\"loss\""));
+    screen.until("the page of a rank", |text| {
+        // The word about the error stays for some seconds.
+        text.contains("a second") && text.contains("\"loss\"") && text.contains("other ranks")
+    });
     screen.take("rank", &ALL);
     screen.press(&format!("{ESC}[D").repeat(8));
     screen.until("a cursor in the past", |text| text.contains(" s ago ") || text.contains(" s ago"));
@@ -58,7 +61,7 @@ fn rank(screen: &mut Screen) {
     screen.take("rank-env", &[USUAL, WIDE]);
     screen.go("tt", "error.json");
     screen.take("rank-error", &[WIDE]);
-    screen.go("ttt", "RANK");
+    screen.go("ttt", "this rank");
     screen.take("rank-peers", &[WIDE]);
 }
 

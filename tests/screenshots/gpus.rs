@@ -60,7 +60,7 @@ fn take(mut screen: Screen) {
     screen.until("the page of a rank", |text| text.contains("rank 2") && text.contains("a second"));
     screen.take("rank-gpu", &[WIDE]);
     screen.press("T");
-    screen.until("the GPU", |text| text.contains("serial") || text.contains("UUID") || text.contains("uuid"));
+    screen.until("the GPU", |text| text.contains("hardware slowdown, software thermal"));
     screen.take("gpu", &[WIDE]);
     screen.close();
 }

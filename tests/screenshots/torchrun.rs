@@ -79,10 +79,12 @@ pub fn nodes() {
     screen.go("\r", "clock");
     screen.take("nodes-node", &[WIDE]);
     screen.leave("\x1b", "clock");
+    // A node leaves; the others go on without it.
+    stage.run("ELASTICTOP_DIR=/home/ada/n03 ./elastictop stop");
     screen.press("3");
-    screen.until("changes of membership", |text| text.contains("membership"));
+    screen.until("four ranks that step", |text| text.contains("4 ranks") && text.contains("membership"));
     screen.take("nodes-timeline", &[WIDE]);
-    screen.press("1");
+    screen.go("1", "RANK");
     // Silent as if its machine were cut off.
     stage.run("pkill -STOP -f '^./elastictop proxy' -n");
     screen.go("", " silent ");

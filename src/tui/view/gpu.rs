@@ -265,7 +265,7 @@ pub(crate) fn facts(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
     let clock = |mhz: Option<u32>| n_a(mhz.map(|mhz| mhz.to_string()));
     let clocks = format!("SM {}, memory {} MHz", clock(sample.sm_clock_mhz), clock(sample.mem_clock_mhz));
     facts.push(("clocks", (clocks, role)));
-    facts.push(("held by", held_down(gpu)));
+    facts.push(("slowed by", held_down(gpu)));
     facts.push(("health", health(gpu)));
     facts.push(("links", (links(gpu.rates), Role::Dim)));
     facts.push(known_by);

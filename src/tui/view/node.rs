@@ -17,7 +17,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
         return overview::draw(app, pen, area);
     }
     let used = pen.rule(area, &format!("node {}", node.name));
-    let x = area.x + used + 1;
+    let x = area.x + used;
     let (chip, role) = match node.silent {
         Some(age) => (format!("? silent for {}", human(age)), Role::Stale),
         None => {
@@ -25,7 +25,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
             (format!("{} {}", look.glyph, look.word), look.role)
         }
     };
-    pen.pieces(x, area.y, area.right().saturating_sub(x), &[(format!("{chip} "), role)]);
+    pen.badge(x, area.y, area.right().saturating_sub(x), &chip, role);
     pen.pieces(area.x + 1, area.y + 1, area.width.saturating_sub(1), &facts(app, state));
     overview::draw(app, pen, below(area));
 }

@@ -72,7 +72,8 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     let (area, below) = gpu::split(app, area);
     gpu::draw_line(app, pen, below);
     let several = app.nodes.len() > 1 && app.zoom == Zoom::Fleet;
-    let columns = columns(area, gpu::has_columns(app), several);
+    let widest = app.overview.fleet.nodes.iter().map(|node| text::width(&node.name)).max().unwrap_or(0);
+    let columns = columns(area, gpu::has_columns(app), several.then_some(widest));
     let room = usize::from(area.height - 1);
     let (first, count) = (first(app, room), app.overview.rows.len());
     let shown = if count > room && room > 0 {
@@ -124,8 +125,9 @@ fn first(app: &App, room: usize) -> usize {
 /// The columns that are shown, each with its place. The last one takes what is left.
 ///
 /// A position on a node says nothing without the node: of several, their names come first.
-fn columns(area: Rect, with_gpus: bool, several: bool) -> Vec<(Column, u16, u16, bool)> {
+fn columns(area: Rect, with_gpus: bool, names: Option<usize>) -> Vec<(Column, u16, u16, bool)> {
     let mut x = area.x + 1;
+    let several = names.is_some();
     let gives_way = |column: Column| FOR_GPUS.iter().any(|(one, to)| *one == column && area.width < *to);
     let shown = COLUMNS.iter().filter(|(column, _, _, least, _)| match column {
         Column::Gpu(_) => with_gpus && area.width >= *least,
@@ -135,8 +137,15 @@ fn columns(area: Rect, with_gpus: bool, several: bool) -> Vec<(Column, u16, u16,
     });
     shown
         .map(|(column, _, cells, _, right)| {
+            // What is read has air before it.
+            x += u16::from(*column == Column::Last && with_gpus);
             let left = area.right().saturating_sub(x);
-            let cells = if *column == Column::Last { left } else { (*cells).min(left) };
+            let cells = match column {
+                Column::Last => left,
+                // As wide as the names are.
+                Column::Node => names.unwrap_or(0).clamp(4, usize::from(*cells)) as u16 + 1,
+                _ => (*cells).min(left),
+            };
             let place = (*column, x, cells, *right);
             // State has air on both sides, as its text begins where a number ends.
             x += cells + if matches!(column, Column::Beat | Column::Local | Column::Rank) { 2 } else { 1 };

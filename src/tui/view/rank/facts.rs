@@ -63,9 +63,28 @@ fn in_one_line(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) {
 
 /// Labels and what holds, below each other.
 pub(super) fn column(pen: &mut Pen, area: Rect, facts: &Facts) {
-    for ((label, (text, role)), y) in facts.iter().zip(area.top()..area.bottom()) {
+    let room = area.width.saturating_sub(15);
+    // What is too long goes on below, as long as all of the others have their line.
+    let mut spare = area.height.saturating_sub(facts.len() as u16);
+    let mut y = area.top();
+    for (label, (text, role)) in facts {
+        if y >= area.bottom() {
+            return;
+        }
         pen.text(area.x + 2, y, 11.min(area.width.saturating_sub(2)), label, Role::Dim);
-        pen.text(area.x + 14, y, area.width.saturating_sub(15), text, *role);
+        if spare > 0 && room > 8 && text::width(text) > usize::from(room) {
+            let rows = text::wrap_words(text, usize::from(room));
+            let more = (rows.len() as u16 - 1).min(spare).min(2);
+            for row in &rows[..usize::from(more)] {
+                pen.text(area.x + 14, y, room, row, *role);
+                y += 1;
+            }
+            pen.text(area.x + 14, y, room, &rows[usize::from(more)..].join(" "), *role);
+            spare -= more;
+        } else {
+            pen.text(area.x + 14, y, room, text, *role);
+        }
+        y += 1;
     }
 }
 
@@ -93,6 +112,7 @@ fn identity(app: &App, rank: &Rank) -> Facts {
     });
     let spent = app.state.attempts.iter().rev().find(|attempt| attempt.n == rank.attempt);
     let attempt = match spent {
+        Some(attempt) if attempt.restarts == 1 => format!("{}, 1 restart spent", rank.attempt),
         Some(attempt) => format!("{}, {} restarts spent", rank.attempt, attempt.restarts),
         None => rank.attempt.to_string(),
     };
@@ -109,7 +129,7 @@ fn identity(app: &App, rank: &Rank) -> Facts {
         facts.push(("cgroup", (cgroup, Role::Text)));
     }
     if let Some(cwd) = process.and_then(|process| process.cwd.clone()) {
-        facts.push(("in", (cwd, Role::Text)));
+        facts.push(("cwd", (cwd, Role::Text)));
     }
     facts.extend(lives(app, rank.local_rank).into_iter().map(|life| ("before", life)));
     facts
@@ -175,7 +195,7 @@ fn condition(app: &App, rank: &Rank) -> Facts {
     let memory = rank.rss_bytes.filter(|_| !gone).map(|bytes| format!("{}{limit}", text::bytes(bytes)));
     let cpu = rank.cpu_pct.filter(|_| !gone).map(|pct| {
         let threads = rank.threads.map(|threads| format!(", {threads} threads")).unwrap_or_default();
-        format!("{pct:.0} % of one core{threads}")
+        format!("{pct:.0} % of a core{threads}")
     });
     facts.extend([
         ("step", known(step)),
