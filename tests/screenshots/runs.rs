@@ -13,7 +13,7 @@ pub fn pictures() {
     let mut screen = stage.open(job, LARGE);
     screen.until("four ranks", |text| text.contains("running"));
     screen.press("5jj");
-    screen.until("rows", |text| text.contains("rank-1") && text.contains("loss 0.89"));
+    screen.until("rows", |text| text.contains("rank-1") && text.contains("loss 0.897"));
     screen.take("wandb", &ALL);
     screen.go("m", "apply");
     screen.take("wandb-preview", &[USUAL, WIDE]);

@@ -247,7 +247,8 @@ fn time_left(app: &App) -> Vec<Line> {
     let abort = ranks()
         .filter_map(|rank| Some((rank.standing.as_ref()?.aborts_at()?, rank)))
         .min_by_key(|(at, _)| *at);
-    let guard = ranks().find_map(|rank| rank.guard.as_ref());
+    let is_stuck = !app.hang_alerts().is_empty();
+    let guard = ranks().find_map(|rank| rank.guard.as_ref()).filter(|_| is_stuck);
     if abort.is_none() && guard.is_none() {
         return Vec::new();
     }

@@ -169,12 +169,13 @@ pub(super) fn draw(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) {
     }
 }
 
-/// Values of the `cells` newest cells of an axis. Looks come once a second or a little later: a cell without a look
-/// between two that have one is no gap.
+/// Values of the `cells` newest cells of an axis. Looks come once a second or a little later: a cell or two without a
+/// look between others that have one are no gap.
 fn window(axis: &Axis, series: &Series, cells: usize) -> Vec<Option<u32>> {
     let mut values = series.window(axis.resolution, axis.end, cells);
     for at in 1..values.len().saturating_sub(1) {
-        if values[at].is_none() && values[at + 1].is_some() {
+        let goes_on = || values[at + 1..].iter().take(2).any(Option::is_some);
+        if values[at].is_none() && goes_on() {
             values[at] = values[at - 1];
         }
     }

@@ -12,7 +12,7 @@ use crate::{
         time::{Stamp, human},
     },
     tui::{
-        app::App,
+        app::{App, Tab},
         text,
         theme::Role,
         view::{Pen, gpu, pen::Piece, verdict},
@@ -41,11 +41,20 @@ pub(super) fn draw(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) {
     let mut all = right;
     if in_full {
         all.push(("", (String::new(), Role::Text)));
-        all.extend(gpu::facts(app, rank));
-        all.push(("", (String::new(), Role::Text)));
+        // Its tab has all of it.
+        if app.tab != Tab::Gpu {
+            all.extend(gpu::facts(app, rank).into_iter().map(brief));
+            all.push(("", (String::new(), Role::Text)));
+        }
     }
     all.extend(left);
     column(pen, area, &all);
+}
+
+/// Why nothing is known, without the words of the system.
+fn brief((label, (text, role)): (&'static str, Piece)) -> (&'static str, Piece) {
+    let first = text.strip_prefix("n/a: ").and_then(|why| why.split(':').next());
+    (label, (first.map_or_else(|| text.clone(), |why| format!("n/a: {why}")), role))
 }
 
 /// What matters most, where there is one line.

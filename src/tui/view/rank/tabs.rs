@@ -319,7 +319,10 @@ fn peers(app: &App) -> Vec<Line> {
         vec![one(format!("{:<18}{:>10}{:>10}{:>8}", "", "this rank", "median", "apart"), Role::Title)];
     for comparison in fleet.norms.compare(&row.figures) {
         let number = |value: Option<f32>| value.map_or("n/a".into(), |value| format!("{value:.0}"));
-        let apart = comparison.apart.map_or("n/a".into(), |apart| format!("{apart:+.1}"));
+        let apart = comparison.apart.map_or("n/a".into(), |apart| match apart {
+            -0.05..0.05 => "0".into(),
+            apart => format!("{apart:+.1}"),
+        });
         let text = format!(
             "{:<18}{:>10}{:>10}{apart:>8}",
             comparison.name,
@@ -337,5 +340,7 @@ fn peers(app: &App) -> Vec<Line> {
     if !reason.is_empty() {
         lines.push(one(reason, Role::Warn));
     }
+    lines.push(Vec::new());
+    lines.push(one("apart: how far on the bad side, in robust standard deviations; odd from 3.5 on", Role::Dim));
     lines
 }
