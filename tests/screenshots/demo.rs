@@ -59,7 +59,7 @@ fn rank(screen: &mut Screen) {
     screen.press("G");
     screen.go("t", "compared with");
     screen.take("rank-env", &[USUAL, WIDE]);
-    screen.go("tt", "error.json");
+    screen.go("tt", "standard error");
     screen.take("rank-error", &[WIDE]);
     screen.go("ttt", "this rank");
     screen.take("rank-peers", &[WIDE]);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    ALL, LARGE, Stage, WIDE,
+    ALL, LARGE, Stage, USUAL, WIDE,
     demo::steps,
     stage::{Screen, root},
 };
@@ -54,11 +54,13 @@ fn pids(stage: &Stage) -> Vec<u64> {
 }
 
 fn take(mut screen: Screen) {
-    screen.until("the heat", |text| text.contains("88") && text.contains("up 4"));
+    screen.until("the heat", |text| text.contains("88") && text.contains("up 5"));
+    screen.until("half of its history", |text| text.contains("up 1m 2"));
+    screen.until("the heat again", |text| text.contains("88") && text.contains("up 1m 4"));
     screen.take("gpus", &ALL);
     screen.press(":goto 2\r\r");
     screen.until("the page of a rank", |text| text.contains("rank 2") && text.contains("a second"));
-    screen.take("rank-gpu", &[WIDE]);
+    screen.take("rank-gpu", &[USUAL, WIDE, LARGE]);
     screen.press("T");
     screen.until("the GPU", |text| text.contains("hardware slowdown, software thermal"));
     screen.take("gpu", &[WIDE]);

@@ -84,11 +84,14 @@ pub fn nodes() {
     // A node leaves; the others go on without it.
     stage.run("ELASTICTOP_DIR=/home/ada/n03 ./elastictop stop");
     screen.press("3");
-    screen.go("", "recomputed");
+    screen.until("some steps after that", |text| text.contains("recomputed") && text.contains("up 5"));
     screen.take("nodes-timeline", &[WIDE]);
     screen.go("1", "RANK");
     // Silent as if its machine were cut off.
-    stage.run("pkill -STOP -f '^./elastictop proxy' -n");
+    stage.run(
+        "for pid in $(pgrep -f '^./elastictop proxy'); do grep -qz DIR=/home/ada/n02 /proc/$pid/environ && \
+         kill -STOP $pid; done; true",
+    );
     screen.go("", " silent ");
     screen.take("nodes-silent", &[USUAL]);
     screen.close();
@@ -118,7 +121,9 @@ pub fn jobs() {
     list.take("light-jobs", &[USUAL]);
     list.close();
     let mut screen = stage.open("./elastictop attach --pid=$(cat pid)", LARGE);
-    screen.until("steps", |text| text.contains("read-only") && steps(text).len() == 2);
+    screen.until("steps", |text| {
+        text.contains("read-only") && steps(text).iter().filter(|step| **step >= 20).count() == 2
+    });
     screen.take("read-only", &[USUAL, WIDE]);
     screen.close();
 }

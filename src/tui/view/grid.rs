@@ -344,7 +344,10 @@ pub(super) fn legend(app: &App, scale: Scale, pen: &mut Pen, area: Rect) {
     let metric = app.overview.metric;
     let mut x = area.x;
     let room = |x: u16| area.right().saturating_sub(x);
-    for (step, word) in (0_u8..).zip(metric.legend()) {
+    let words = metric.legend();
+    let all: usize = words.iter().map(|word| text::width(word) + 4).sum();
+    let gap = if all - 2 > usize::from(area.width) { " " } else { "  " };
+    for (step, word) in (0_u8..).zip(words) {
         let (glyph, role) = match (scale, heat_role(metric, step)) {
             // Their glyph is the state.
             (Scale::Cells, Role::Border) => (app.glyphs.start, Role::Dim),
@@ -355,7 +358,7 @@ pub(super) fn legend(app: &App, scale: Scale, pen: &mut Pen, area: Rect) {
             break;
         }
         x += pen.text(x, area.y, room(x), glyph, role);
-        x += pen.text(x, area.y, room(x), &format!(" {word}  "), Role::Dim);
+        x += pen.text(x, area.y, room(x), &format!(" {word}{gap}"), Role::Dim);
     }
     let key = app.keymap.shown(crate::tui::keys::Action::Metric).unwrap_or_default();
     let what = match scale {

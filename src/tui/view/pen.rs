@@ -59,7 +59,9 @@ impl<'a> Pen<'a> {
         let cells = cells.min(area.right() - x);
         let what = text::clean(what, self.glyphs);
         let what = text::cut(&what, usize::from(cells), self.glyphs);
-        let style = self.theme.style(Role::Text).patch(self.theme.style(role)).add_modifier(extra);
+        let mut style = self.theme.style(Role::Text).patch(self.theme.style(role)).add_modifier(extra);
+        // What lay there before, a faint rule say, leaves nothing behind.
+        style.sub_modifier = Modifier::all().difference(style.add_modifier);
         if what.is_ascii() {
             // Most text is; it needs no look at where characters begin.
             let first = self.buffer.index_of(x, y);
