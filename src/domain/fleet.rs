@@ -279,10 +279,11 @@ struct Front {
 
 impl Front {
     fn of<'a>(sources: impl Iterator<Item = Source<'a>> + Clone) -> Option<Front> {
-        let ranks = sources.clone().flat_map(|source| {
-            source.state.ranks.iter().map(move |rank| (rank, source.ahead_ms))
-        });
-        let steps = ranks.filter_map(|(rank, ahead)| Some((rank.step?, rank.step_at.map(|at| shift(at, ahead)))));
+        let ranks = sources
+            .clone()
+            .flat_map(|source| source.state.ranks.iter().map(move |rank| (rank, source.ahead_ms)));
+        let steps =
+            ranks.filter_map(|(rank, ahead)| Some((rank.step?, rank.step_at.map(|at| shift(at, ahead)))));
         let (step, at) = steps.max_by_key(|(step, _)| *step)?;
         let pace = sources.filter_map(|source| pace(source.state)).fold(0.0, f32::max);
         Some(Front { step, at, pace })
@@ -333,7 +334,8 @@ impl Fleet {
             let first = self.ranks.len() as u32;
             let over = source.state.state.is_over();
             let there = shift(now, -source.ahead_ms);
-            let front = self.front.map(|front| Front { at: front.at.map(|at| shift(at, -source.ahead_ms)), ..front });
+            let front =
+                self.front.map(|front| Front { at: front.at.map(|at| shift(at, -source.ahead_ms)), ..front });
             self.ranks.extend(
                 source
                     .state

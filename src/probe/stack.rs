@@ -284,6 +284,9 @@ mod tests {
             take(&[Wanted { rank: 3, proc, beat: None }], Some(Source::Thread)).remove(0).read.unwrap_err();
         assert_eq!(why, "thread: the rank was not started by elastictop");
         let why = take(&[Wanted { rank: 3, proc, beat: None }], None).remove(0).read.unwrap_err();
-        assert!(why.starts_with("it runs elastictop-") && why.ends_with(", which is no Python program"), "{why}");
+        assert!(
+            why.starts_with("it runs elastictop-") && why.ends_with(", which is no Python program"),
+            "{why}"
+        );
     }
 }

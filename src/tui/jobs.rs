@@ -21,10 +21,7 @@ use super::{
     words,
 };
 use crate::{
-    domain::{
-        rank::JobState,
-        time::Stamp,
-    },
+    domain::{rank::JobState, time::Stamp},
     error::{Error, Result},
 };
 
@@ -201,9 +198,9 @@ impl Jobs {
             }),
             "JOB" => (row.id.clone(), if row.foreign { Role::Dim } else { Role::Text }),
             "RANKS" => row.world.map_or_else(missing, |world| (world.to_string(), Role::Text)),
-            "UP" => row
-                .started_at
-                .map_or_else(missing, |at| (super::text::span(row.ended_at.unwrap_or(self.now).since(at)), Role::Text)),
+            "UP" => row.started_at.map_or_else(missing, |at| {
+                (super::text::span(row.ended_at.unwrap_or(self.now).since(at)), Role::Text)
+            }),
             "PID" => row.pid.map_or_else(missing, |pid| (pid.to_string(), Role::Dim)),
             "NODE" => (row.node.clone(), Role::Dim),
             "OWNER" => (row.owner.clone(), Role::Dim),

@@ -86,9 +86,13 @@ mod tests {
 
     #[test]
     fn figures_are_told_in_their_order_and_short() {
-        let line = r#"{"step":786,"loss":0.0032071234,"samples_per_s":1275.71,"rank":0,"lr":0.05,"of":{"a":1}}"#;
+        let line =
+            r#"{"step":786,"loss":0.0032071234,"samples_per_s":1275.71,"rank":0,"lr":0.05,"of":{"a":1}}"#;
         assert_eq!(figures(line).as_deref(), Some("loss 0.003207  samples_per_s 1276  lr 0.05"));
-        assert_eq!(figures(r#" {"epoch": 3, "ok": true, "who": "ada"} "#).as_deref(), Some("epoch 3  ok true  who ada"));
+        assert_eq!(
+            figures(r#" {"epoch": 3, "ok": true, "who": "ada"} "#).as_deref(),
+            Some("epoch 3  ok true  who ada")
+        );
     }
 
     #[test]

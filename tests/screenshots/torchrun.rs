@@ -70,8 +70,7 @@ pub fn nodes() {
         ));
     }
     let via = "env ELASTICTOP_DIR=/home/ada/{host} ./elastictop proxy {job}";
-    let attach =
-        format!("hostname login; ./elastictop attach llama --nodes='n[01-03]' --via='{via}'");
+    let attach = format!("hostname login; ./elastictop attach llama --nodes='n[01-03]' --via='{via}'");
     let mut screen = stage.open(&format!("unshare -u sh -c {}", shell_words::quote(&attach)), LARGE);
     screen.until("six ranks at step 40", |text| {
         let steps = steps(text);
@@ -102,7 +101,9 @@ pub fn jobs() {
     let Some(stage) = Stage::with_torch() else { return };
     stage.run("./elastictop demo --detach --steps=100000 --crash-step=0");
     stage.run("./elastictop run --launcher=local --name=broken --max-restarts=0 --detach --no-python false");
-    stage.run("./elastictop run --launcher=local --name=sweep --nproc-per-node=2 --detach --no-python sleep 1000");
+    stage.run(
+        "./elastictop run --launcher=local --name=sweep --nproc-per-node=2 --detach --no-python sleep 1000",
+    );
     let foreign = format!(
         "{PYTHON} -m torch.distributed.run --nproc-per-node=2 --log-dir=logs --redirects=3 train_ddp.py \
          --steps=100000 --step-ms=100"

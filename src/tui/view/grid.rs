@@ -80,7 +80,10 @@ impl Grid {
             // A line for each node reads best: more only where the lines do not suffice.
             Scale::Cells | Scale::Rows => (groups * lines).div_ceil(height).clamp(1, fitting.max(1)),
             // Round numbers of nodes side by side.
-            _ => *[32, 20, 16, 12, 10, 8, 6, 5, 4, 3, 2].iter().find(|blocks| **blocks <= fitting).unwrap_or(&1),
+            _ => *[32, 20, 16, 12, 10, 8, 6, 5, 4, 3, 2]
+                .iter()
+                .find(|blocks| **blocks <= fitting)
+                .unwrap_or(&1),
         };
         let mut grid =
             Grid { scale, area, label, cell: cell as u16, columns, blocks, lines, groups, first: 0 };
@@ -362,11 +365,10 @@ pub(super) fn legend(app: &App, scale: Scale, pen: &mut Pen, area: Rect) {
     }
     let key = app.keymap.shown(crate::tui::keys::Action::Metric).unwrap_or_default();
     let what = match scale {
-        Scale::Cells if metric == Metric::Suspicion => match app.overview.fleet.knows(Metric::Gpu) {
-            true => "GPU %",
-            false => "steps behind",
-        },
-        Scale::Cells | Scale::Rows => "",
+        Scale::Cells if metric != Metric::Suspicion => "",
+        Scale::Cells if app.overview.fleet.knows(Metric::Gpu) => "GPU %",
+        Scale::Cells => "steps behind",
+        Scale::Rows => "",
         Scale::Glyphs => "a rank each",
         Scale::Nodes => "a node each",
     };

@@ -147,7 +147,8 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
     let most = if room > below + 4 { room - below } else { room };
     let height = (wanted.height() as u16).min(most).max(1);
     // What has a heading begins a cell before the names of nodes.
-    let spread = Rect { x: whole.x, width: left.width + 1, y: left.y, height: spread_height.saturating_sub(1) };
+    let spread =
+        Rect { x: whole.x, width: left.width + 1, y: left.y, height: spread_height.saturating_sub(1) };
     let ranks = row(left, spread_height, height);
     let legend = row(left, spread_height + height, legend_height);
     let top = spread_height + height + legend_height + 1;

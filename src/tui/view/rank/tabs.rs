@@ -186,7 +186,10 @@ fn taken(app: &App, at: crate::domain::time::Stamp, stacks: &Stacks) -> Line {
     let by = stacks.groups.first().map_or("", |group| group.source.name());
     let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
     vec![
-        (format!("taken {} ago{by}, innermost first  ", text::age(app.now_of(app.node).since(at))), Role::Dim),
+        (
+            format!("taken {} ago{by}, innermost first  ", text::age(app.now_of(app.node).since(at))),
+            Role::Dim,
+        ),
         ("s again".into(), Role::Key),
     ]
 }
@@ -341,6 +344,9 @@ fn peers(app: &App) -> Vec<Line> {
         lines.push(one(reason, Role::Warn));
     }
     lines.push(Vec::new());
-    lines.push(one("apart: how far on the bad side, in robust standard deviations; odd from 3.5 on", Role::Dim));
+    lines.push(one(
+        "apart: how far on the bad side, in robust standard deviations; odd from 3.5 on",
+        Role::Dim,
+    ));
     lines
 }
