@@ -87,6 +87,8 @@ pub struct RankRow {
     pub since: Stamp,
     /// Whether it ended as it should.
     pub ended_well: bool,
+    /// Whether the failure of its attempt began with it.
+    pub is_cause: bool,
     /// What is compared with the peers.
     pub figures: Figures,
     /// Last step told.
@@ -226,7 +228,8 @@ impl Order {
         let of = |row: &u32| &ranks[*row as usize];
         match self {
             Order::Suspicion => {
-                rows.sort_by_key(|row| (u8::MAX - of(row).level, !of(row).has_failed(), *row));
+                let key = |row: &RankRow| (u8::MAX - row.level, !row.is_cause, !row.has_failed());
+                rows.sort_by_key(|row| (key(of(row)), *row));
             }
             Order::Rank => rows.sort_by_key(|row| (of(row).rank.unwrap_or(u32::MAX), *row)),
             Order::Step => rows.sort_by_key(|row| (of(row).step.unwrap_or(u64::MAX), *row)),
@@ -334,6 +337,7 @@ impl Fleet {
             let first = self.ranks.len() as u32;
             let over = source.state.state.is_over();
             let there = shift(now, -source.ahead_ms);
+            let cause = source.state.attempts.back().and_then(|attempt| attempt.cause.as_ref()?.rank);
             let front =
                 self.front.map(|front| Front { at: front.at.map(|at| shift(at, -source.ahead_ms)), ..front });
             self.ranks.extend(
@@ -342,7 +346,11 @@ impl Fleet {
                     .ranks
                     .iter()
                     .map(|rank| row(there, n as u32, rank, front, source.silent.is_some() || over))
-                    .map(|row| RankRow { since: shift(row.since, source.ahead_ms), ..row }),
+                    .map(|row| RankRow {
+                        since: shift(row.since, source.ahead_ms),
+                        is_cause: cause.is_some() && cause == row.rank && !row.state.is_alive(),
+                        ..row
+                    }),
             );
             if let Some(gpus) = source.state.gpus.as_ref().filter(|_| !over) {
                 self.ranks[first as usize..].iter_mut().for_each(|row| take_gpu(there, gpus, row));
@@ -478,6 +486,7 @@ fn row(now: Stamp, node: u32, rank: &Rank, front: Option<Front>, frozen: bool) -
         since: rank.state_since,
         // SIGTERM is how the agent ends the peers of a rank that failed.
         ended_well: rank.exit.is_some_and(|exit| exit.is_success() || exit == super::exit::Exit::Signal(15)),
+        is_cause: false,
         figures: Figures {
             step_lag: lag,
             collective_lag: behind,

@@ -136,3 +136,26 @@ fn steps_that_are_told_later_are_no_lag() {
     tell(30_000, 294, 0..5);
     assert_eq!(tell(30_000, 294, 6..8), Some(100.0), "it stands");
 }
+
+#[test]
+fn the_rank_that_failed_first_comes_first() {
+    use crate::domain::cause::{Cause, CauseKind};
+    let mut state = node(0, 4, |_| 100);
+    let mut apply = |fact| state.apply(&Event { seq: 5, at: NOW, fact });
+    apply(Fact::GroupStarted { attempt: 0, world_size: Some(4) });
+    for local_rank in [1, 2] {
+        let proc = ProcId { pid: 100 + local_rank as i32, start: 1 };
+        apply(Fact::RankExited { local_rank, proc, rank: Some(local_rank), exit: Some(Exit::Code(1)) });
+    }
+    let cause = Cause {
+        rank: Some(2),
+        kind: CauseKind::ExitCode,
+        text: "rank 2".into(),
+        evidence: Vec::new(),
+        hint: None,
+    };
+    apply(Fact::CauseFound { attempt: 0, cause });
+    let fleet = fleet(&[state]);
+    let suspects: Vec<_> = fleet.suspects().iter().map(|row| fleet.ranks[*row as usize].number()).collect();
+    assert_eq!(suspects, [2, 1]);
+}
