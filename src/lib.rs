@@ -146,6 +146,7 @@
 //! | tab of a rank's page | `Tab` in `tui/app/page.rs`, its lines in `tui/view/rank/tabs.rs` |
 //! | setting | a line of the table in `cli/config/registry.rs`, which makes flag, help, file key and check |
 //! | key of a replay | the table of keys, scope `Replay`; a [`domain::replay::Control`] |
+//! | picture | a story in `tests/screenshots`, a link in the README |
 //! | theme | a file in `themes/` and a line in `tui/theme/store.rs` |
 //! | figure that tells ranks apart | [`domain::suspicion`], its source in [`domain::fleet`] |
 //! | way to name the nodes of a job | [`domain::hosts`] reads and checks names, a source in `cli/hosts.rs` |

@@ -44,10 +44,8 @@ const NOT_IN_DOMAIN: &[&str] = &[
 const MOST_LINES: usize = 600;
 
 /// Files that may be longer, each with the reason.
-const LONG: &[(&str, &str)] = &[
-    ("tests/agent.rs", "one story after the other about one program, sharing its harness"),
-    ("tests/screenshots.rs", "one list of pictures, each with the keys that lead to it"),
-];
+const LONG: &[(&str, &str)] =
+    &[("tests/agent.rs", "one story after the other about one program, sharing its harness")];
 
 #[test]
 fn folders_use_only_what_they_may() {

@@ -2,6 +2,8 @@
 
 use std::{fmt, iter::Peekable, ops::RangeInclusive, str::CharIndices};
 
+use super::near::nearest;
+
 /// What a filter looks at.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Subject<'a> {
@@ -195,7 +197,11 @@ impl<'a> Reader<'a> {
             self.word(name)?
         } else {
             let known: Vec<_> = WORDS.into_iter().chain(NUMBERS.map(|(name, _)| name)).collect();
-            return Err(self.mistake(begin, format!("no field {name:?}; fields: {}", known.join(" "))));
+            let meant = match nearest(name, known.iter().copied()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("fields: {}", known.join(" ")),
+            };
+            return Err(self.mistake(begin, format!("no field {name:?}; {meant}")));
         };
         Ok(Term { not, test })
     }

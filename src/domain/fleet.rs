@@ -87,6 +87,8 @@ pub struct RankRow {
     pub since: Stamp,
     /// Whether it ended as it should.
     pub ended_well: bool,
+    /// Whether the failure of its attempt began with it.
+    pub is_cause: bool,
     /// What is compared with the peers.
     pub figures: Figures,
     /// Last step told.
@@ -226,7 +228,8 @@ impl Order {
         let of = |row: &u32| &ranks[*row as usize];
         match self {
             Order::Suspicion => {
-                rows.sort_by_key(|row| (u8::MAX - of(row).level, !of(row).has_failed(), *row));
+                let key = |row: &RankRow| (u8::MAX - row.level, !row.is_cause, !row.has_failed());
+                rows.sort_by_key(|row| (key(of(row)), *row));
             }
             Order::Rank => rows.sort_by_key(|row| (of(row).rank.unwrap_or(u32::MAX), *row)),
             Order::Step => rows.sort_by_key(|row| (of(row).step.unwrap_or(u64::MAX), *row)),
@@ -261,7 +264,49 @@ pub struct Fleet {
     /// What the cells tell.
     metric: Metric,
     former: Vec<RankRow>,
-    furthest: Option<u64>,
+    front: Option<Front>,
+}
+
+/// Ranks are looked at once in this time.
+const LOOK: Duration = Duration::from_millis(2500);
+
+/// The rank that is furthest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Front {
+    step: u64,
+    /// When it told that step.
+    at: Option<Stamp>,
+    /// Steps that the job makes in a second, as far as known.
+    pace: f32,
+}
+
+impl Front {
+    fn of<'a>(sources: impl Iterator<Item = Source<'a>> + Clone) -> Option<Front> {
+        let ranks = sources
+            .clone()
+            .flat_map(|source| source.state.ranks.iter().map(move |rank| (rank, source.ahead_ms)));
+        let steps =
+            ranks.filter_map(|(rank, ahead)| Some((rank.step?, rank.step_at.map(|at| shift(at, ahead)))));
+        let (step, at) = steps.max_by_key(|(step, _)| *step)?;
+        let pace = sources.filter_map(|source| pace(source.state)).fold(0.0, f32::max);
+        Some(Front { step, at, pace })
+    }
+
+    /// How far behind a rank is that told of `step` at `at`. Ranks are heard at different moments: what the job makes
+    /// in between is no lag.
+    fn lag(&self, step: u64, at: Option<Stamp>) -> f32 {
+        let behind = self.step.saturating_sub(step) as f32;
+        let between = self.at.zip(at).map_or(Duration::ZERO, |(front, at)| front.since(at).min(LOOK));
+        if behind <= (self.pace * between.as_secs_f32()).ceil() { 0.0 } else { behind }
+    }
+}
+
+/// Steps a second since the newest attempt's first.
+fn pace(state: &State) -> Option<f32> {
+    let attempt = state.attempts.back()?;
+    let ((first, began), (last, at)) = attempt.first_step.zip(attempt.last_step.zip(attempt.last_step_at))?;
+    let seconds = at.since(began).as_secs_f32();
+    (seconds > 0.0).then(|| last.saturating_sub(first) as f32 / seconds)
 }
 
 impl Fleet {
@@ -278,8 +323,7 @@ impl Fleet {
         }
         std::mem::swap(&mut self.former, &mut self.ranks);
         self.ranks.clear();
-        let steps = sources.clone().flat_map(|source| &source.state.ranks).filter_map(|rank| rank.step);
-        self.furthest = steps.max();
+        self.front = Front::of(sources.clone());
         self.take_nodes(now, sources);
         // A rank that is gone, or not there yet, is no peer.
         let peers = self.ranks.iter().filter(|rank| rank.state.is_alive());
@@ -293,13 +337,20 @@ impl Fleet {
             let first = self.ranks.len() as u32;
             let over = source.state.state.is_over();
             let there = shift(now, -source.ahead_ms);
+            let cause = source.state.attempts.back().and_then(|attempt| attempt.cause.as_ref()?.rank);
+            let front =
+                self.front.map(|front| Front { at: front.at.map(|at| shift(at, -source.ahead_ms)), ..front });
             self.ranks.extend(
                 source
                     .state
                     .ranks
                     .iter()
-                    .map(|rank| row(there, n as u32, rank, self.furthest, source.silent.is_some() || over))
-                    .map(|row| RankRow { since: shift(row.since, source.ahead_ms), ..row }),
+                    .map(|rank| row(there, n as u32, rank, front, source.silent.is_some() || over))
+                    .map(|row| RankRow {
+                        since: shift(row.since, source.ahead_ms),
+                        is_cause: cause.is_some() && cause == row.rank && !row.state.is_alive(),
+                        ..row
+                    }),
             );
             if let Some(gpus) = source.state.gpus.as_ref().filter(|_| !over) {
                 self.ranks[first as usize..].iter_mut().for_each(|row| take_gpu(there, gpus, row));
@@ -367,7 +418,7 @@ impl Fleet {
 
     /// The highest step of all ranks.
     pub fn furthest(&self) -> Option<u64> {
-        self.furthest
+        self.front.map(|front| front.step)
     }
 
     /// Ranks worth a look, as indices; the worst first.
@@ -422,9 +473,9 @@ fn own_score(rank: &RankRow) -> f32 {
 }
 
 /// `frozen` says that ages mean nothing: nobody tells of new heartbeats.
-fn row(now: Stamp, node: u32, rank: &Rank, furthest: Option<u64>, frozen: bool) -> RankRow {
+fn row(now: Stamp, node: u32, rank: &Rank, front: Option<Front>, frozen: bool) -> RankRow {
     let alive = rank.state.is_alive();
-    let lag = rank.step.zip(furthest).map(|(step, furthest)| furthest.saturating_sub(step) as f32);
+    let lag = rank.step.zip(front).map(|(step, front)| front.lag(step, rank.step_at));
     // Who told of groups and stands in none is with the others.
     let standing = rank.standing.as_ref().map(|standing| standing.behind as f32);
     let behind = standing.or((!rank.groups.is_empty()).then_some(0.0)).filter(|_| alive);
@@ -435,6 +486,7 @@ fn row(now: Stamp, node: u32, rank: &Rank, furthest: Option<u64>, frozen: bool) 
         since: rank.state_since,
         // SIGTERM is how the agent ends the peers of a rank that failed.
         ended_well: rank.exit.is_some_and(|exit| exit.is_success() || exit == super::exit::Exit::Signal(15)),
+        is_cause: false,
         figures: Figures {
             step_lag: lag,
             collective_lag: behind,

@@ -110,3 +110,52 @@ fn the_worst_come_first_and_equals_by_number() {
     Order::Step.sort(&fleet.ranks, &mut rows);
     assert_eq!(rows[..4], [2, 6, 10, 0]);
 }
+
+#[test]
+fn steps_that_are_told_later_are_no_lag() {
+    // Ten steps a second; rank 5 was heard of 0.6 s before the others, then for longer than a look takes.
+    let mut state = node(0, 8, |_| 0);
+    let fact = Fact::GroupStarted { attempt: 0, world_size: Some(8) };
+    state.apply(&Event { seq: 1, at: NOW, fact });
+    let mut tell = |at_ms: u64, step: u64, ranks: std::ops::Range<u32>| {
+        let at = NOW + Duration::from_millis(at_ms);
+        let ranks = ranks.map(|local_rank| RankSample {
+            local_rank,
+            step: Some(step),
+            step_at: Some(at),
+            beat_at: Some(at),
+            ..RankSample::default()
+        });
+        state.apply(&Event { seq: 2, at, fact: Fact::Sample { ranks: ranks.collect() } });
+        fleet(std::slice::from_ref(&state)).rank(RankId { node: 0, local: 5 }).unwrap().figures.step_lag
+    };
+    tell(10_000, 100, 0..8);
+    tell(20_000, 194, 5..6);
+    tell(20_600, 200, 0..5);
+    assert_eq!(tell(20_600, 200, 6..8), Some(0.0));
+    tell(30_000, 294, 0..5);
+    assert_eq!(tell(30_000, 294, 6..8), Some(100.0), "it stands");
+}
+
+#[test]
+fn the_rank_that_failed_first_comes_first() {
+    use crate::domain::cause::{Cause, CauseKind};
+    let mut state = node(0, 4, |_| 100);
+    let mut apply = |fact| state.apply(&Event { seq: 5, at: NOW, fact });
+    apply(Fact::GroupStarted { attempt: 0, world_size: Some(4) });
+    for local_rank in [1, 2] {
+        let proc = ProcId { pid: 100 + local_rank as i32, start: 1 };
+        apply(Fact::RankExited { local_rank, proc, rank: Some(local_rank), exit: Some(Exit::Code(1)) });
+    }
+    let cause = Cause {
+        rank: Some(2),
+        kind: CauseKind::ExitCode,
+        text: "rank 2".into(),
+        evidence: Vec::new(),
+        hint: None,
+    };
+    apply(Fact::CauseFound { attempt: 0, cause });
+    let fleet = fleet(&[state]);
+    let suspects: Vec<_> = fleet.suspects().iter().map(|row| fleet.ranks[*row as usize].number()).collect();
+    assert_eq!(suspects, [2, 1]);
+}

@@ -79,7 +79,20 @@ fn take_one(wanted: &Wanted, only: Option<Source>) -> RankStack {
             Err(error) => why.push(format!("{}: {error}", source.name())),
         }
     }
-    RankStack { rank: wanted.rank, pid: wanted.proc.pid, read: Err(why.join("; ")) }
+    let other = if only.is_none() { other_program(wanted.proc) } else { None };
+    let why = other.unwrap_or_else(|| why.join("; "));
+    RankStack { rank: wanted.rank, pid: wanted.proc.pid, read: Err(why) }
+}
+
+/// That a process has no Python in it, where that can be told.
+fn other_program(proc: ProcId) -> Option<String> {
+    let of = PathBuf::from(ROOT).join(proc.pid.to_string());
+    let program = std::fs::read_link(of.join("exe")).ok()?;
+    let name = program.file_name()?.to_string_lossy().into_owned();
+    let maps = std::fs::read_to_string(of.join("maps")).ok()?;
+    let has_python = name.contains("python") || maps.contains("python");
+    let is_it = proc::identify(Path::new(ROOT), proc.pid) == Some(proc);
+    (!has_python && is_it).then(|| format!("it runs {name}, which is no Python program"))
 }
 
 fn read(wanted: &Wanted, source: Source) -> Result<Vec<Thread>, String> {
@@ -270,5 +283,10 @@ mod tests {
         let why =
             take(&[Wanted { rank: 3, proc, beat: None }], Some(Source::Thread)).remove(0).read.unwrap_err();
         assert_eq!(why, "thread: the rank was not started by elastictop");
+        let why = take(&[Wanted { rank: 3, proc, beat: None }], None).remove(0).read.unwrap_err();
+        assert!(
+            why.starts_with("it runs elastictop-") && why.ends_with(", which is no Python program"),
+            "{why}"
+        );
     }
 }

@@ -21,10 +21,7 @@ use super::{
     words,
 };
 use crate::{
-    domain::{
-        rank::JobState,
-        time::{Stamp, human},
-    },
+    domain::{rank::JobState, time::Stamp},
     error::{Error, Result},
 };
 
@@ -201,14 +198,14 @@ impl Jobs {
             }),
             "JOB" => (row.id.clone(), if row.foreign { Role::Dim } else { Role::Text }),
             "RANKS" => row.world.map_or_else(missing, |world| (world.to_string(), Role::Text)),
-            "UP" => row
-                .started_at
-                .map_or_else(missing, |at| (human(row.ended_at.unwrap_or(self.now).since(at)), Role::Text)),
+            "UP" => row.started_at.map_or_else(missing, |at| {
+                (super::text::span(row.ended_at.unwrap_or(self.now).since(at)), Role::Text)
+            }),
             "PID" => row.pid.map_or_else(missing, |pid| (pid.to_string(), Role::Dim)),
             "NODE" => (row.node.clone(), Role::Dim),
             "OWNER" => (row.owner.clone(), Role::Dim),
             _ if row.foreign && row.note.is_empty() => {
-                ("not started by elastictop: read-only".into(), Role::Dim)
+                ("read-only: not started by elastictop".into(), Role::Dim)
             }
             _ => (row.note.clone(), Role::Dim),
         }
@@ -222,10 +219,10 @@ fn columns(width: u16) -> Vec<(&'static str, u16, u16)> {
         ("JOB", 22, 0),
         ("RANKS", 5, 56),
         ("UP", 7, 48),
-        ("PID", 8, 64),
-        ("NODE", 14, 100),
-        ("OWNER", 10, 80),
-        ("NOTE", 12, 84),
+        ("PID", 8, 100),
+        ("NODE", 14, 120),
+        ("OWNER", 10, 110),
+        ("NOTE", 12, 64),
     ];
     let mut x = 1;
     let shown = COLUMNS.iter().filter(|(_, _, least)| width >= *least);

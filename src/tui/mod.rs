@@ -19,6 +19,7 @@ mod keys;
 mod layout;
 mod links;
 mod run;
+mod said;
 mod screen;
 #[cfg(test)]
 mod tests;

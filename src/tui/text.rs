@@ -225,6 +225,11 @@ pub(crate) fn age(duration: Duration) -> String {
     if duration.as_secs() < 2 { "<2 s".into() } else { crate::domain::time::human(duration) }
 }
 
+/// How long something took, in whole seconds.
+pub(crate) fn span(duration: Duration) -> String {
+    if duration.as_secs() == 0 { "<1 s".into() } else { crate::domain::time::human(duration) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

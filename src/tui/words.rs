@@ -291,7 +291,9 @@ fn is_alike(one: &Fact, other: &Fact) -> bool {
 /// Ranks with runs of numbers joined: `r0-r3 r5`.
 fn tags(ranks: &[(Option<u32>, u32)]) -> String {
     let mut runs: Vec<(u32, u32, bool)> = Vec::new();
-    for (rank, local) in ranks {
+    let mut ranks = ranks.to_vec();
+    ranks.sort_unstable();
+    for (rank, local) in &ranks {
         let (number, global) = (rank.unwrap_or(*local), rank.is_some());
         match runs.last_mut() {
             Some((_, last, same)) if *last + 1 == number && *same == global => *last = number,

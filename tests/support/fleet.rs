@@ -190,7 +190,7 @@ impl Fleet {
     fn trouble(&mut self) {
         let world = self.world();
         let at = self.now();
-        let mut place = |rank: u32, since_s: u64, fact: fn(u32) -> Fact| {
+        let mut place = |rank: u32, since_s: u64, fact: &dyn Fn(u32) -> Fact| {
             let at = Stamp(at.0 - since_s * 1000);
             let (node, local) = (rank % world / self.per_node, rank % self.per_node);
             self.apply(node, at, fact(local));
@@ -200,16 +200,17 @@ impl Fleet {
             state: RankState::Blocked,
             detail: Some("reading from NFS: nfs_wait_bit_killable".into()),
         };
-        place(world / 3 + 1, 74, blocked);
-        place(world * 5 / 8 + 3, 12, |local_rank| Fact::RankState {
+        place(world / 3 + 1, 74, &blocked);
+        place(world * 5 / 8 + 3, 12, &|local_rank| Fact::RankState {
             local_rank,
             state: RankState::Lagging,
             detail: None,
         });
-        place(world / 4 + 2, 41, |local_rank| Fact::RankExited {
+        let dead = world / 4 + 2;
+        place(dead, 41, &|local_rank| Fact::RankExited {
             local_rank,
             proc: ProcId { pid: 48_220 + local_rank as i32, start: 160 },
-            rank: None,
+            rank: Some(dead % world),
             exit: Some(Exit::Signal(9)),
         });
     }

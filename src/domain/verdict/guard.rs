@@ -88,7 +88,7 @@ impl Guard {
         match self.by {
             GuardedBy::NcclMonitor => format!("NCCL's monitor ends the rank{after}"),
             GuardedBy::Elastictop => format!("elastictop restarts the group{after}"),
-            GuardedBy::Nobody => "nobody acts; elastictop tells".into(),
+            GuardedBy::Nobody => "no watchdog ends it".into(),
         }
     }
 }

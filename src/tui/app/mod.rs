@@ -334,6 +334,10 @@ impl App {
             ToViewer::Reply { id, outcome } => {
                 let what = self.asked.remove(&id).unwrap_or_default();
                 match outcome {
+                    // What was asked for is on the screen.
+                    Outcome::Done(_) if what.starts_with("stacks") && self.shows_stacks() => {
+                        self.toast = None;
+                    }
                     Outcome::Done(text) => self.say(Role::Ok, format!("{what}: {text}")),
                     Outcome::Refused(text) => self.say(Role::Crit, format!("{what} refused: {text}")),
                 }

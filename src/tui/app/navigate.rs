@@ -24,11 +24,7 @@ impl App {
             return;
         }
         match self.zoom {
-            Zoom::Fleet
-                if view::Scale::of(self) != view::Scale::Rows && self.overview.fleet.nodes.len() > 1 =>
-            {
-                self.zoom_to(Zoom::Node);
-            }
+            Zoom::Fleet if self.overview.fleet.nodes.len() > 1 => self.zoom_to(Zoom::Node),
             Zoom::Fleet | Zoom::Node => self.enter_rank(),
             Zoom::Rank => {}
         }
@@ -63,8 +59,7 @@ impl App {
             (View::Overview, Zoom::Rank) => {
                 self.page.cursor = None;
                 let several = self.overview.fleet.nodes.len() > 1;
-                let by_node = several && view::Scale::of(self) != view::Scale::Rows;
-                self.zoom_to(if by_node { Zoom::Node } else { Zoom::Fleet });
+                self.zoom_to(if several { Zoom::Node } else { Zoom::Fleet });
             }
             (View::Overview, Zoom::Node) => self.zoom_to(Zoom::Fleet),
             (View::Overview, Zoom::Fleet) if !self.overview.filter.is_empty() => {

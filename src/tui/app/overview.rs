@@ -33,6 +33,8 @@ pub(crate) struct Overview {
     pub(crate) rows: Vec<u32>,
     /// Whether something was heard since the ranks were looked at.
     pub(super) is_behind: bool,
+    /// Whether somebody has chosen the selected rank.
+    pub(super) is_chosen: bool,
 }
 
 impl Overview {
@@ -50,6 +52,7 @@ impl App {
 
     pub(crate) fn select(&mut self, id: RankId) {
         (self.node, self.selected) = (id.node, id.local);
+        self.overview.is_chosen = true;
     }
 
     /// All that is known of a rank of the fleet.
@@ -136,15 +139,16 @@ impl App {
 
     fn keep_selection(&mut self) {
         let fleet = &self.overview.fleet;
-        if fleet.rank(self.selected_id()).is_some() {
+        // Ranks become known in any order: until somebody chooses one, the first of them is selected.
+        let is_chosen = self.overview.is_chosen || self.zoom != super::Zoom::Fleet;
+        if is_chosen && fleet.rank(self.selected_id()).is_some() {
             return;
         }
-        match fleet.ranks.first() {
-            Some(first) => self.select(first.id),
-            None => {
-                self.select(RankId::default());
-                self.zoom = super::Zoom::Fleet;
-            }
+        let first = fleet.ranks.first().map(|row| row.id);
+        if first.is_none() {
+            self.zoom = super::Zoom::Fleet;
         }
+        self.select(first.unwrap_or_default());
+        self.overview.is_chosen = false;
     }
 }

@@ -28,8 +28,14 @@ impl App {
         self.send(Command::Stacks { rank, by: None }, cmds);
     }
 
+    /// Whether the screen has a place for stacks.
+    pub(super) fn shows_stacks(&self) -> bool {
+        matches!(self.view, View::Stacks | View::Hang) || self.detail() && self.tab == Tab::Stack
+    }
+
     /// Those of the rank that is shown alone belong to its page.
     pub(super) fn show_stacks(&mut self, id: u64, stacks: Stacks) {
+        self.toast = None;
         if self.page.stacks_asked.take_if(|asked| *asked == id).is_some() && self.detail() {
             self.page.stacks = Some((self.now, stacks));
             (self.tab, self.page.first) = (Tab::Stack, 0);

@@ -92,6 +92,17 @@ fn zoom_goes_in_and_out_and_keeps_the_selection() {
 }
 
 #[test]
+fn rows_of_several_nodes_lead_to_their_node_first() {
+    let mut app = app(&Fleet::healthy(2, 4), (120, 40));
+    press(&mut app, "G <Enter>", &[]);
+    assert_eq!((app.zoom, app.node, app.overview.rows.len()), (Zoom::Node, 1, 4));
+    press(&mut app, "<Enter> <Esc>", &[]);
+    assert_eq!(app.zoom, Zoom::Node);
+    press(&mut app, "<Esc>", &[]);
+    assert_eq!((app.zoom, app.selected_id()), (Zoom::Fleet, RankId { node: 1, local: 3 }));
+}
+
+#[test]
 fn cells_have_neighbours_on_all_sides() {
     for (nodes, size) in [(8, (120, 40)), (64, (120, 40)), (512, (200, 50)), (64, (40, 12))] {
         let mut app = app(&Fleet::healthy(nodes, 8), size);

@@ -453,3 +453,20 @@ fn bytes_over_links_are_asked_for_while_a_rank_is_shown() {
     let tick = later(&app, 60);
     assert_eq!(asks(&app.update(tick)), 0);
 }
+
+#[test]
+fn the_first_rank_is_selected_until_one_is_chosen() {
+    let story = fixture::healthy(4);
+    let mut app = fixture::app(&story, (80, 24), None);
+    let see = |app: &mut App, ranks: &[u32]| {
+        let mut state = story.state.clone();
+        state.ranks.retain(|rank| ranks.contains(&rank.local_rank));
+        app.update(Msg::Heard(Box::new(ToViewer::Snapshot { state: Box::new(state), lost: 0 })));
+        app.selected
+    };
+    // They become known in any order.
+    assert_eq!((see(&mut app, &[2]), see(&mut app, &[1, 2]), see(&mut app, &[0, 1, 2, 3])), (2, 1, 0));
+    see(&mut app, &[2]);
+    press(&mut app, "j", &[]);
+    assert_eq!(see(&mut app, &[0, 1, 2, 3]), 2);
+}

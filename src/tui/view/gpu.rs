@@ -8,6 +8,7 @@ use super::{Pen, chart, pen::Piece};
 use crate::{
     domain::{
         gpu::{
+            GpuSource,
             fold::{Gpu, Gpus, Rates},
             leftover::LeftoverKind,
             words,
@@ -111,7 +112,8 @@ fn memory(gpu: &Gpu) -> Option<String> {
 
 /// The rows of a table above the line about all GPUs, and that line.
 pub(crate) fn split(app: &App, area: Rect) -> (Rect, Rect) {
-    let lines = u16::from(area.height >= LINE_FROM && !line(app).is_empty());
+    let is_short = area.height < LINE_FROM || area.height < app.overview.rows.len().min(8) as u16 + 2;
+    let lines = u16::from(!is_short && !line(app).is_empty());
     let above = Rect { height: area.height - lines, ..area };
     (above, Rect { y: above.bottom(), height: lines, ..area })
 }
@@ -186,6 +188,8 @@ fn line(app: &App) -> Vec<Piece> {
     let Some((state, gpus)) = known else { return Vec::new() };
     if gpus.gpus.is_empty() {
         let why = gpus.trouble.as_deref().unwrap_or("there is none");
+        // That there is no driver says enough; the page of a rank has all of it.
+        let why = if gpus.source == GpuSource::None { why.split(':').next().unwrap_or(why) } else { why };
         return vec![("GPU n/a: ".into(), Role::Dim), (why.into(), Role::Dim)];
     }
     let mut pieces = vec![(format!("{} GPUs", gpus.gpus.len()), Role::Title)];
@@ -261,7 +265,7 @@ pub(crate) fn facts(app: &App, rank: &Rank) -> Vec<(&'static str, Piece)> {
     let clock = |mhz: Option<u32>| n_a(mhz.map(|mhz| mhz.to_string()));
     let clocks = format!("SM {}, memory {} MHz", clock(sample.sm_clock_mhz), clock(sample.mem_clock_mhz));
     facts.push(("clocks", (clocks, role)));
-    facts.push(("held by", held_down(gpu)));
+    facts.push(("slowed by", held_down(gpu)));
     facts.push(("health", health(gpu)));
     facts.push(("links", (links(gpu.rates), Role::Dim)));
     facts.push(known_by);

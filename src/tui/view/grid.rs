@@ -68,7 +68,7 @@ impl Grid {
             _ => (fleet.nodes.len(), largest),
         };
         let cell = match scale {
-            Scale::Cells => *[7, 6, 4].iter().find(|cell| most * **cell <= room).unwrap_or(&2),
+            Scale::Cells => *[8, 7, 6, 4].iter().find(|cell| most * **cell <= room).unwrap_or(&2),
             _ => 1,
         };
         let columns = most.min(room / cell).max(1);
@@ -80,7 +80,10 @@ impl Grid {
             // A line for each node reads best: more only where the lines do not suffice.
             Scale::Cells | Scale::Rows => (groups * lines).div_ceil(height).clamp(1, fitting.max(1)),
             // Round numbers of nodes side by side.
-            _ => *[32, 20, 16, 10, 8, 5, 4, 2].iter().find(|blocks| **blocks <= fitting).unwrap_or(&1),
+            _ => *[32, 20, 16, 12, 10, 8, 6, 5, 4, 3, 2]
+                .iter()
+                .find(|blocks| **blocks <= fitting)
+                .unwrap_or(&1),
         };
         let mut grid =
             Grid { scale, area, label, cell: cell as u16, columns, blocks, lines, groups, first: 0 };
@@ -216,6 +219,7 @@ impl Grid {
             if selected && self.cell > 2 {
                 pen.over(Rect { x, y, width: self.cell - 1, height: 1 }, Role::Selection);
             } else if selected {
+                pen.over(Rect { x, y, width: 1, height: 1 }, Role::Accent);
                 pen.invert(Rect { x, y, width: 1, height: 1 });
             }
         }
@@ -243,10 +247,12 @@ impl Grid {
         };
         pen.glyph(x, y, state, state_role);
         if self.cell > 2 {
-            let room = self.cell - 2;
+            // The narrowest cells have no room for a blank.
+            let gap = u16::from(self.cell > 4);
+            let room = self.cell - 2 - gap;
             let value = figure(app, row);
             let value = if text::width(&value) > usize::from(room) { String::new() } else { value };
-            pen.text(x + 1, y, room, &value, if loud && !hidden { Role::Dim } else { role });
+            pen.text(x + 1 + gap, y, room, &value, if loud && !hidden { Role::Dim } else { role });
         }
     }
 }
@@ -336,20 +342,49 @@ pub(super) fn heat_role(metric: Metric, step: u8) -> Role {
     }
 }
 
-/// What glyphs and colours mean.
-pub(super) fn legend(app: &App, pen: &mut Pen, area: Rect) {
+/// What glyphs, colours and figures mean.
+pub(super) fn legend(app: &App, scale: Scale, pen: &mut Pen, area: Rect) {
     let metric = app.overview.metric;
-    let mut x = area.x + 1;
+    let mut x = area.x;
     let room = |x: u16| area.right().saturating_sub(x);
-    for (step, word) in (0_u8..).zip(metric.legend()) {
-        x += pen.text(x, area.y, room(x), app.glyphs.ramp[usize::from(step)], heat_role(metric, step));
-        x += pen.text(x, area.y, room(x), &format!(" {word}  "), Role::Dim);
+    let words = metric.legend();
+    let all: usize = words.iter().map(|word| text::width(word) + 4).sum();
+    let gap = if all - 2 > usize::from(area.width) { " " } else { "  " };
+    for (step, word) in (0_u8..).zip(words) {
+        let (glyph, role) = match (scale, heat_role(metric, step)) {
+            // Their glyph is the state.
+            (Scale::Cells, Role::Border) => (app.glyphs.start, Role::Dim),
+            (Scale::Cells, role) => (app.glyphs.start, role),
+            (_, role) => (app.glyphs.ramp[usize::from(step)], role),
+        };
+        if text::width(word) + 2 > usize::from(room(x)) {
+            break;
+        }
+        x += pen.text(x, area.y, room(x), glyph, role);
+        x += pen.text(x, area.y, room(x), &format!(" {word}{gap}"), Role::Dim);
     }
     let key = app.keymap.shown(crate::tui::keys::Action::Metric).unwrap_or_default();
-    let hint = [(format!("{key} "), Role::Key), (metric.name().to_owned(), Role::Text)];
-    let cells: usize = hint.iter().map(|(piece, _)| text::width(piece)).sum();
-    if usize::from(room(x)) > cells {
-        pen.pieces(area.right().saturating_sub(cells as u16 + 1), area.y, cells as u16, &hint);
+    let what = match scale {
+        Scale::Cells if metric != Metric::Suspicion => "",
+        Scale::Cells if app.overview.fleet.knows(Metric::Gpu) => "GPU %",
+        Scale::Cells => "steps behind",
+        Scale::Rows => "",
+        Scale::Glyphs => "a rank each",
+        Scale::Nodes => "a node each",
+    };
+    let gap = if what.is_empty() { "" } else { "  " };
+    let hint = [
+        (format!("{what}{gap}"), Role::Dim),
+        (format!("{key} "), Role::Key),
+        (metric.name().to_owned(), Role::Text),
+    ];
+    // What a cell is goes first where there is no room.
+    for hint in [&hint[..], &hint[1..]] {
+        let cells: usize = hint.iter().map(|(piece, _)| text::width(piece)).sum();
+        if usize::from(room(x)) > cells {
+            pen.pieces(area.right().saturating_sub(cells as u16 + 1), area.y, cells as u16, hint);
+            break;
+        }
     }
 }
 

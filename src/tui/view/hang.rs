@@ -92,7 +92,7 @@ fn sentence(app: &App, (node, alert): (u32, &Alert), width: usize) -> Vec<Line> 
     let acts =
         alert.acts_at.map(|at| format!(", elastictop acts {}", words::countdown(app.now_of(node), at)));
     let text = format!("{} {}, for {since}{}", app.glyphs.warn, alert.text, acts.unwrap_or_default());
-    text::wrap_words(&text, width)
+    text::wrap_words(&text, width.saturating_sub(2).max(8))
         .into_iter()
         .enumerate()
         .map(|(n, row)| vec![(if n == 0 { row } else { format!("  {row}") }, role)])
@@ -222,8 +222,9 @@ fn stacks(app: &App, width: usize) -> Vec<Line> {
         });
         return lines;
     };
-    let age = human(app.now.since(app.stacks.at));
-    let mut lines: Vec<Line> = heading(&format!("stacks, {age} old")).into();
+    let age = app.now.since(app.stacks.at);
+    let age = if age.as_secs() < 2 { "just taken".into() } else { format!("{} old", human(age)) };
+    let mut lines: Vec<Line> = heading(&format!("stacks, {age}")).into();
     let has_odd = !stacks.odd().is_empty();
     for (n, group) in stacks.groups.iter().take(MOST_STACKS).enumerate() {
         let role = if n == 0 && has_odd { Role::Warn } else { Role::Text };
@@ -246,7 +247,8 @@ fn time_left(app: &App) -> Vec<Line> {
     let abort = ranks()
         .filter_map(|rank| Some((rank.standing.as_ref()?.aborts_at()?, rank)))
         .min_by_key(|(at, _)| *at);
-    let guard = ranks().find_map(|rank| rank.guard.as_ref());
+    let is_stuck = !app.hang_alerts().is_empty();
+    let guard = ranks().find_map(|rank| rank.guard.as_ref()).filter(|_| is_stuck);
     if abort.is_none() && guard.is_none() {
         return Vec::new();
     }

@@ -86,7 +86,7 @@ fn parts(app: &App) -> Vec<Part> {
     }
     if let Some(started_at) = state.started_at {
         let label = if state.ended_at.is_some() { "ran" } else { "up" };
-        let up = human(state.ended_at.unwrap_or(app.now).since(started_at));
+        let up = text::span(state.ended_at.unwrap_or(app.now).since(started_at));
         parts.push(Part(4, labelled(label, up)));
     }
     if !app.nodes.is_empty() {
@@ -265,6 +265,12 @@ fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
             (&[Action::Help], "help"),
             (&[Action::Detach], "detach"),
         ],
+        View::Runs if app.wandb().is_none() => &[
+            (&[Action::Back], "back"),
+            (&[Action::Palette], "commands"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
+        ],
         View::Runs => &[
             (SELECT, "select"),
             (&[Action::NextRunMode], "run mode"),
@@ -307,6 +313,9 @@ fn dialog_hints(dialog: &Dialog) -> &'static [(&'static str, &'static str)] {
 fn shown_hints(app: &App) -> Vec<(String, &'static str)> {
     if let Some(dialog) = &app.dialog {
         return dialog_hints(dialog).iter().map(|(key, word)| ((*key).to_owned(), *word)).collect();
+    }
+    if app.view == View::Logs && app.logs.input.is_some() {
+        return vec![("Enter".to_owned(), "search"), ("Esc".to_owned(), "leave")];
     }
     let hint = |(actions, word): &(&[Action], &'static str)| {
         let key: Vec<String> =

@@ -27,7 +27,6 @@ mod verdict;
 
 use ratatui::{Frame, buffer::Buffer, layout::Rect};
 
-pub(crate) use grid::Scale;
 pub(crate) use header::key_line;
 pub(crate) use pen::Pen;
 pub(crate) use rank::{page_axis, tab_length, tab_text};

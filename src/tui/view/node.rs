@@ -17,7 +17,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
         return overview::draw(app, pen, area);
     }
     let used = pen.rule(area, &format!("node {}", node.name));
-    let x = area.x + used + 1;
+    let x = area.x + used;
     let (chip, role) = match node.silent {
         Some(age) => (format!("? silent for {}", human(age)), Role::Stale),
         None => {
@@ -25,7 +25,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
             (format!("{} {}", look.glyph, look.word), look.role)
         }
     };
-    pen.chip(x, area.y, area.right().saturating_sub(x), &chip, role);
+    pen.badge(x, area.y, area.right().saturating_sub(x), &chip, role);
     pen.pieces(area.x + 1, area.y + 1, area.width.saturating_sub(1), &facts(app, state));
     overview::draw(app, pen, below(area));
 }
@@ -53,13 +53,13 @@ fn facts(app: &App, state: &crate::domain::state::State) -> Vec<Piece> {
     add("memory", (memory > 0).then(|| text::bytes(memory)));
     let cpu: Vec<f32> = rows.iter().filter_map(|row| row.figures.cpu_pct).collect();
     add("CPU", (!cpu.is_empty()).then(|| format!("{:.1} cores", cpu.iter().sum::<f32>() / 100.0)));
-    add("attempt", Some(state.attempt().to_string()));
     if let Some(node) = app.nodes.get(app.node as usize) {
         add("clock", node.status.clock.map(words::clock_offset));
         if let Some(why) = node.status.link.unreachable() {
             pieces.push((why, Role::Warn));
         }
     }
+    pieces.extend([("attempt ".into(), Role::Dim), (format!("{}  ", state.attempt()), Role::Text)]);
     let odd = rows.iter().filter(|row| row.level >= SUSPECT).count();
     if odd > 0 {
         pieces.push((format!("{odd} suspicious"), Role::Warn));

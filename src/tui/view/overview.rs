@@ -34,11 +34,14 @@ fn scale(app: &App) -> Scale {
 pub(super) fn draw(app: &App, pen: &mut Pen, body: Rect) {
     let panes = panes(app, body);
     match scale(app) {
-        Scale::Rows => ranks::draw(app, pen, panes.ranks),
+        Scale::Rows => {
+            ranks::draw(app, pen, panes.ranks);
+            gpu::list(app, pen, panes.gpus);
+        }
         scale => {
             Grid::of(app, scale, panes.ranks).draw(app, pen);
             if !panes.legend.is_empty() {
-                grid::legend(app, pen, panes.legend);
+                grid::legend(app, scale, pen, panes.legend);
             }
             spread::draw(app, pen, panes.spread);
             suspects::draw(app, pen, panes.suspects);
@@ -82,26 +85,30 @@ fn panes(app: &App, body: Rect) -> Panes {
     };
     match scale(app) {
         Scale::Rows => {
-            let [ranks, timeline, events] = row_panes(app, body);
-            Panes { ranks, timeline, events, ..empty }
+            let [ranks, gpus, timeline, events] = row_panes(app, body);
+            Panes { ranks, gpus, timeline, events, ..empty }
         }
         scale => grid_panes(app, scale, body, empty),
     }
 }
 
 /// Rows come first.
-fn row_panes(app: &App, body: Rect) -> [Rect; 3] {
+fn row_panes(app: &App, body: Rect) -> [Rect; 4] {
     let none = row(body, body.height, 0);
     let ranks_want = app.overview.rows.len().max(1) as u16 + 1 + gpu::lines(app);
     // One row of air, a heading and three events, or nothing.
     let least_below = if body.height >= 10 { 5.max(body.height / 4) } else { 5 };
-    if body.height < 8 || (body.height < 10 && ranks_want + least_below > body.height) {
-        return [body, none, none];
+    if body.height < 8 || (body.height < 14 && ranks_want + least_below > body.height) {
+        return [body, none, none, none];
     }
     let ranks = row(body, 0, ranks_want.min(body.height - least_below));
-    let top = ranks.height + 1;
+    let mut top = ranks.height + 1;
+    // GPUs that the rows do not tell have lines of their own where there is room.
+    let gpus_want = if gpu::has_columns(app) { 0 } else { gpu::list_lines(app) };
+    let gpus = row(body, top, if top + gpus_want + 1 + least_below <= body.height { gpus_want } else { 0 });
+    top += if gpus.height > 0 { gpus.height + 1 } else { 0 };
     let [timeline, events] = history(app, row(body, top, body.height - top));
-    [ranks, timeline, events]
+    [ranks, gpus, timeline, events]
 }
 
 /// Timeline and events, side by side on wide screens.
@@ -125,6 +132,7 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
         return Panes { ranks: body, ..empty };
     }
     let beside = body.width >= BESIDE;
+    let whole = body;
     let body = Rect { x: body.x + 1, width: body.width - 1, ..body };
     let left = if beside { Rect { width: body.width * 3 / 5, ..body } } else { body };
     let spread_height = match scale {
@@ -138,7 +146,9 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
     let below = if beside { 8 } else { 4 };
     let most = if room > below + 4 { room - below } else { room };
     let height = (wanted.height() as u16).min(most).max(1);
-    let spread = Rect { height: spread_height.saturating_sub(1), ..left };
+    // What has a heading begins a cell before the names of nodes.
+    let spread =
+        Rect { x: whole.x, width: left.width + 1, y: left.y, height: spread_height.saturating_sub(1) };
     let ranks = row(left, spread_height, height);
     let legend = row(left, spread_height + height, legend_height);
     let top = spread_height + height + legend_height + 1;
@@ -150,8 +160,8 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
             ranks,
             spread,
             legend,
-            suspects: row(left, top, suspects),
-            events: row(left, events_at, events),
+            suspects: row(whole, top, suspects),
+            events: row(whole, events_at, events),
             ..empty
         };
     }
@@ -161,15 +171,19 @@ fn grid_panes(app: &App, scale: Scale, body: Rect, empty: Panes) -> Panes {
     let right = Rect { x, width: body.right().saturating_sub(x), ..body };
     let (above, below) = if rest >= 5 { (top - 1, rest) } else { (body.height, 0) };
     // The suspects have all of the height that the history does not need.
-    let suspects = row(right, 0, above.max(body.height / 2).min(body.height));
-    let history_area = row(body, suspects.height.max(top - 1) + 1, below);
+    let half = match scale {
+        Scale::Nodes => suspects::MOST.min(body.height / 2),
+        _ => body.height / 2,
+    };
+    let suspects = row(right, 0, above.max(half).min(body.height));
+    let history_area = row(whole, suspects.height.max(top - 1) + 1, below);
     let history_area = Rect { height: body.bottom().saturating_sub(history_area.y), ..history_area };
     let [timeline, events] =
         if history_area.height >= 4 { history(app, history_area) } else { [empty.timeline; 2] };
     // The GPUs of the only node fill what is free beside the suspects.
     let room = (suspects.height + body.y).saturating_sub(left.y + top);
     let gpus_height = gpu::list_lines(app);
-    let gpus = row(left, top, if gpus_height <= room { gpus_height } else { 0 });
+    let gpus = row(Rect { x: whole.x, ..left }, top, if gpus_height <= room { gpus_height } else { 0 });
     let gpus = Rect { width: x - 2 - gpus.x, ..gpus };
     Panes { ranks, spread, suspects, legend, gpus, timeline, events }
 }

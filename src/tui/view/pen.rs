@@ -43,6 +43,14 @@ impl<'a> Pen<'a> {
         self.styled(x, y, cells, &format!(" {what} "), role, Modifier::REVERSED)
     }
 
+    /// A chip for what wants a look, plain text for what is as it should be.
+    pub(crate) fn badge(&mut self, x: u16, y: u16, cells: u16, what: &str, role: Role) -> u16 {
+        match role {
+            Role::Warn | Role::Crit | Role::Stale => self.chip(x, y, cells, what, role),
+            _ => self.text(x, y, cells, &format!("{what} "), role),
+        }
+    }
+
     fn styled(&mut self, x: u16, y: u16, cells: u16, what: &str, role: Role, extra: Modifier) -> u16 {
         let area = self.buffer.area;
         if x < area.x || x >= area.right() || y < area.y || y >= area.bottom() {
@@ -51,7 +59,9 @@ impl<'a> Pen<'a> {
         let cells = cells.min(area.right() - x);
         let what = text::clean(what, self.glyphs);
         let what = text::cut(&what, usize::from(cells), self.glyphs);
-        let style = self.theme.style(Role::Text).patch(self.theme.style(role)).add_modifier(extra);
+        let mut style = self.theme.style(Role::Text).patch(self.theme.style(role)).add_modifier(extra);
+        // What lay there before, a faint rule say, leaves nothing behind.
+        style.sub_modifier = Modifier::all().difference(style.add_modifier);
         if what.is_ascii() {
             // Most text is; it needs no look at where characters begin.
             let first = self.buffer.index_of(x, y);

@@ -15,7 +15,12 @@ use crate::{
         suspicion::SUSPECT,
         time::human,
     },
-    tui::{app::App, text, theme::Role, words},
+    tui::{
+        app::{App, Zoom},
+        said, text,
+        theme::Role,
+        words,
+    },
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +43,7 @@ enum Column {
 const COLUMNS: [(Column, &str, u16, u16, bool); 16] = [
     (Column::Rank, "RANK", 4, 0, true),
     (Column::Local, "L", 3, 60, true),
-    (Column::Node, "NODE", 14, 110, false),
+    (Column::Node, "NODE", 14, NODES_FROM, false),
     (Column::State, "STATE", 9, 0, false),
     (Column::Pid, "PID", 7, 56, true),
     (Column::Cpu, "CPU%", 5, 0, true),
@@ -66,7 +71,9 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     }
     let (area, below) = gpu::split(app, area);
     gpu::draw_line(app, pen, below);
-    let columns = columns(area, gpu::has_columns(app), app.nodes.len() > 1);
+    let several = app.nodes.len() > 1 && app.zoom == Zoom::Fleet;
+    let widest = app.overview.fleet.nodes.iter().map(|node| text::width(&node.name)).max().unwrap_or(0);
+    let columns = columns(area, gpu::has_columns(app), several.then_some(widest));
     let room = usize::from(area.height - 1);
     let (first, count) = (first(app, room), app.overview.rows.len());
     let shown = if count > room && room > 0 {
@@ -118,19 +125,27 @@ fn first(app: &App, room: usize) -> usize {
 /// The columns that are shown, each with its place. The last one takes what is left.
 ///
 /// A position on a node says nothing without the node: of several, their names come first.
-fn columns(area: Rect, with_gpus: bool, several: bool) -> Vec<(Column, u16, u16, bool)> {
+fn columns(area: Rect, with_gpus: bool, names: Option<usize>) -> Vec<(Column, u16, u16, bool)> {
     let mut x = area.x + 1;
+    let several = names.is_some();
     let gives_way = |column: Column| FOR_GPUS.iter().any(|(one, to)| *one == column && area.width < *to);
     let shown = COLUMNS.iter().filter(|(column, _, _, least, _)| match column {
         Column::Gpu(_) => with_gpus && area.width >= *least,
-        Column::Node if several => area.width >= NODES_FROM,
+        Column::Node => several && area.width >= NODES_FROM,
         Column::Local if several => area.width >= 110,
         column => area.width >= *least && !(with_gpus && gives_way(*column)),
     });
     shown
         .map(|(column, _, cells, _, right)| {
+            // What is read has air before it.
+            x += u16::from(*column == Column::Last && with_gpus);
             let left = area.right().saturating_sub(x);
-            let cells = if *column == Column::Last { left } else { (*cells).min(left) };
+            let cells = match column {
+                Column::Last => left,
+                // As wide as the names are.
+                Column::Node => names.unwrap_or(0).clamp(4, usize::from(*cells)) as u16 + 1,
+                _ => (*cells).min(left),
+            };
             let place = (*column, x, cells, *right);
             // State has air on both sides, as its text begins where a number ends.
             x += cells + if matches!(column, Column::Beat | Column::Local | Column::Rank) { 2 } else { 1 };
@@ -239,7 +254,8 @@ fn last(app: &App, shown: &RankRow, rank: &Rank) -> (String, Role) {
         }
     }
     if usual && rank.detail.is_none() {
-        return (rank.last_line.clone().unwrap_or_default(), Role::Dim);
+        let line = rank.last_line.as_deref().unwrap_or_default();
+        return (said::figures(line).unwrap_or_else(|| line.to_owned()), Role::Dim);
     }
     let since = human(app.now_of(shown.id.node).since(rank.state_since));
     let look = words::rank_state(rank, app.glyphs);

@@ -12,6 +12,7 @@ use crate::{
     },
     tui::{
         app::{App, Combination, Key, Line, Tree},
+        said,
         text::{self, Glyphs},
         theme::Role,
     },
@@ -87,10 +88,10 @@ fn heading(pen: &mut Pen, area: Rect, wandb: &Wandb) -> u16 {
     let settings = &wandb.settings;
     let dot = pen.glyphs.dot;
     let mut text = settings.sentence();
-    for (what, given) in [("project", &settings.facts.project), ("entity", &settings.facts.entity)] {
-        if let Some(given) = given {
-            text += &format!("{dot}{what} {}", given.value);
-        }
+    let given = [&settings.facts.entity, &settings.facts.project].into_iter().flatten();
+    let place: Vec<&str> = given.map(|given| given.value.as_str()).collect();
+    if !place.is_empty() {
+        text += &format!("{dot}in {}", place.join("/"));
     }
     let room = area.width.saturating_sub(2);
     let mut rows: Vec<Piece> = vec![(text, Role::Text)];
@@ -98,7 +99,10 @@ fn heading(pen: &mut Pen, area: Rect, wandb: &Wandb) -> u16 {
         rows.push((format!("from the next restart on: {mode}/{scope}"), Role::Accent));
     }
     if let (Mode::Offline, Some(why)) = (settings.mode, &settings.why_not_online) {
-        rows.push((format!("{} {why}", pen.glyphs.warn), Role::Warn));
+        // Who asked for it needs no warning.
+        let is_wanted = why.to_lowercase().contains("mode");
+        let (mark, role) = if is_wanted { ("", Role::Dim) } else { (pen.glyphs.warn, Role::Warn) };
+        rows.push((format!("{mark} offline: {why}").trim_start().to_owned(), role));
     }
     rows.truncate(usize::from(area.height / 4).max(1));
     let mut y = area.y;
@@ -191,7 +195,7 @@ fn ranks(app: &App, tree: &Tree, line: &Line, first: u32) -> (Vec<Piece>, Vec<Pi
     let rows = mine.map(|told| told.rows).reduce(|a, b| a + b);
     if let Some(rows) = rows {
         let gap = if what.is_empty() { "" } else { "  " };
-        what += &format!("{gap}{rows} rows");
+        what += &format!("{gap}{}", count(rows as usize, "row"));
     }
     let left = vec![(span(&line.ranks), role), (label.unwrap_or_default(), Role::Dim)];
     let right = vec![(what, Role::Dim), (format!("  {}", place.unwrap_or_default()), Role::Dim)];
@@ -246,7 +250,7 @@ fn figures(app: &App, row: &RunRow, width: u16) -> Vec<Piece> {
         role,
     ));
     if width >= 60 {
-        pieces.push((format!("  {} rows", progress.rows_logged), Role::Text));
+        pieces.push((format!("  {}", count(progress.rows_logged as usize, "row")), Role::Text));
     }
     let waits = progress.backlog();
     if waits > 0 || width >= 90 {
@@ -270,10 +274,15 @@ fn details(app: &App, pen: &mut Pen, area: Rect, wandb: &Wandb, tree: &Tree) -> 
         lines.truncate(most);
         lines
     };
+    // Of paths the end tells.
+    let wrap_about = |text: &str| match text.split_once(' ') {
+        Some(("file", path)) => vec![format!("file {}", end_of(path, room.saturating_sub(5), pen.glyphs))],
+        _ => wrap(text, 3),
+    };
     let mut rows: Vec<Piece> = Vec::new();
     if let Some(line) = tree.lines.get(app.run_cursor(tree)) {
         rows.extend(about(wandb, tree, line).into_iter().flat_map(|(text, role)| {
-            wrap(&text, 3).into_iter().map(move |line| (line, role)).collect::<Vec<_>>()
+            wrap_about(&text).into_iter().map(move |line| (line, role)).collect::<Vec<_>>()
         }));
     }
     let dot = pen.glyphs.dot;
@@ -309,7 +318,8 @@ fn about(wandb: &Wandb, tree: &Tree, line: &Line) -> Vec<Piece> {
     }
     if let Some(last) = wandb.ranks.iter().find(|told| line.ranks.contains(&told.rank)) {
         let fate = if last.is_sent { "last row" } else { "last row, shown and not sent" };
-        rows.push((format!("{fate}: {}", last.last), Role::Dim));
+        let row = said::figures(&last.last).unwrap_or_else(|| last.last.clone());
+        rows.push((format!("{fate}: {row}"), Role::Dim));
     }
     let progress = tree.run_of(line).and_then(|row| row.progress.as_ref());
     if let Some(error) = progress.and_then(|progress| progress.last_error.as_ref()) {

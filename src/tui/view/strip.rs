@@ -126,7 +126,12 @@ fn wrapped_head(head: Line, width: usize) -> Vec<Line> {
         return vec![std::iter::once((sentence, role)).chain(pieces).collect()];
     }
     let mut lines: Vec<Line> = indented(&sentence, width, role, "", "  ");
-    lines.push(pieces.collect());
+    let rest: Line = pieces.collect();
+    let cells = |line: &Line| line.iter().map(|(piece, _)| text::width(piece)).sum::<usize>();
+    match lines.last_mut() {
+        Some(last) if cells(last) + cells(&rest) <= width => last.extend(rest),
+        _ => lines.push(rest),
+    }
     lines
 }
 

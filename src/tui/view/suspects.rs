@@ -8,12 +8,16 @@ use crate::{
         fleet::{Metric, RankRow},
         time::human,
     },
-    tui::{app::App, text, theme::Role, words},
+    tui::{app::App, said, text, theme::Role, words},
 };
 
 /// With more ranks than this the list is short.
 const MANY: usize = 1024;
 const SHORT_LIST: usize = 6;
+/// Lines that are told of the selected rank, its heading included.
+const ABOUT: u16 = 6;
+/// Lines of the pane with a short list.
+pub(super) const MOST: u16 = 1 + SHORT_LIST as u16 + 1 + ABOUT;
 
 /// The list: suspects, or the ranks that the filter lets through.
 pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
@@ -30,7 +34,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
         format!("suspects {} of {total}", rows.len())
     };
     pen.rule(area, &title);
-    let about = if area.height >= 10 { 6 } else { 0 };
+    let about = if area.height >= 10 { ABOUT } else { 0 };
     let room = usize::from(area.height - 1 - about);
     if rows.is_empty() && room > 0 {
         let text = if filtered { "none; Esc takes the filter away" } else { "none: all ranks are alike" };
@@ -132,6 +136,7 @@ fn selection(app: &App, pen: &mut Pen, labels: &[String], area: Rect) {
     let since = human(app.now.since(rank.state_since));
     let behind = row.figures.step_lag.filter(|lag| *lag >= 0.5).map(|lag| format!(", {lag:.0} behind"));
     let reason = app.overview.fleet.reason(app.now, row);
+    let said = rank.last_line.as_deref().unwrap_or_default();
     let lines: [Vec<Piece>; 5] = [
         vec![(format!("{} {}", look.glyph, look.word), look.role), dim(&format!(" for {since}"))],
         vec![
@@ -149,7 +154,7 @@ fn selection(app: &App, pen: &mut Pen, labels: &[String], area: Rect) {
             text(rank.proc.pid.to_string()),
         ],
         vec![if reason.is_empty() { dim("like its peers") } else { (reason, Role::Warn) }],
-        vec![dim(rank.last_line.as_deref().unwrap_or_default())],
+        vec![dim(&said::figures(said).unwrap_or_else(|| said.to_owned()))],
     ];
     for (line, y) in lines.iter().zip(area.y + 1..area.bottom()) {
         pen.pieces(area.x + 1, y, area.width.saturating_sub(1), line);

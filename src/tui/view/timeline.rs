@@ -9,7 +9,7 @@ use crate::{
         goodput::{self, Goodput, Loss},
         rank::JobState,
         state::Attempt,
-        time::{Stamp, human},
+        time::Stamp,
     },
     tui::{app::App, text, theme::Role, words},
 };
@@ -53,7 +53,7 @@ fn goodput_line(label: &str, goodput: &Goodput) -> Vec<Piece> {
     for (n, (loss, lost)) in losses.iter().enumerate() {
         let before = if n == 0 { "  lost: " } else { ", " };
         line.push((format!("{before}{} ", loss.name()), Role::Dim));
-        line.push((human(*lost), if *loss == Loss::Stall { Role::Warn } else { Role::Text }));
+        line.push((text::span(*lost), if *loss == Loss::Stall { Role::Warn } else { Role::Text }));
     }
     line
 }
@@ -122,12 +122,12 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
     };
     let bar = bar(app, to - from, lane.ended_at.is_some());
     pen.text(bar_x + from, y, to - from, &bar, bar_role);
+    if let Some((mark, role)) = end_mark(app, lane).filter(|_| to > from) {
+        pen.text(bar_x + to - 1, y, 1, mark, role);
+    }
     let mut at = bar_x + bar_cells + 1;
     let stop = area.right();
-    let (mark, mark_role) = end_mark(app, lane);
-    pen.text(at, y, 1, mark, mark_role);
-    at += 2;
-    let lasted = human(lane.ended_at.unwrap_or(app.now).since(lane.started_at));
+    let lasted = text::span(lane.ended_at.unwrap_or(app.now).since(lane.started_at));
     pen.right(at, y, 7.min(stop.saturating_sub(at)), &lasted, Role::Text);
     at += 9;
     if area.width >= 44 {
@@ -137,7 +137,7 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
     }
     if area.width >= 58 {
         let spent = format!(
-            "{} spent",
+            "restarts {}",
             words::spent(lane.restarts, app.state.job.as_ref().and_then(|j| j.max_restarts))
         );
         if area.width >= 140 {
@@ -154,12 +154,12 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
 }
 
 /// How the attempt ended.
-fn end_mark(app: &App, lane: &Attempt) -> (&'static str, Role) {
+fn end_mark(app: &App, lane: &Attempt) -> Option<(&'static str, Role)> {
     let is_last = app.state.attempts.back().is_some_and(|last| last.n == lane.n);
     match (lane.ended_at, &lane.cause) {
-        (Some(_), Some(_)) => (app.glyphs.bad, Role::Crit),
-        (Some(_), None) if is_last && app.state.state == JobState::Done => (app.glyphs.good, Role::Ok),
-        _ => (" ", Role::Text),
+        (Some(_), Some(_)) => Some((app.glyphs.bad, Role::Crit)),
+        (Some(_), None) if is_last && app.state.state == JobState::Done => Some((app.glyphs.good, Role::Ok)),
+        _ => None,
     }
 }
 
@@ -207,8 +207,8 @@ fn describe(app: &App, pen: &mut Pen, area: Rect, lane: &Attempt) {
     let at = app.state.attempts.iter().position(|attempt| attempt.n == lane.n);
     let (each, _) = goodput::of(&app.state, app.now);
     if let Some(goodput) = at.and_then(|at| each.get(at)) {
-        let text: String = goodput_line("", goodput).into_iter().map(|(piece, _)| piece).collect();
-        lines.push(("goodput", text.trim_start().to_owned(), Role::Text));
+        let pieces = goodput_line("", goodput).into_iter().skip(1);
+        lines.push(("goodput", pieces.map(|(piece, _)| piece).collect(), Role::Text));
     }
     if let Some(cause) = &lane.cause {
         lines.push(("cause", cause.text.clone(), Role::Crit));

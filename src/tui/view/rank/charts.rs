@@ -169,12 +169,13 @@ pub(super) fn draw(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) {
     }
 }
 
-/// Values of the `cells` newest cells of an axis. Looks come once a second or a little later: a cell without a look
-/// between two that have one is no gap.
+/// Values of the `cells` newest cells of an axis. Looks come once a second or a little later: a cell or two without a
+/// look between others that have one are no gap.
 fn window(axis: &Axis, series: &Series, cells: usize) -> Vec<Option<u32>> {
     let mut values = series.window(axis.resolution, axis.end, cells);
     for at in 1..values.len().saturating_sub(1) {
-        if values[at].is_none() && values[at + 1].is_some() {
+        let goes_on = || values[at + 1..].iter().take(2).any(Option::is_some);
+        if values[at].is_none() && goes_on() {
             values[at] = values[at - 1];
         }
     }
@@ -221,17 +222,15 @@ fn title(app: &App, axis: &Axis, figure: &Figure, values: &[Option<u32>]) -> Str
 fn charts(app: &App, pen: &mut Pen, area: Rect, axis: &Axis, figures: &[Figure]) {
     let fitting = (((area.height - 1) / ROWS.0) as usize).min(figures.len());
     let each = ((area.height - 1) / fitting.max(1) as u16).min(ROWS.1);
-    // Two dots for each column; where there are more dots than values, each value has several.
+    // Two dots for each column; where there are more dots than values, some values have several.
     let dots = usize::from(area.width) * 2;
     let cells = axis.resolution.cells().min(dots);
-    let stretch = (dots / cells).max(1);
-    let width = ((cells * stretch).div_ceil(2) as u16).min(area.width);
-    let place = |back: usize| cells.checked_sub(1 + back).map(|cell| cell * stretch);
+    let place = |back: usize| cells.checked_sub(1 + back).map(|cell| (cell * dots).div_ceil(cells));
     let state = app.state_of(app.node).unwrap_or(&app.state);
     let restarts = state.attempts.iter().skip(1).filter_map(|attempt| axis.back(attempt.started_at));
     let rules: Vec<usize> = restarts.filter_map(place).collect();
     let wide = |values: &[Option<u32>]| -> Vec<Option<u32>> {
-        values.iter().flat_map(|value| std::iter::repeat_n(*value, stretch)).collect()
+        (0..dots).map(|dot| values[dot * cells / dots]).collect()
     };
     for (n, figure) in figures.iter().take(fitting).enumerate() {
         let values = window(axis, figure.series, cells);
@@ -248,7 +247,7 @@ fn charts(app: &App, pen: &mut Pen, area: Rect, axis: &Axis, figures: &[Figure])
             rules: &rules,
             marks: &marks,
         };
-        chart::draw(pen, Rect { y: area.y + n as u16 * each, height: each, width, ..area }, &shown);
+        chart::draw(pen, Rect { y: area.y + n as u16 * each, height: each, ..area }, &shown);
     }
     let foot = area.y + fitting as u16 * each;
     let cursor = app.page.cursor.and_then(|at| axis.back(at)).and_then(place).map(|dot| (dot / 2) as u16);
@@ -258,7 +257,7 @@ fn charts(app: &App, pen: &mut Pen, area: Rect, axis: &Axis, figures: &[Figure])
             pen.invert(Rect { x: area.x + x, y, width: 1, height: each - 1 });
         }
     }
-    let foot = Rect { y: foot, height: 1, width, ..area };
+    let foot = Rect { y: foot, height: 1, ..area };
     axis_line(app, pen, foot, (axis, cells), cursor, !rules.is_empty());
 }
 

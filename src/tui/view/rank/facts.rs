@@ -12,7 +12,7 @@ use crate::{
         time::{Stamp, human},
     },
     tui::{
-        app::App,
+        app::{App, Tab},
         text,
         theme::Role,
         view::{Pen, gpu, pen::Piece, verdict},
@@ -41,11 +41,20 @@ pub(super) fn draw(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) {
     let mut all = right;
     if in_full {
         all.push(("", (String::new(), Role::Text)));
-        all.extend(gpu::facts(app, rank));
-        all.push(("", (String::new(), Role::Text)));
+        // Its tab has all of it.
+        if app.tab != Tab::Gpu {
+            all.extend(gpu::facts(app, rank).into_iter().map(brief));
+            all.push(("", (String::new(), Role::Text)));
+        }
     }
     all.extend(left);
     column(pen, area, &all);
+}
+
+/// Why nothing is known, without the words of the system.
+fn brief((label, (text, role)): (&'static str, Piece)) -> (&'static str, Piece) {
+    let first = text.strip_prefix("n/a: ").and_then(|why| why.split(':').next());
+    (label, (first.map_or_else(|| text.clone(), |why| format!("n/a: {why}")), role))
 }
 
 /// What matters most, where there is one line.
@@ -63,9 +72,28 @@ fn in_one_line(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) {
 
 /// Labels and what holds, below each other.
 pub(super) fn column(pen: &mut Pen, area: Rect, facts: &Facts) {
-    for ((label, (text, role)), y) in facts.iter().zip(area.top()..area.bottom()) {
+    let room = area.width.saturating_sub(15);
+    // What is too long goes on below, as long as all of the others have their line.
+    let mut spare = area.height.saturating_sub(facts.len() as u16);
+    let mut y = area.top();
+    for (label, (text, role)) in facts {
+        if y >= area.bottom() {
+            return;
+        }
         pen.text(area.x + 2, y, 11.min(area.width.saturating_sub(2)), label, Role::Dim);
-        pen.text(area.x + 14, y, area.width.saturating_sub(15), text, *role);
+        if spare > 0 && room > 8 && text::width(text) > usize::from(room) {
+            let rows = text::wrap_words(text, usize::from(room));
+            let more = (rows.len() as u16 - 1).min(spare).min(2);
+            for row in &rows[..usize::from(more)] {
+                pen.text(area.x + 14, y, room, row, *role);
+                y += 1;
+            }
+            pen.text(area.x + 14, y, room, &rows[usize::from(more)..].join(" "), *role);
+            spare -= more;
+        } else {
+            pen.text(area.x + 14, y, room, text, *role);
+        }
+        y += 1;
     }
 }
 
@@ -93,6 +121,7 @@ fn identity(app: &App, rank: &Rank) -> Facts {
     });
     let spent = app.state.attempts.iter().rev().find(|attempt| attempt.n == rank.attempt);
     let attempt = match spent {
+        Some(attempt) if attempt.restarts == 1 => format!("{}, 1 restart spent", rank.attempt),
         Some(attempt) => format!("{}, {} restarts spent", rank.attempt, attempt.restarts),
         None => rank.attempt.to_string(),
     };
@@ -109,7 +138,7 @@ fn identity(app: &App, rank: &Rank) -> Facts {
         facts.push(("cgroup", (cgroup, Role::Text)));
     }
     if let Some(cwd) = process.and_then(|process| process.cwd.clone()) {
-        facts.push(("in", (cwd, Role::Text)));
+        facts.push(("cwd", (cwd, Role::Text)));
     }
     facts.extend(lives(app, rank.local_rank).into_iter().map(|life| ("before", life)));
     facts
@@ -175,7 +204,7 @@ fn condition(app: &App, rank: &Rank) -> Facts {
     let memory = rank.rss_bytes.filter(|_| !gone).map(|bytes| format!("{}{limit}", text::bytes(bytes)));
     let cpu = rank.cpu_pct.filter(|_| !gone).map(|pct| {
         let threads = rank.threads.map(|threads| format!(", {threads} threads")).unwrap_or_default();
-        format!("{pct:.0} % of one core{threads}")
+        format!("{pct:.0} % of a core{threads}")
     });
     facts.extend([
         ("step", known(step)),

@@ -76,8 +76,8 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     let tag = words::rank_tag(rank.place.rank, rank.local_rank);
     let look = words::rank_state(rank, app.glyphs);
     let used = pen.rule(area, &format!("rank {}", tag.trim_start_matches('r')));
-    let x = area.x + used + 1;
-    pen.chip(x, area.y, area.right().saturating_sub(x), &format!("{} {}", look.glyph, look.word), look.role);
+    let x = area.x + used;
+    pen.badge(x, area.y, area.right().saturating_sub(x), &format!("{} {}", look.glyph, look.word), look.role);
     let places = Places::of(app, rank, area);
     facts::draw(app, rank, pen, places.facts);
     charts::draw(app, rank, pen, places.charts);

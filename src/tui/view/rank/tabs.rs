@@ -159,7 +159,8 @@ fn stack(app: &App, rank: &Rank, width: usize) -> Vec<Line> {
     if let Some((at, stacks)) = &app.page.stacks {
         let mut lines = vec![taken(app, *at, stacks)];
         lines.extend(not_read(stacks, width));
-        for thread in &stacks.threads {
+        let (main, others): (Vec<_>, Vec<_>) = stacks.threads.iter().partition(|thread| thread.is_main);
+        for thread in main.into_iter().chain(others) {
             let unnamed = if thread.is_main { "MainThread" } else { "thread" };
             let gil = if thread.holds_gil == Some(true) { ", holds Python's lock" } else { "" };
             let name = format!("{}{gil}", thread.name.as_deref().unwrap_or(unnamed));
@@ -185,7 +186,10 @@ fn taken(app: &App, at: crate::domain::time::Stamp, stacks: &Stacks) -> Line {
     let by = stacks.groups.first().map_or("", |group| group.source.name());
     let by = if by.is_empty() { String::new() } else { format!(" by {by}") };
     vec![
-        (format!("taken {} ago{by}, innermost first  ", human(app.now_of(app.node).since(at))), Role::Dim),
+        (
+            format!("taken {} ago{by}, innermost first  ", text::age(app.now_of(app.node).since(at))),
+            Role::Dim,
+        ),
         ("s again".into(), Role::Key),
     ]
 }
@@ -233,7 +237,7 @@ fn group_lines(app: &App, rank: &Rank, group: &GroupStatus, width: usize) -> Vec
         groups.filter(|other| other.name == group.name)
     };
     let size = group.size.map_or("n/a".into(), |size| size.to_string());
-    let place = group.rank.map_or(String::new(), |place| format!(", {place} in it"));
+    let place = group.rank.map_or(String::new(), |place| format!(", rank {place} of it"));
     let name = group_name(group);
     let torch = if name == group.name { String::new() } else { format!(" ({})", group.name) };
     let mut lines = vec![vec![
@@ -318,7 +322,10 @@ fn peers(app: &App) -> Vec<Line> {
         vec![one(format!("{:<18}{:>10}{:>10}{:>8}", "", "this rank", "median", "apart"), Role::Title)];
     for comparison in fleet.norms.compare(&row.figures) {
         let number = |value: Option<f32>| value.map_or("n/a".into(), |value| format!("{value:.0}"));
-        let apart = comparison.apart.map_or("n/a".into(), |apart| format!("{apart:+.1}"));
+        let apart = comparison.apart.map_or("n/a".into(), |apart| match apart {
+            -0.05..0.05 => "0".into(),
+            apart => format!("{apart:+.1}"),
+        });
         let text = format!(
             "{:<18}{:>10}{:>10}{apart:>8}",
             comparison.name,
@@ -336,5 +343,10 @@ fn peers(app: &App) -> Vec<Line> {
     if !reason.is_empty() {
         lines.push(one(reason, Role::Warn));
     }
+    lines.push(Vec::new());
+    lines.push(one(
+        "apart: how far on the bad side, in robust standard deviations; odd from 3.5 on",
+        Role::Dim,
+    ));
     lines
 }
