@@ -14,6 +14,7 @@ use crate::{
     domain::{
         cluster::{Member, NodeLink, NodeStatus, shift},
         command::{Command, Outcome},
+        gpu::report::GpusReport,
         report::{NodeReport, Status},
         state::State,
         time::Stamp,
@@ -268,7 +269,7 @@ impl Gathered {
         let mut status = Status::new(&self.whole(), now);
         // The alerts of the whole name no rank: positions mean nothing without their node.
         let kept: Vec<_> = status.alerts.drain(..).map(|alert| (alert.kind, alert.text)).collect();
-        let mut nodes = Vec::new();
+        let (mut nodes, mut gpus) = (Vec::new(), Vec::new());
         for (link, state) in &self.nodes {
             let mut own = Status::new(state, shift(now, -link.ahead_ms()));
             own.ranks.iter_mut().for_each(|rank| rank.node = Some(link.host.clone()));
@@ -276,11 +277,13 @@ impl Gathered {
                 kept.iter().any(|(kind, text)| *kind == alert.kind && text.ends_with(&alert.text))
             });
             status.ranks.extend(own.ranks);
+            gpus.extend(own.gpus.map(|gpus| (link.host.clone(), gpus)));
             status.alerts.extend(own.alerts);
             nodes.push(NodeReport::new(link, state, now));
         }
         status.ranks.sort_by_key(|rank| rank.rank.unwrap_or(u32::MAX));
         status.nodes = Some(nodes);
+        status.gpus = GpusReport::join(gpus);
         status
     }
 
