@@ -32,7 +32,7 @@ const MADE_WITHIN: Duration = Duration::from_secs(30);
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 const CHANCE: f64 = 0.3;
 /// Links that may be in the making at once. Each is a process that agrees on keys.
-pub(super) const AT_ONCE: usize = 48;
+pub(super) const AT_ONCE: usize = 32;
 /// Orders that may wait for a node.
 const ORDERS: usize = 256;
 
