@@ -184,7 +184,11 @@ fn a_node_that_went_away_is_the_cause_of_those_that_lost_it() {
 
     // What it said itself is better than that.
     let mut facts = failed(T + 4_000, CauseKind::OomHost, "rank 1 was ended by the kernel");
-    facts.push(ended(T + 9_000, JobState::Failed));
+    let own = facts.iter().find_map(|(_, fact)| match fact {
+        Fact::CauseFound { cause, .. } => Some(cause.clone()),
+        _ => None,
+    });
+    facts.push((T + 9_000, Fact::JobEnded { state: JobState::Failed, exit_code: None, cause: own }));
     let cause = join(&[(&victim, 0), (&node(1, facts), 0)]).cause.unwrap();
     assert_eq!(
         (cause.kind, cause.text.as_str()),
@@ -193,7 +197,11 @@ fn a_node_that_went_away_is_the_cause_of_those_that_lost_it() {
 
     // One that failed as the others did says nothing, and one that left long before neither.
     let mut facts = lost();
-    facts.push(ended(T + 9_000, JobState::Failed));
+    let own = match &facts[1].1 {
+        Fact::CauseFound { cause, .. } => Some(cause.clone()),
+        _ => None,
+    };
+    facts.push((T + 9_000, Fact::JobEnded { state: JobState::Failed, exit_code: None, cause: own }));
     let old = node(2, vec![ended(T - 600_000, JobState::Stopped)]);
     let cause = join(&[(&victim, 0), (&node(1, facts), 0), (&old, 0)]).cause.unwrap();
     assert_eq!(cause.text, "n01: rank 0 lost the connection to a peer");
