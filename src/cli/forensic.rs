@@ -18,7 +18,6 @@ use super::{
 use crate::{
     domain::{
         command::Command,
-        event::Fact,
         flight::{
             Dump,
             analyse::analyse,
@@ -292,13 +291,10 @@ fn dump_files(folder: &Path, since: Option<std::time::SystemTime>) -> Vec<PathBu
 
 /// When the last group started.
 fn last_start(dir: &JobDir) -> Option<std::time::SystemTime> {
-    let mut at = None;
-    // A journal that cannot be read only means that older dumps are not left out.
-    let _ = journal::read(&dir.journal(), |event| {
-        if matches!(event.fact, Fact::GroupStarted { .. }) {
-            at = Some(event.at);
-        }
-    });
+    // A journal that cannot be read only means that older dumps are not left out. One that was moved aside as it grew
+    // goes on with the state, which knows of starts before that.
+    let past = journal::read(&dir.journal(), |_| {}).ok()?;
+    let at = past.state.attempts.back().map(|attempt| attempt.started_at);
     Some(std::time::UNIX_EPOCH + std::time::Duration::from_millis(at?.0))
 }
 

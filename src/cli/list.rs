@@ -42,7 +42,7 @@ pub struct AttachArgs {
     /// Print one line per event instead of opening the screen
     #[arg(long, conflicts_with_all = ["nodes", "relay"])]
     plain: bool,
-    /// Watch over the relay that runs for the job, on this node or on the one that --nodes names
+    /// Watch over the relay that runs for the job, on this node or on those that --nodes names
     #[arg(long, conflicts_with = "pid", help_heading = "Nodes")]
     relay: bool,
     #[command(flatten)]
@@ -64,7 +64,14 @@ pub struct PsArgs {
 pub fn attach(args: &AttachArgs, screen: &ScreenArgs) -> Result<u8> {
     let options = screen.options()?;
     if args.relay {
-        return block_on(screen::watch_over(args.nodes.relay(args.job.as_deref())?, &options));
+        let job = args.job.as_deref();
+        let Some(mut relays) = args.nodes.relays(job)? else {
+            return block_on(screen::watch_over(NodesArgs::own_relay(job), &options));
+        };
+        return match relays.pop() {
+            Some(only) if relays.is_empty() => block_on(screen::watch_over(only.connect, &options)),
+            last => block_on(screen::watch_nodes(relays.into_iter().chain(last).collect(), &options)),
+        };
     }
     if let Some(hosts) = args.nodes.hosts(args.job.as_deref())? {
         if !screen::is_possible() {

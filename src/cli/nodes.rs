@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::{
     hosts::HostArgs,
@@ -13,6 +14,7 @@ use crate::{
     domain::{
         cluster::{Member, NodeLink, NodeStatus, shift},
         command::{Command, Outcome},
+        gpu::report::GpusReport,
         report::{NodeReport, Status},
         state::State,
         time::Stamp,
@@ -34,6 +36,9 @@ const SSH: &str =
 const PLACES: (&str, &str) = ("{host}", "{job}");
 /// With more nodes than this, a relay is worth a word.
 const MANY: usize = 64;
+/// Descriptors for a link: three streams of a process, and its end. And for all else.
+const FILES: usize = 4;
+const FILES_ELSE: usize = 128;
 /// How long a command waits for hosts that do not answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -48,28 +53,29 @@ pub struct NodesArgs {
 }
 
 impl NodesArgs {
-    /// How the relay for a job is reached: on this node, or on the one that is named.
+    /// How the relay of this node is reached, for a job.
+    pub fn own_relay(job: Option<&str>) -> Connect {
+        let job = job.map(str::to_owned);
+        Box::new(move || {
+            let job = job.clone();
+            Box::pin(async move {
+                let (read, write) = super::proxy::relay(job.as_deref()).await?.into_split();
+                Ok(Link::over(read, write))
+            })
+        })
+    }
+
+    /// The relays of the nodes that are named; `None` when none are. Each stands for the nodes that it has.
     ///
     /// # Errors
-    /// Several nodes are named, or one that cannot be used.
-    pub fn relay(&self, job: Option<&str>) -> Result<Connect> {
+    /// A host or a template that cannot be used.
+    pub fn relays(&self, job: Option<&str>) -> Result<Option<Vec<Host>>> {
+        let Some(names) = self.names(job)? else { return Ok(None) };
+        let via = Via::parse(self.via.as_deref(), &["proxy", "--relay"])?;
         let wanted = wanted(job)?;
-        let names = self.names(job)?.unwrap_or_default();
-        let host = match names.as_slice() {
-            [] => {
-                let job = job.map(str::to_owned);
-                return Ok(Box::new(move || {
-                    let job = job.clone();
-                    Box::pin(async move {
-                        let (read, write) = super::proxy::relay(job.as_deref()).await?.into_split();
-                        Ok(Link::over(read, write))
-                    })
-                }));
-            }
-            [host] => host,
-            _ => return Err(Error::usage("--relay goes to one node: the one that the relay runs on")),
-        };
-        Ok(Via::parse(self.via.as_deref(), &["proxy", "--relay"])?.connect(host, &wanted))
+        make_room(names.len())?;
+        let host = |name: String| Host { connect: via.connect(&name, &wanted), name };
+        Ok(Some(names.into_iter().map(host).collect()))
     }
 
     fn names(&self, job: Option<&str>) -> Result<Option<Vec<String>>> {
@@ -85,6 +91,7 @@ impl NodesArgs {
         let via = Via::parse(self.via.as_deref(), &["proxy"])?;
         let wanted = wanted(job)?;
         let here = scan::node_name();
+        make_room(names.len())?;
         if names.len() > MANY {
             eprintln!("note: {} links; elastictop relay holds them once for all who look", names.len());
         }
@@ -94,6 +101,27 @@ impl NodesArgs {
             Host { name, connect }
         };
         Ok(Some(names.into_iter().map(host).collect()))
+    }
+}
+
+/// Sees to it that so many links can be open at once.
+///
+/// # Errors
+/// The system does not allow it.
+fn make_room(links: usize) -> Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = (links * FILES + FILES_ELSE) as u64;
+    if limit.current.is_none_or(|now| now >= wanted) {
+        return Ok(());
+    }
+    limit.current = Some(limit.maximum.map_or(wanted, |most| most.min(wanted)));
+    let _ = setrlimit(Resource::Nofile, limit);
+    match getrlimit(Resource::Nofile).current {
+        Some(now) if now < wanted => Err(Error::environment(format!(
+            "{links} links need {wanted} open files, and this process may have {now}"
+        ))
+        .hint("raise the limit (ulimit -n), or have relays with fewer nodes each, and one above them: elastictop relay --relays")),
+        _ => Ok(()),
     }
 }
 
@@ -179,14 +207,31 @@ pub struct Gathered {
     nodes: Vec<(NodeStatus, State)>,
 }
 
+/// Nodes with what each told before.
+fn join_states(
+    nodes: Vec<NodeStatus>,
+    mut state: impl FnMut(usize, &str) -> Option<State>,
+) -> Vec<(NodeStatus, State)> {
+    let join = |(at, status): (usize, NodeStatus)| {
+        let state = state(at, &status.host).unwrap_or_default();
+        (status, state)
+    };
+    nodes.into_iter().enumerate().map(join).collect()
+}
+
 impl Gathered {
     fn take(&mut self, message: ToViewer) {
         match message {
             ToViewer::Together { messages } => messages.into_iter().for_each(|message| self.take(message)),
             ToViewer::Nodes { nodes } => {
-                let mut known = std::mem::take(&mut self.nodes).into_iter().map(|(_, state)| state);
-                self.nodes =
-                    nodes.into_iter().map(|status| (status, known.next().unwrap_or_default())).collect();
+                let mut known = std::mem::take(&mut self.nodes);
+                let state = |at: usize, host: &str| {
+                    let is_it = |node: &(NodeStatus, State)| node.0.host == host;
+                    let at =
+                        if known.get(at).is_some_and(is_it) { at } else { known.iter().position(is_it)? };
+                    Some(std::mem::take(&mut known[at].1))
+                };
+                self.nodes = join_states(nodes, state);
             }
             ToViewer::From { node, message } => {
                 if let (Some((_, state)), ToViewer::Snapshot { state: told, .. }) =
@@ -224,7 +269,7 @@ impl Gathered {
         let mut status = Status::new(&self.whole(), now);
         // The alerts of the whole name no rank: positions mean nothing without their node.
         let kept: Vec<_> = status.alerts.drain(..).map(|alert| (alert.kind, alert.text)).collect();
-        let mut nodes = Vec::new();
+        let (mut nodes, mut gpus) = (Vec::new(), Vec::new());
         for (link, state) in &self.nodes {
             let mut own = Status::new(state, shift(now, -link.ahead_ms()));
             own.ranks.iter_mut().for_each(|rank| rank.node = Some(link.host.clone()));
@@ -232,11 +277,13 @@ impl Gathered {
                 kept.iter().any(|(kind, text)| *kind == alert.kind && text.ends_with(&alert.text))
             });
             status.ranks.extend(own.ranks);
+            gpus.extend(own.gpus.map(|gpus| (link.host.clone(), gpus)));
             status.alerts.extend(own.alerts);
             nodes.push(NodeReport::new(link, state, now));
         }
         status.ranks.sort_by_key(|rank| rank.rank.unwrap_or(u32::MAX));
         status.nodes = Some(nodes);
+        status.gpus = GpusReport::join(gpus);
         status
     }
 

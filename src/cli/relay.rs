@@ -15,6 +15,9 @@ use crate::{
 pub struct RelayArgs {
     /// Id, name or rendezvous id of the job; the newest of each node if left out
     job: Option<String>,
+    /// The nodes that are named run relays; each stands for the nodes that it has
+    #[arg(long)]
+    relays: bool,
     #[command(flatten)]
     nodes: NodesArgs,
 }
@@ -22,7 +25,8 @@ pub struct RelayArgs {
 /// `elastictop relay`: until Ctrl-C or SIGTERM.
 pub fn relay(args: &RelayArgs) -> Result<u8> {
     let job = args.job.as_deref();
-    let Some(hosts) = args.nodes.hosts(job)? else {
+    let hosts = if args.relays { args.nodes.relays(job)? } else { args.nodes.hosts(job)? };
+    let Some(hosts) = hosts else {
         return Err(Error::usage("a relay needs nodes to link to").hint("elastictop relay --nodes n[01-64]"));
     };
     let path = Roots::find()?.relay(job);
@@ -38,8 +42,9 @@ pub fn relay(args: &RelayArgs) -> Result<u8> {
             }
         };
         let word = job.map(|job| format!(" {job}")).unwrap_or_default();
+        let what = if args.relays { "relays" } else { "nodes" };
         let ready =
-            || eprintln!("relay for {count} nodes; watch over it with: elastictop attach{word} --relay");
+            || eprintln!("relay for {count} {what}; watch over it with: elastictop attach{word} --relay");
         cluster::relay::run(hosts, &format!("relay of {}", viewer_name()), &path, ready, stop).await
     })?;
     Ok(0)

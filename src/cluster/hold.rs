@@ -1,35 +1,44 @@
 //! What all nodes told, and who asked what of whom.
 
-use std::collections::BTreeMap;
+mod members;
+mod orders;
 
-use tokio::{net::UnixListener, sync::mpsc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use tokio::{
+    net::UnixListener,
+    sync::{Semaphore, mpsc},
+    time::{Instant, sleep_until},
+};
+
+use self::{
+    members::Members,
+    orders::{Asked, Ordered},
+};
 use super::{
     Host,
     node::{self, Said},
 };
 use crate::{
-    domain::{
-        cluster::{NodeLink, NodeStatus, Order},
-        command::{Command, Outcome},
-        stack::Stacks,
-        state::State,
-    },
-    supervisor::{
-        clock::wall,
-        hub::{Hub, Said as FromViewer, ViewerId},
-    },
+    domain::cluster::NodeLink,
+    supervisor::hub::{Hub, Said as FromViewer, ViewerId},
     wire::{
         link::{Link, QUEUE},
-        message::{PROTOCOL, ToSupervisor, ToViewer},
+        message::ToViewer,
     },
 };
+
+/// Up to so many nodes, viewers hear at once what a node says. Of more it is gathered, half a millisecond for each node:
+/// a viewer draws some times a second, and has room for 64 messages.
+const FEW: usize = 16;
+const GATHERED: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(250));
+/// Messages that are gathered at most.
+const MOST: usize = 2048;
 
 /// The nodes of one job, and those who look at them.
 #[derive(Debug)]
 pub struct Cluster {
-    hosts: Vec<String>,
-    nodes: Vec<Node>,
+    members: Members,
     hears: mpsc::Receiver<(usize, Said)>,
     hub: Hub,
     said: mpsc::Receiver<(ViewerId, FromViewer)>,
@@ -37,31 +46,19 @@ pub struct Cluster {
     /// By the id under which a node was asked.
     asked: BTreeMap<u64, Asked>,
     orders: BTreeMap<u64, Ordered>,
+    untold: Untold,
 }
 
-#[derive(Debug)]
-struct Node {
-    to: mpsc::Sender<ToSupervisor>,
-    status: NodeStatus,
-    state: State,
-}
-
-/// What a node was asked, for whom.
-#[derive(Clone, Copy, Debug)]
-enum Asked {
-    /// For a viewer, under the id that it chose.
-    For(usize, ViewerId, u64),
-    /// A part of an order.
-    Part(usize, u64),
-}
-
-/// A command that is under way on some nodes.
-#[derive(Debug)]
-struct Ordered {
-    by: ViewerId,
-    id: u64,
-    order: Order,
-    stacks: Option<Stacks>,
+/// What viewers are about to hear.
+#[derive(Debug, Default)]
+struct Untold {
+    messages: Vec<ToViewer>,
+    events: u64,
+    /// Whether a link is otherwise than they know.
+    status: bool,
+    /// Whether the nodes themselves are others.
+    anew: bool,
+    due: Option<Instant>,
 }
 
 /// Holds the links for one viewer in this process.
@@ -82,18 +79,14 @@ impl Cluster {
     pub fn new(hosts: Vec<Host>, viewer: &str) -> Cluster {
         let (told, hears) = mpsc::channel(QUEUE);
         let (hub, said) = Hub::new();
-        let names = hosts.iter().map(|host| host.name.clone()).collect();
-        let nodes = hosts
-            .into_iter()
-            .enumerate()
-            .map(|(number, host)| Node {
-                to: node::start(number, host.connect, viewer.to_owned(), told.clone()),
-                status: NodeStatus::new(host.name),
-                state: State::default(),
-            })
-            .collect();
-        let (asked, orders) = (BTreeMap::new(), BTreeMap::new());
-        Cluster { hosts: names, nodes, hears, hub, said, next_id: 1, asked, orders }
+        let turns = Arc::new(Semaphore::new(node::AT_ONCE));
+        let mut members = Members::default();
+        for (number, Host { name, connect }) in hosts.into_iter().enumerate() {
+            let to = node::start(number, connect, viewer.to_owned(), told.clone(), turns.clone());
+            members.add(name, to);
+        }
+        let (asked, orders, untold) = (BTreeMap::new(), BTreeMap::new(), Untold::default());
+        Cluster { members, hears, hub, said, next_id: 1, asked, orders, untold }
     }
 
     /// Serves whoever connects, for as long as it is awaited.
@@ -111,226 +104,125 @@ impl Cluster {
 
     /// Takes one thing in. Nothing is lost when it is not awaited to its end.
     async fn turn(&mut self) {
+        let due = self.untold.due;
+        if due.is_some_and(|due| due <= Instant::now()) || self.untold.messages.len() >= MOST {
+            self.flush();
+        }
         tokio::select! {
             // The cluster holds no sender itself: without nodes there is nothing to hear, ever.
-            Some((node, said)) = self.hears.recv() => self.heard(node, said),
+            Some((link, said)) = self.hears.recv() => self.heard(link, said),
             Some((from, said)) = self.said.recv() => match said {
                 FromViewer::Gone => self.hub.remove(from),
                 FromViewer::Message(message) => self.asked_by(from, message),
             },
+            () = async { sleep_until(due.expect("guarded")).await }, if due.is_some() => {}
         }
     }
 
-    fn heard(&mut self, number: usize, said: Said) {
+    fn heard(&mut self, link: usize, said: Said) {
         match said {
-            Said::Link(link) => {
-                let lost = matches!(link, NodeLink::Lost { .. } | NodeLink::Gone { .. });
-                self.nodes[number].status.link = link;
+            Said::Link(how) => {
+                let lost = matches!(how, NodeLink::Lost { .. } | NodeLink::Gone { .. });
+                self.members.link(link).link = how;
                 if lost {
-                    self.forget(number);
+                    self.forget(link, "the link went away before it answered");
                 }
                 self.tell_status();
             }
             Said::Clock(offset) => {
-                let status = &mut self.nodes[number].status;
-                if status.clock.replace(offset) != Some(offset) {
+                let status = self.members.link(link);
+                if status.clock.is_none_or(|known| !offset.is_about(known)) {
+                    status.clock = Some(offset);
                     self.tell_status();
                 }
             }
-            Said::Heard(message) => self.heard_message(number, message),
+            Said::Heard(message) => self.heard_over(link, None, message),
         }
     }
 
-    fn heard_message(&mut self, number: usize, message: ToViewer) {
+    /// What came over a link; `number` is the node behind a relay that it is about.
+    fn heard_over(&mut self, link: usize, number: Option<u32>, message: ToViewer) {
         match message {
             ToViewer::Welcome { read_only, .. } => {
-                self.nodes[number].status.read_only = read_only;
+                self.members.link(link).read_only = read_only;
+                self.tell_status();
+            }
+            ToViewer::Together { messages } => {
+                messages.into_iter().for_each(|message| self.heard_over(link, number, message));
+            }
+            ToViewer::From { node, message } if number.is_none() => {
+                self.heard_over(link, Some(node), *message);
+            }
+            ToViewer::Nodes { nodes } if number.is_none() => {
+                if self.members.told(link, nodes) {
+                    self.forget(link, "the relay had other nodes before it answered");
+                    self.untold.anew = true;
+                }
+                self.tell_status();
             }
             ToViewer::Snapshot { state, lost } => {
-                self.nodes[number].state = *state;
-                let state = &self.nodes[number].state;
-                let message = from(number, ToViewer::Snapshot { state: Box::new(state.clone()), lost });
-                self.spread(&message, 1);
+                let Some(node) = self.members.behind(link, number) else { return };
+                *self.members.state(node) = *state;
+                let state = Box::new(self.members.node(node).state.clone());
+                self.tell(node, ToViewer::Snapshot { state, lost }, 1);
             }
             ToViewer::Events { events } => {
-                events.iter().for_each(|event| self.nodes[number].state.apply(event));
+                let Some(node) = self.members.behind(link, number) else { return };
+                events.iter().for_each(|event| self.members.state(node).apply(event));
                 let count = events.len() as u64;
-                if self.hub.is_watched() {
-                    self.spread(&from(number, ToViewer::Events { events }), count);
-                }
+                self.tell(node, ToViewer::Events { events }, count);
             }
-            ToViewer::Reply { id, outcome } => match self.asked.remove(&id) {
-                Some(Asked::Part(_, order)) => self.answered(number, order, &outcome),
-                Some(Asked::For(..)) | None => {}
-            },
-            ToViewer::Stacks { id, stacks } => {
-                if let Some(Asked::Part(_, order)) = self.asked.get(&id)
-                    && let Some(ordered) = self.orders.get_mut(order)
-                {
-                    match &mut ordered.stacks {
-                        Some(known) => known.join(stacks),
-                        None => ordered.stacks = Some(stacks),
-                    }
-                }
-            }
-            ToViewer::Logs { id, page } => {
-                if let Some(Asked::For(_, viewer, own)) = self.asked.remove(&id) {
-                    self.hub.send(viewer, &from(number, ToViewer::Logs { id: own, page }));
-                }
-            }
-            ToViewer::CloseUp { id, close_up } => {
-                if let Some(Asked::For(_, viewer, own)) = self.asked.remove(&id) {
-                    self.hub.send(viewer, &from(number, ToViewer::CloseUp { id: own, close_up }));
-                }
-            }
-            // Nodes of nodes are not shown, and what a newer supervisor says is not understood.
-            ToViewer::Nodes { .. }
-            | ToViewer::Together { .. }
-            | ToViewer::Recording { .. }
-            | ToViewer::Position { .. }
-            | ToViewer::From { .. }
-            | ToViewer::Clock { .. }
-            | ToViewer::Bye { .. }
-            | ToViewer::Unknown => {}
+            message => self.heard_answer(message),
         }
     }
 
-    fn asked_by(&mut self, viewer: ViewerId, message: ToSupervisor) {
-        match message {
-            ToSupervisor::Hello { protocol, viewer: name, watch, .. } if protocol == PROTOCOL => {
-                self.hub.greet(viewer, name, watch);
-                self.welcome(viewer);
-            }
-            ToSupervisor::Hello { protocol, version, .. } => {
-                let text = format!(
-                    "the viewer is elastictop {version} with protocol {protocol}, the relay is {} with protocol \
-                     {PROTOCOL}; use the same version",
-                    env!("CARGO_PKG_VERSION")
-                );
-                self.hub.send(viewer, &ToViewer::Bye { text });
-            }
-            ToSupervisor::Clock { id } => self.hub.send(viewer, &ToViewer::Clock { id, now: wall() }),
-            ToSupervisor::Do { id, command } => {
-                let addressees = self.addressees(&command);
-                self.order(viewer, id, &command, &addressees);
-            }
-            ToSupervisor::To { node, message } => self.pass_on(viewer, node as usize, *message),
-            // Who does not say which node means the first.
-            message @ (ToSupervisor::Logs { .. } | ToSupervisor::LookAt { .. } | ToSupervisor::Traffic) => {
-                self.pass_on(viewer, 0, message);
-            }
-            ToSupervisor::Replay { .. } | ToSupervisor::Unknown => {}
-        }
-    }
-
-    fn welcome(&mut self, viewer: ViewerId) {
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let hello = ToViewer::Welcome { protocol: PROTOCOL, version, now: wall(), read_only: None };
-        self.hub.send(viewer, &hello);
-        self.hub.send(viewer, &snapshots(&self.nodes, 0));
-    }
-
-    fn pass_on(&mut self, viewer: ViewerId, number: usize, message: ToSupervisor) {
-        if number >= self.nodes.len() {
-            return;
-        }
-        match message {
-            ToSupervisor::Do { id, command } => self.order(viewer, id, &command, &[number]),
-            ToSupervisor::Logs { id, query } if self.hub.keeps_up(viewer) => {
-                let asked = self.note(Asked::For(number, viewer, id));
-                self.send(number, ToSupervisor::Logs { id: asked, query });
-            }
-            ToSupervisor::LookAt { id, local_rank, question } if self.hub.keeps_up(viewer) => {
-                let asked = self.note(Asked::For(number, viewer, id));
-                self.send(number, ToSupervisor::LookAt { id: asked, local_rank, question });
-            }
-            ToSupervisor::Traffic => self.send(number, ToSupervisor::Traffic),
-            _ => {}
-        }
-    }
-
-    /// The nodes that a command is for: those of the rank that it names, or all that the job still runs on.
-    fn addressees(&self, command: &Command) -> Vec<usize> {
-        let rank = match command {
-            Command::Signal { rank, .. } | Command::Stacks { rank, .. } => *rank,
-            Command::Drill { rank, .. } => Some(*rank),
-            _ => None,
-        };
-        let has = |node: &Node| match rank {
-            Some(rank) => node.state.ranks.iter().any(|known| known.place.rank == Some(rank)),
-            None => !node.state.state.is_over(),
-        };
-        (0..self.nodes.len()).filter(|number| has(&self.nodes[*number])).collect()
-    }
-
-    fn order(&mut self, by: ViewerId, id: u64, command: &Command, addressees: &[usize]) {
-        let key = self.new_id();
-        let mut order = Order::new();
-        for &number in addressees {
-            let node = &self.nodes[number];
-            if let Some(why) = node.status.link.unreachable() {
-                order.lost(number, why);
-                continue;
-            }
-            let command = match command {
-                // Another viewer may ask for the same at the same time, over other links.
-                Command::Restart { attempt: None } => {
-                    Command::Restart { attempt: Some(node.state.attempt()) }
-                }
-                command => command.clone(),
-            };
-            let asked = self.note(Asked::Part(number, key));
-            match self.nodes[number].to.try_send(ToSupervisor::Do { id: asked, command }) {
-                Ok(()) => order.sent(number),
-                Err(_) => {
-                    self.asked.remove(&asked);
-                    order.lost(number, "it takes no messages now");
-                }
-            }
-        }
-        self.orders.insert(key, Ordered { by, id, order, stacks: None });
-        self.settle(key);
-    }
-
-    fn answered(&mut self, number: usize, key: u64, outcome: &Outcome) {
-        if let Some(ordered) = self.orders.get_mut(&key)
-            && ordered.order.answered(number, outcome)
+    /// What a node says, for all that watch.
+    fn tell(&mut self, node: usize, message: ToViewer, events: u64) {
+        if self.hub.is_watched()
+            && let Some(message) = self.members.from(node, message)
         {
-            self.settle(key);
+            self.untold.messages.push(message);
+            self.untold.events += events;
+            self.tell_soon();
         }
     }
 
-    /// Answers who ordered, once all nodes have.
-    fn settle(&mut self, key: u64) {
-        let Some(outcome) = self.orders.get(&key).and_then(|ordered| ordered.order.outcome(&self.hosts))
-        else {
-            return;
-        };
-        let Some(Ordered { by, id, stacks, .. }) = self.orders.remove(&key) else { return };
-        if let Some(stacks) = stacks {
-            self.hub.send(by, &ToViewer::Stacks { id, stacks });
-        }
-        self.hub.send(by, &ToViewer::Reply { id, outcome });
+    fn tell_status(&mut self) {
+        self.untold.status = true;
+        self.tell_soon();
     }
 
-    /// The link is gone, and with it the answers that were awaited over it.
-    fn forget(&mut self, number: usize) {
-        let of_it = |asked: &Asked| match asked {
-            Asked::For(node, ..) | Asked::Part(node, _) => *node == number,
-        };
-        self.asked.retain(|_, asked| !of_it(asked));
-        let waiting: Vec<u64> = self
-            .orders
-            .iter()
-            .filter(|(_, ordered)| ordered.order.waits_for(number))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in waiting {
-            if let Some(ordered) = self.orders.get_mut(&key) {
-                ordered.order.lost(number, "the link went away before it answered");
-            }
-            self.settle(key);
+    fn tell_soon(&mut self) {
+        let nodes = self.members.len();
+        if nodes <= FEW {
+            self.flush();
+        } else if self.untold.due.is_none() {
+            self.untold.due = Some(Instant::now() + (GATHERED.0 * nodes as u32).min(GATHERED.1));
         }
+    }
+
+    /// Tells all that watch what there is to tell, in one message.
+    fn flush(&mut self) {
+        let Untold { mut messages, events, status, anew, .. } = std::mem::take(&mut self.untold);
+        let members = &self.members;
+        if anew {
+            // Places are others, and what was to be told names the old ones.
+            messages = vec![members.snapshots(0)];
+        } else if status {
+            messages.insert(0, members.statuses());
+        }
+        let message = match messages.len() {
+            0 => return,
+            1 => messages.remove(0),
+            _ => ToViewer::Together { messages },
+        };
+        self.hub.spread(&message, events.max(1), |lost| members.snapshots(lost));
+    }
+
+    /// Says something to one viewer, after all that happened before.
+    fn say(&mut self, viewer: ViewerId, message: &ToViewer) {
+        self.flush();
+        self.hub.send(viewer, message);
     }
 
     fn new_id(&mut self) -> u64 {
@@ -343,41 +235,6 @@ impl Cluster {
         self.asked.insert(id, asked);
         id
     }
-
-    /// Without waiting: a node that takes nothing is found out by its silence.
-    fn send(&self, number: usize, message: ToSupervisor) {
-        let _ = self.nodes[number].to.try_send(message);
-    }
-
-    fn tell_status(&mut self) {
-        let message = self.status();
-        self.spread(&message, 1);
-    }
-
-    fn status(&self) -> ToViewer {
-        ToViewer::Nodes { nodes: self.nodes.iter().map(|node| node.status.clone()).collect() }
-    }
-
-    fn spread(&mut self, message: &ToViewer, events: u64) {
-        let nodes = &self.nodes;
-        self.hub.spread(message, events, |lost| snapshots(nodes, lost));
-    }
-}
-
-/// All that a viewer needs who has nothing, or missed some of it.
-fn snapshots(nodes: &[Node], lost: u64) -> ToViewer {
-    let status = ToViewer::Nodes { nodes: nodes.iter().map(|node| node.status.clone()).collect() };
-    let told = nodes.iter().enumerate().filter(|(_, node)| node.state.job.is_some());
-    let states = told.enumerate().map(|(n, (number, node))| {
-        // What was missed is told once.
-        let lost = if n == 0 { lost } else { 0 };
-        from(number, ToViewer::Snapshot { state: Box::new(node.state.clone()), lost })
-    });
-    ToViewer::Together { messages: std::iter::once(status).chain(states).collect() }
-}
-
-fn from(number: usize, message: ToViewer) -> ToViewer {
-    ToViewer::From { node: number as u32, message: Box::new(message) }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! The link to one node: made, made anew, asked for its clock, and given up when nothing comes over it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
@@ -27,8 +27,14 @@ const ASK: Duration = Duration::from_secs(2);
 const DEAD: Duration = Duration::from_secs(20);
 /// How long making a link may take: ssh through a jump host needs some seconds.
 const MADE_WITHIN: Duration = Duration::from_secs(30);
-/// First and longest wait between two attempts.
+/// First and longest wait between two attempts, and up to which part of it is left to chance: after a cut in the
+/// network not all nodes are asked at one moment.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+const CHANCE: f64 = 0.3;
+/// Links that may be in the making at once. Each is a process that agrees on keys.
+pub(super) const AT_ONCE: usize = 32;
+/// Orders that may wait for a node.
+const ORDERS: usize = 256;
 
 /// What a node's task tells of its link and hears over it.
 #[derive(Debug)]
@@ -48,9 +54,10 @@ pub(super) fn start(
     connect: Connect,
     viewer: String,
     said: mpsc::Sender<(usize, Said)>,
+    turns: Arc<Semaphore>,
 ) -> mpsc::Sender<ToSupervisor> {
-    let (to, orders) = mpsc::channel(crate::wire::link::QUEUE);
-    let node = Node { number, viewer, said, orders, is_over: false, last: wall(), tries: 0 };
+    let (to, orders) = mpsc::channel(ORDERS);
+    let node = Node { number, viewer, said, orders, turns, is_over: false, last: wall(), tries: 0 };
     tokio::spawn(node.run(connect));
     to
 }
@@ -60,6 +67,8 @@ struct Node {
     viewer: String,
     said: mpsc::Sender<(usize, Said)>,
     orders: mpsc::Receiver<ToSupervisor>,
+    /// Who may make a link now.
+    turns: Arc<Semaphore>,
     /// Whether its part of the job is over: then a link that ends need not be made anew.
     is_over: bool,
     /// When something was heard last, or the first attempt was made.
@@ -74,18 +83,29 @@ impl Node {
     async fn run(mut self, mut connect: Connect) {
         let mut wait = RETRY.0;
         loop {
+            let turn = tokio::select! {
+                turn = self.turns.clone().acquire_owned() => turn.ok(),
+                () = self.said.closed() => return,
+            };
             let made = timeout(MADE_WITHIN, connect()).await;
             let why = match made {
                 Ok(Ok(link)) => {
                     let began = Instant::now();
-                    let Ok(why) = self.hold(link).await else { return };
+                    // The turn ends with the first word: before that, ssh is still at it.
+                    let Ok(why) = self.hold(link, turn).await else { return };
                     if began.elapsed() > RETRY.1 {
                         wait = RETRY.0;
                     }
                     why
                 }
-                Ok(Err(error)) => error.text,
-                Err(_) => format!("no answer within {} s", MADE_WITHIN.as_secs()),
+                Ok(Err(error)) => {
+                    drop(turn);
+                    error.text
+                }
+                Err(_) => {
+                    drop(turn);
+                    format!("no answer within {} s", MADE_WITHIN.as_secs())
+                }
             };
             if self.is_over {
                 let _ =
@@ -98,7 +118,7 @@ impl Node {
                 return;
             }
             tokio::select! {
-                () = sleep(wait) => {}
+                () = sleep(wait.mul_f64(1.0 + CHANCE * (fastrand::f64() - 0.5))) => {}
                 () = self.said.closed() => return,
             }
             wait = (wait * 2).min(RETRY.1);
@@ -112,7 +132,8 @@ impl Node {
     }
 
     /// Talks over a link until it ends: why it did.
-    async fn hold(&mut self, mut link: Link) -> Result<String, Left> {
+    async fn hold(&mut self, mut link: Link, turn: Option<OwnedSemaphorePermit>) -> Result<String, Left> {
+        let mut turn = turn;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let hello =
             ToSupervisor::Hello { protocol: PROTOCOL, version, viewer: self.viewer.clone(), watch: true };
@@ -120,7 +141,7 @@ impl Node {
         let mut reading = Reading::default();
         let mut bye = None;
         let mut heard = Instant::now();
-        let mut is_silent = false;
+        let (mut is_silent, mut is_live) = (false, false);
         if link.outgoing.send(hello).await.is_err() {
             return Ok("the link ended at once".into());
         }
@@ -134,6 +155,7 @@ impl Node {
                         return Ok(bye.unwrap_or_else(|| "the link ended".into()));
                     };
                     (heard, self.last) = (Instant::now(), wall());
+                    drop(turn.take());
                     if std::mem::take(&mut is_silent) {
                         self.tell(Said::Link(NodeLink::Live)).await?;
                     }
@@ -151,7 +173,10 @@ impl Node {
                                 reading.take(asked.1, *now, wall());
                                 self.tell_clock(reading).await?;
                             }
-                            if let ToViewer::Snapshot { .. } = &message {
+                            // A relay tells of all its nodes together.
+                            if let ToViewer::Snapshot { .. } | ToViewer::Together { .. } = &message
+                                && !std::mem::replace(&mut is_live, true)
+                            {
                                 self.tries = 0;
                                 self.tell(Said::Link(NodeLink::Live)).await?;
                             }

@@ -4,6 +4,7 @@
 //! looks like one goes too, as the environment of a job that is over is gone.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     os::unix::fs::PermissionsExt,
@@ -17,9 +18,11 @@ use super::{
     forensic, journal,
     place::{JobDir, Manifest, Roots},
     preflight::ask_python,
+    recording::{Entry, Reader},
 };
 use crate::{
     domain::{
+        event::Fact,
         flight::{
             Dump,
             analyse::analyse,
@@ -42,8 +45,8 @@ use crate::{
 
 /// Most bytes of the end of a log that are taken.
 const LOG_TAIL: u64 = 256 << 10;
-/// Most bytes of the end of the journal: what happened in weeks is less.
-const JOURNAL_TAIL: u64 = 32 << 20;
+/// Most bytes of the journal, of all its files together: what happened in weeks is less.
+const JOURNAL_MOST: usize = 32 << 20;
 /// Most ranks' logs, the newest first.
 const MAX_LOGS: usize = 512;
 /// How long the job's Python may take to tell its version.
@@ -151,17 +154,45 @@ fn status(state: &State, now: Stamp, into: &mut Gathering) {
 fn events(dir: &JobDir, into: &mut Gathering) {
     let mut state = State::default();
     let mut told = String::new();
-    // What was lost of the journal is missing in both parts alike.
-    let _ = journal::read(&dir.journal(), |event| {
-        state.apply(event);
-        if let Some(sentence) = telling::event(&state, event) {
-            told += &format!("{}  {sentence}\n", event.at);
+    // What was lost of the journal is missing in both files alike.
+    let (mut lines, mut cut) = (VecDeque::new(), 0);
+    let mut kept = 0;
+    for file in journal::files(&dir.journal()) {
+        let Ok(mut reader) = Reader::open(&file) else { continue };
+        let mut is_first = true;
+        while let Some(entry) = reader.read() {
+            let Entry::Event(event) = entry else { continue };
+            state.apply(&event);
+            let repeats = matches!(event.fact, Fact::Snapshot { .. });
+            // Each file but the oldest begins with what the one before it led to.
+            let known = std::mem::take(&mut is_first) && repeats && !lines.is_empty();
+            if let Some(sentence) = telling::event(&state, &event).filter(|_| !repeats) {
+                told += &format!("{}  {sentence}\n", event.at);
+            }
+            if known {
+                continue;
+            }
+            let line = journal::line(&event);
+            kept += line.len() + 1;
+            lines.push_back(line);
+            while kept > JOURNAL_MOST {
+                let Some(oldest) = lines.pop_front() else { break };
+                kept -= oldest.len() + 1;
+                cut += 1;
+            }
         }
-    });
-    into.add("events.txt", "what happened, in sentences", told);
-    if let Some(text) = tail(&dir.journal(), JOURNAL_TAIL) {
-        into.add("journal.jsonl", "the same, one JSON object per line", text);
     }
+    into.add("events.txt", "what happened, in sentences", told);
+    let mut text = String::with_capacity(kept);
+    for line in lines {
+        text += &String::from_utf8_lossy(&line);
+        text.push('\n');
+    }
+    let what = match cut {
+        0 => "the same, one JSON object per line".to_owned(),
+        cut => format!("the same, one JSON object per line; the first {cut} are left out"),
+    };
+    into.add("journal.jsonl", what, text);
 }
 
 fn stacks_and_flight(dir: &JobDir, ranks: &[Wanted], state: &State, now: Stamp, into: &mut Gathering) {

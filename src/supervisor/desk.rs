@@ -56,6 +56,7 @@ pub fn answer(
         ToSupervisor::Logs { .. }
         | ToSupervisor::LookAt { .. }
         | ToSupervisor::To { .. }
+        | ToSupervisor::DoOn { .. }
         | ToSupervisor::Replay { .. }
         | ToSupervisor::Traffic
         | ToSupervisor::Unknown => {}

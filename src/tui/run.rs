@@ -98,6 +98,10 @@ where
     let mut budget = pace.budget.map(Budget::new);
     let mut inbox = vec![Msg::Tick(clock()), Msg::Linked];
     loop {
+        // Keys are about what is there now. What nobody looks at yet can wait for the frame: of many nodes it is much.
+        if inbox.iter().any(|msg| matches!(msg, Msg::Key(_) | Msg::Mouse(_))) {
+            app.settle();
+        }
         for msg in inbox.drain(..) {
             for cmd in app.update(msg) {
                 match cmd {
@@ -113,8 +117,8 @@ where
                 }
             }
         }
-        app.settle();
         if dirty && Instant::now() >= frame_at {
+            app.settle();
             if screen.is_broken() || hung_up() {
                 return Ok(ending(app));
             }
@@ -220,7 +224,8 @@ fn send(link: Option<&Link>, message: ToSupervisor) -> Option<Msg> {
     Some(Msg::Heard(Box::new(ToViewer::Reply { id, outcome })))
 }
 
-fn ending(app: &App) -> Ending {
+fn ending(app: &mut App) -> Ending {
+    app.settle();
     match &app.link {
         _ if app.state.state.is_over() => Ending::Over,
         LinkState::Lost { text, .. } | LinkState::Gone(text) => Ending::Lost(text.clone()),

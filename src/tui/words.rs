@@ -232,6 +232,8 @@ pub(crate) struct EventLine {
     pub(crate) glyph: &'static str,
     pub(crate) text: String,
     pub(crate) role: Role,
+    /// How many ranks it is about, and what became of each of them: the same words whoever they are.
+    pub(crate) ranks: Option<(u32, String)>,
 }
 
 /// What happened lately, oldest first. Ranks that start together, or end the same way together, share a line.
@@ -241,17 +243,11 @@ pub(crate) fn event_lines(state: &State, glyphs: Glyphs) -> Vec<EventLine> {
     let mut before: Option<&Fact> = None;
     // What ranks have in common is put in words once all of them are known.
     let join = |lines: &mut Vec<EventLine>, fact: Option<&Fact>, alike: &[(Option<u32>, u32)]| {
-        let Some(line) = lines.last_mut().filter(|_| alike.len() > 1) else { return };
-        match fact {
-            Some(Fact::RankStarted { attempt, .. }) => {
-                line.text = format!("{} started, attempt {attempt}", tags(alike));
-            }
-            Some(Fact::RankExited { exit, .. }) => {
-                let how = exit.map_or("nobody saw how".into(), |exit| exit.to_string());
-                line.text = format!("{} ended: {how}", tags(alike));
-            }
-            _ => {}
+        let (Some(line), Some(became)) = (lines.last_mut(), fact.and_then(became)) else { return };
+        if alike.len() > 1 {
+            line.text = format!("{} {became}", tags(alike));
         }
+        line.ranks = Some((alike.len() as u32, became));
     };
     for happened in &state.recent {
         if let (Some(fact), Some(line)) = (before, lines.last_mut())
@@ -264,11 +260,22 @@ pub(crate) fn event_lines(state: &State, glyphs: Glyphs) -> Vec<EventLine> {
         let Some((glyph, text, role)) = event(state, happened, glyphs) else { continue };
         join(&mut lines, before, &alike);
         alike = who(&happened.fact).into_iter().collect();
-        lines.push(EventLine { seq: happened.seq, at: happened.at, glyph, text, role });
+        lines.push(EventLine { seq: happened.seq, at: happened.at, glyph, text, role, ranks: None });
         before = Some(&happened.fact);
     }
     join(&mut lines, before, &alike);
     lines
+}
+
+/// What became of a rank.
+fn became(fact: &Fact) -> Option<String> {
+    match fact {
+        Fact::RankStarted { attempt, .. } => Some(format!("started, attempt {attempt}")),
+        Fact::RankExited { exit, .. } => {
+            Some(format!("ended: {}", exit.map_or("nobody saw how".into(), |exit| exit.to_string())))
+        }
+        _ => None,
+    }
 }
 
 fn who(fact: &Fact) -> Option<(Option<u32>, u32)> {

@@ -119,7 +119,10 @@ impl LastWords {
         let said: Vec<&str> = kept.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         // What elastictop or ssh says last may be a hint; the line before it says what happened.
         match said.iter().rev().find(|line| !line.starts_with("hint:")) {
-            Some(line) => (*line).to_owned(),
+            Some(line) => match advice(line) {
+                Some(advice) => format!("{}; {advice}", line.trim_end_matches('.')),
+                None => (*line).to_owned(),
+            },
             None => match failed {
                 // A login script that prints to standard output is the usual reason.
                 Some(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -129,6 +132,22 @@ impl LastWords {
             },
         }
     }
+}
+
+/// What to do about what ssh, or the shell at its other end, said last.
+fn advice(line: &str) -> Option<&'static str> {
+    const ADVICE: [(&str, &str); 6] = [
+        ("Host key verification failed", "log in by hand once and look at its key: ssh HOST"),
+        (
+            "Permission denied",
+            "no key lets you in, and a screen cannot ask for a password: ssh-copy-id HOST, or ssh-add",
+        ),
+        ("command not found", "say where it is there: --via 'ssh {host} /path/to/elastictop proxy {job}'"),
+        (": not found", "say where it is there: --via 'ssh {host} /path/to/elastictop proxy {job}'"),
+        ("Could not resolve hostname", "is the name right? ~/.ssh/config can give it an address"),
+        ("Connection refused", "no ssh server listens there; another port goes into ~/.ssh/config"),
+    ];
+    ADVICE.iter().find(|(said, _)| line.contains(said)).map(|(_, advice)| *advice)
 }
 
 #[cfg(test)]
@@ -171,7 +190,11 @@ mod tests {
     fn last_words_say_why_it_is_gone() {
         run(async {
             let denied = shell("echo 'hop: Permission denied (publickey).' >&2; exit 255");
-            assert_eq!(last(connect(&denied).unwrap()).await.unwrap(), "hop: Permission denied (publickey).");
+            let told = last(connect(&denied).unwrap()).await.unwrap();
+            assert!(told.starts_with("hop: Permission denied (publickey); no key lets you in"), "{told}");
+            let missing = shell("no-such-program-of-ours proxy");
+            let told = last(connect(&missing).unwrap()).await.unwrap();
+            assert!(told.contains("not found; say where it is there: --via"), "{told}");
             let hinted = shell("printf 'there is no job\\n\\nhint: elastictop ps\\n' >&2; exit 3");
             assert_eq!(last(connect(&hinted).unwrap()).await.unwrap(), "there is no job");
             assert_eq!(

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::{
     closeup::{CloseUp, Question},
-    cluster::NodeStatus,
+    cluster::{Answer, NodeStatus},
     command::{Command, Outcome},
     event::Event,
     log::{LogPage, LogQuery},
@@ -69,6 +69,15 @@ pub enum ToSupervisor {
         /// What to say.
         message: Box<ToSupervisor>,
     },
+    /// Do something on some nodes. Answered by [`ToViewer::Answers`] with the same id, after the last of them answered.
+    DoOn {
+        /// Chosen by the viewer.
+        id: u64,
+        /// What to do.
+        command: Command,
+        /// The nodes, as in [`ToSupervisor::To`].
+        nodes: Vec<u32>,
+    },
     /// Answered by [`ToViewer::Clock`] with the same id, at once.
     Clock {
         /// Chosen by the viewer.
@@ -119,6 +128,13 @@ pub enum ToViewer {
         id: u64,
         /// How it ended.
         outcome: Outcome,
+    },
+    /// The end of a [`ToSupervisor::DoOn`].
+    Answers {
+        /// Of the command.
+        id: u64,
+        /// What each node made of it.
+        answers: Vec<(u32, Answer)>,
     },
     /// Log lines.
     Logs {

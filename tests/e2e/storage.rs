@@ -1,11 +1,15 @@
 //! The disk is full: the job goes on, elastictop says what it no longer keeps.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use rustix::process::geteuid;
+use rustix::process::{Signal, geteuid};
 use serde_json::Value;
 
-use crate::harness::{Lab, PATIENCE, living, wait_until};
+use crate::harness::{Lab, PATIENCE, kernel_state, kill, living, wait_until};
 
 /// A small disk of its own, unmounted with the test.
 struct Disk(PathBuf);
@@ -135,4 +139,53 @@ fn lines(text: &str) -> usize {
 fn disk_is_full(disk: &Disk) {
     let stat = rustix::fs::statvfs(&disk.0).expect("a disk");
     assert!(stat.f_bavail * stat.f_frsize < 4 << 20, "the disk is full: {} blocks left", stat.f_bavail);
+}
+
+#[test]
+fn events_are_followed_into_the_file_that_takes_over() {
+    let lab = Lab::new();
+    let job = lab.start("grows", &["--launcher", "local", "--no-python", "sleep", "1000"]);
+    job.wait_for_ranks(1);
+    // Nobody else writes from here on: what a supervisor does at 64 MiB is done by hand.
+    kill(job.supervisor(), Signal::KILL);
+    wait_until("the supervisor is gone", PATIENCE, || {
+        (kernel_state(job.supervisor()).is_none()).then_some(())
+    });
+    let path = job.dir().join("journal.jsonl");
+    let before = fs::read_to_string(&path).expect("a journal");
+    let last: Value = serde_json::from_str(before.lines().last().expect("an event")).expect("JSON");
+    let seq = last["seq"].as_u64().expect("a number");
+    let note = |more: u64, text: &str| {
+        let mut event = last.clone();
+        let fields = event.as_object_mut().expect("an event");
+        fields.retain(|name, _| ["schema", "seq", "at"].contains(&name.as_str()));
+        fields.insert("seq".into(), (seq + more).into());
+        fields.insert("kind".into(), "note".into());
+        fields.insert("text".into(), text.into());
+        format!("{event}\n")
+    };
+    let add = |path: &Path, text: &str| {
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(path).expect("a file");
+        std::io::Write::write_all(&mut file, text.as_bytes()).expect("a line");
+    };
+    let mut follow = lab.spawn("follow", lab.elastictop().args(["events", &job.id, "--json", "--follow"]));
+    let printed = |text: &str| lab.read("follow.out").matches(text).count();
+    let wait_for = |text: &str| wait_until(text, PATIENCE, || (printed(text) == 1).then_some(()));
+    add(&path, &note(1, "before"));
+    wait_for("before");
+    add(&path, &note(2, "just before"));
+    let aside = path.with_extension("0001.jsonl");
+    fs::rename(&path, &aside).expect("moved aside");
+    add(&path, &note(3, "after"));
+    wait_for("just before");
+    wait_for("after");
+    add(&path, &note(4, "later"));
+    wait_for("later");
+    assert_eq!((printed("before"), printed("\"text\":\"before\"")), (2, 1), "each once");
+    let _ = follow.kill();
+    let _ = follow.wait();
+
+    // All parts are read when somebody asks later, too.
+    assert_eq!(job.events_of("note").len(), 4);
+    assert_eq!(job.events_of("job_started").len(), 1);
 }

@@ -39,6 +39,9 @@ pub struct Fleet {
     /// Looks taken so far.
     looks: u64,
     seq: u64,
+    /// Number of the first of these nodes, and how many there are in all.
+    first: u32,
+    of: u32,
     healthy: bool,
     /// Steps behind of ranks that somebody slowed down.
     pub slow: BTreeMap<u32, u64>,
@@ -55,17 +58,23 @@ fn noise(a: u64, b: u64) -> u64 {
 impl Fleet {
     /// All ranks work; none stands out.
     pub fn healthy(nodes: u32, per_node: u32) -> Fleet {
-        Fleet::new(nodes, per_node, true)
+        Fleet::new(nodes, per_node, true, (0, nodes))
     }
 
     /// Some ranks are dead, some lag, one node is behind.
     pub fn troubled(nodes: u32, per_node: u32) -> Fleet {
-        Fleet::new(nodes, per_node, false)
+        Fleet::new(nodes, per_node, false, (0, nodes))
     }
 
-    fn new(nodes: u32, per_node: u32, healthy: bool) -> Fleet {
+    /// One node of a healthy job.
+    pub fn node(number: u32, of: u32, per_node: u32) -> Fleet {
+        Fleet::new(1, per_node, true, (number, of))
+    }
+
+    fn new(nodes: u32, per_node: u32, healthy: bool, (first, of): (u32, u32)) -> Fleet {
         let states = vec![State::default(); nodes as usize];
-        let mut fleet = Fleet { nodes, per_node, states, looks: 0, seq: 0, healthy, slow: BTreeMap::new() };
+        let mut fleet =
+            Fleet { nodes, per_node, states, looks: 0, seq: 0, first, of, healthy, slow: BTreeMap::new() };
         for node in 0..nodes {
             for (after_ms, fact) in fleet.start(node) {
                 fleet.apply(node, BEGIN + Duration::from_millis(after_ms), fact);
@@ -89,7 +98,7 @@ impl Fleet {
     }
 
     fn world(&self) -> u32 {
-        self.nodes * self.per_node
+        self.of * self.per_node
     }
 
     /// Now, by all clocks.
@@ -102,12 +111,12 @@ impl Fleet {
             id: JobId("llama-70b-x3k9".into()),
             name: "llama-70b".into(),
             launcher: Launcher::Torchrun,
-            node: format!("gpu-n{node:03}"),
+            node: format!("gpu-n{:03}", self.first + node),
             command: vec!["torchrun".into(), "train.py".into()],
             cwd: "/home/ada/llama".into(),
             max_restarts: Some(3),
             local_world_size: Some(self.per_node),
-            nodes: (1, self.nodes),
+            nodes: (1, self.of),
             rdzv_id: None,
             uid: 1000,
         };
@@ -120,9 +129,9 @@ impl Fleet {
         ];
         for local_rank in 0..self.per_node {
             let place = Place {
-                rank: Some(node * self.per_node + local_rank),
+                rank: Some((self.first + node) * self.per_node + local_rank),
                 local_rank: Some(local_rank),
-                group_rank: Some(node),
+                group_rank: Some(self.first + node),
                 world_size,
                 local_world_size: Some(self.per_node),
                 restart_count: Some(0),

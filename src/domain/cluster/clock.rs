@@ -16,6 +16,18 @@ pub struct Offset {
     pub within_ms: u64,
 }
 
+impl Offset {
+    /// How far a clock is ahead that is this far ahead of one which is itself ahead.
+    pub fn beyond(self, nearer: Offset) -> Offset {
+        Offset { ahead_ms: self.ahead_ms + nearer.ahead_ms, within_ms: self.within_ms + nearer.within_ms }
+    }
+
+    /// Whether somebody who knows `other` need not be told: stamps are whole milliseconds, and readings tremble.
+    pub fn is_about(self, other: Offset) -> bool {
+        self.ahead_ms.abs_diff(other.ahead_ms) <= 1 && self.within_ms.abs_diff(other.within_ms) <= 1
+    }
+}
+
 /// The best reading of late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {

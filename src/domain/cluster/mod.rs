@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     clock::{Offset, Reading, shift},
-    order::Order,
+    order::{Answer, Order},
     whole::{Member, whole},
 };
 use super::time::Stamp;

@@ -2,7 +2,27 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::command::Outcome;
+
+/// What one node made of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It did it.
+    Done(String),
+    /// It did not.
+    Refused(String),
+    /// It could not be asked, or did not answer.
+    Unreached(String),
+    /// A kind that a newer elastictop sent.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Hosts that are named before the rest is counted.
+const NAMED: usize = 8;
 
 /// What became of one command on all nodes that it went to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +60,28 @@ impl Order {
             Outcome::Refused(text) => self.refused.push((node, text.clone())),
         }
         true
+    }
+
+    /// What somebody else says of a node that they asked for us.
+    pub fn told(&mut self, node: usize, answer: &Answer) {
+        match answer {
+            Answer::Done(text) => drop(self.answered(node, &Outcome::Done(text.clone()))),
+            Answer::Refused(text) => drop(self.answered(node, &Outcome::Refused(text.clone()))),
+            Answer::Unreached(why) if self.waits_for(node) => self.lost(node, why),
+            Answer::Unknown if self.waits_for(node) => self.lost(node, "its answer is not understood"),
+            Answer::Unreached(_) | Answer::Unknown => {}
+        }
+    }
+
+    /// What each node made of it, in the order of the nodes; `None` while answers are awaited.
+    pub fn answers(&self) -> Option<Vec<(usize, Answer)>> {
+        let as_answer =
+            |kind: fn(String) -> Answer| move |(node, text): &(usize, String)| (*node, kind(text.clone()));
+        let mut all: Vec<_> = self.done.iter().map(as_answer(Answer::Done)).collect();
+        all.extend(self.refused.iter().map(as_answer(Answer::Refused)));
+        all.extend(self.unreached.iter().map(as_answer(Answer::Unreached)));
+        all.sort_by_key(|(node, _)| *node);
+        self.waiting.is_empty().then_some(all)
     }
 
     /// Whether a node has not answered yet.
@@ -97,7 +139,11 @@ fn each(told: &[(usize, String)], hosts: &[String]) -> String {
             None => by_text.push((text, vec![host])),
         }
     }
-    by_text.iter().map(|(text, hosts)| format!("{}: {text}", hosts.join(", "))).collect::<Vec<_>>().join("; ")
+    let whose = |hosts: &[&str]| match hosts.split_at_checked(NAMED) {
+        Some((named, rest)) if !rest.is_empty() => format!("{} and {} more", named.join(", "), rest.len()),
+        _ => hosts.join(", "),
+    };
+    by_text.iter().map(|(text, hosts)| format!("{}: {text}", whose(hosts))).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -147,6 +193,31 @@ mod tests {
         order.lost(1, "the link went away");
         let text = "done on no node; not reached: n01, n02: the link went away";
         assert_eq!(order.outcome(&hosts()), Some(Outcome::Refused(text.into())));
+    }
+
+    #[test]
+    fn what_another_says_of_its_nodes_counts_as_if_they_had() {
+        let mut theirs = Order::new();
+        (0..3).for_each(|node| theirs.sent(node));
+        assert_eq!(theirs.answers(), None);
+        theirs.answered(2, &done("restarted"));
+        theirs.answered(0, &Outcome::Refused("busy".into()));
+        theirs.lost(1, "no route");
+        let answers = theirs.answers().unwrap();
+        let mut ours = Order::new();
+        (0..3).for_each(|node| ours.sent(node));
+        answers.iter().for_each(|(node, answer)| ours.told(*node, answer));
+        assert_eq!(ours.outcome(&hosts()), theirs.outcome(&hosts()));
+        assert_eq!(answers[0], (0, Answer::Refused("busy".into())));
+    }
+
+    #[test]
+    fn many_hosts_are_counted() {
+        let hosts: Vec<String> = (0..512).map(|n| format!("n{n}")).collect();
+        let mut order = Order::new();
+        (0..512).for_each(|node| order.lost(node, "no route"));
+        let text = "done on no node; not reached: n0, n1, n2, n3, n4, n5, n6, n7 and 504 more: no route";
+        assert_eq!(order.outcome(&hosts), Some(Outcome::Refused(text.into())));
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub fn whole(members: &[Member]) -> State {
             .filter_map(|member| member.state.ended_at.map(|at| member.at(at)))
             .max(),
         exit_code: gravest.state.exit_code.filter(|_| over),
-        cause: first_cause(&telling),
+        cause: first_cause(&telling, &known),
         agent: lead.state.agent.clone(),
         restarts: telling.iter().map(|member| member.state.restarts).max().unwrap_or(0),
         world_size: telling.iter().filter_map(|member| member.state.world_size).max(),
@@ -112,24 +112,75 @@ fn moved(attempt: &Attempt, member: &Member) -> Attempt {
     }
 }
 
-/// The first cause over all nodes: one that is no consequence of another node's failure, as early as any.
-fn first_cause(members: &[&Member]) -> Option<Cause> {
+/// The first cause over all nodes: one that is no consequence of another node's failure, as early as any. Where all that
+/// is told is a lost peer, it is the node that went away then, whatever became of it.
+fn first_cause(members: &[&Member], known: &[&Member]) -> Option<Cause> {
     let told = members.iter().filter_map(|member| {
         let cause = member.state.cause.as_ref()?;
         let failed = member.state.attempts.iter().rev().find(|attempt| attempt.cause.is_some());
         let at = failed.and_then(|attempt| attempt.stopped_at.or(attempt.ended_at));
         Some((member, cause, at.map_or(Stamp(u64::MAX), |at| member.at(at))))
     });
-    let (member, cause, _) = told.min_by_key(|(_, cause, at)| (doubt(cause), *at))?;
+    let (member, cause, at) = told.min_by_key(|(_, cause, at)| (doubt(cause), *at))?;
+    if doubt(cause) == LOST_PEER
+        && let Some(gone) = who_left(known, at)
+    {
+        return Some(left(gone, member, cause));
+    }
     let several = members.len() > 1;
     Some(Cause { text: named(several, member.host, &cause.text), ..cause.clone() })
 }
+
+/// The node whose part of the job ended when others failed, and did not end for the same reason.
+fn who_left<'a>(known: &[&'a Member<'a>], at: Stamp) -> Option<&'a Member<'a>> {
+    let ended = |member: &Member| {
+        member.state.ended_at.filter(|_| member.state.state.is_over()).map(|at| member.at(at))
+    };
+    let is_victim = |member: &Member| {
+        member.state.state != JobState::Stopped
+            && member.state.cause.as_ref().is_some_and(|cause| doubt(cause) == LOST_PEER)
+    };
+    let near = known.iter().copied().filter(|member| !is_victim(member)).filter_map(|member| {
+        let ended = ended(member)?;
+        // Its agent ends some time after its ranks are gone.
+        (ended.0.abs_diff(at.0) <= LEFT_WITHIN_MS).then_some((ended, member))
+    });
+    near.min_by_key(|(ended, _)| *ended).map(|(_, member)| member)
+}
+
+/// What to say of a failure whose cause is a node that left.
+fn left(gone: &Member, victim: &Member, lost: &Cause) -> Cause {
+    let seen = format!("{}: {}", victim.host, lost.text);
+    if let Some(own) = gone.state.cause.as_ref().filter(|own| doubt(own) < LOST_PEER) {
+        let mut evidence = own.evidence.clone();
+        evidence.push(seen);
+        return Cause { text: named(true, gone.host, &own.text), evidence, ..own.clone() };
+    }
+    let (kind, how) = match gone.state.state {
+        JobState::Stopped => (CauseKind::Stopped, "was stopped there"),
+        JobState::Done => (CauseKind::LeftEarly, "was done there"),
+        _ => (CauseKind::Unknown, "failed there"),
+    };
+    let rank = gone.state.ranks.iter().filter_map(|rank| rank.place.rank).min();
+    Cause {
+        rank: rank.filter(|_| gone.state.ranks.len() == 1),
+        kind,
+        text: format!("{}: the node left: the job {how}, and others lost the connection to it", gone.host),
+        evidence: vec![seen],
+        hint: None,
+    }
+}
+
+/// [`doubt`] of a lost connection to a peer.
+const LOST_PEER: u8 = 3;
+/// How far apart the end of a node and the failure of its peers may be, in milliseconds.
+const LEFT_WITHIN_MS: u64 = 60_000;
 
 /// How likely something else is behind it, on another node.
 fn doubt(cause: &Cause) -> u8 {
     match cause.kind {
         // So a lost connection to a peer is told where nothing failed before it.
-        CauseKind::Unknown => 3,
+        CauseKind::Unknown => LOST_PEER,
         CauseKind::CollectiveTimeout | CauseKind::Rendezvous | CauseKind::Agent => 2,
         CauseKind::Stopped => 1,
         _ => 0,

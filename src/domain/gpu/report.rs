@@ -24,7 +24,7 @@ pub struct GpusReport {
     pub age_s: Option<f64>,
     /// Whether the driver names processes of another pid namespace.
     pub foreign_pids: bool,
-    /// All GPUs of the node.
+    /// All GPUs of the node, or of all nodes that were asked.
     pub gpus: Vec<GpuReport>,
     /// Processes that hold GPU memory and belong to no rank.
     pub leftovers: Vec<LeftoverReport>,
@@ -33,6 +33,9 @@ pub struct GpusReport {
 /// One GPU.
 #[derive(Debug, Serialize)]
 pub struct GpuReport {
+    /// The node, where several were asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// NVML's index.
     pub index: u32,
     /// `GPU-…`.
@@ -117,6 +120,9 @@ pub struct RankGpuReport {
 /// A process that holds GPU memory and belongs to no rank.
 #[derive(Debug, Serialize)]
 pub struct LeftoverReport {
+    /// The node, where several were asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Process id.
     pub pid: i32,
     /// User id.
@@ -145,6 +151,7 @@ impl GpusReport {
                 .leftovers
                 .iter()
                 .map(|left| LeftoverReport {
+                    node: None,
                     pid: left.proc.pid,
                     uid: left.uid,
                     command: left.command.clone(),
@@ -154,6 +161,36 @@ impl GpusReport {
                 })
                 .collect(),
         }
+    }
+}
+
+impl GpusReport {
+    /// What several nodes report, as one: each GPU with its node. The age is that of the oldest figures, and what is
+    /// wrong anywhere is told with the node. `None` when no node told of GPUs.
+    pub fn join(reports: Vec<(String, GpusReport)>) -> Option<GpusReport> {
+        let mut whole: Option<GpusReport> = None;
+        for (host, mut report) in reports {
+            report.gpus.iter_mut().for_each(|gpu| gpu.node = Some(host.clone()));
+            report.leftovers.iter_mut().for_each(|left| left.node = Some(host.clone()));
+            report.trouble = report.trouble.map(|trouble| format!("{host}: {trouble}"));
+            let Some(whole) = &mut whole else {
+                whole = Some(report);
+                continue;
+            };
+            // A node without GPUs says nothing about those that have some.
+            if whole.gpus.is_empty() && !report.gpus.is_empty() {
+                (whole.source, whole.driver) = (report.source, report.driver);
+            }
+            whole.age_s = [whole.age_s, report.age_s].into_iter().flatten().reduce(f64::max);
+            whole.foreign_pids |= report.foreign_pids;
+            whole.trouble = match (whole.trouble.take(), report.trouble) {
+                (Some(one), Some(other)) => Some(format!("{one}; {other}")),
+                (one, other) => one.or(other),
+            };
+            whole.gpus.extend(report.gpus);
+            whole.leftovers.extend(report.leftovers);
+        }
+        whole
     }
 }
 
@@ -171,6 +208,7 @@ impl GpuReport {
             }
         };
         GpuReport {
+            node: None,
             index: info.index,
             uuid: info.uuid.clone(),
             name: info.name.clone(),

@@ -64,9 +64,17 @@ impl GpuProbe {
         let (sender, slot) = watch::channel(Arc::default());
         let (first, heard) = mpsc::sync_channel(1);
         let shared = Arc::new(Shared::default());
-        let mut teller = Teller { slot: sender, first: Some(first), shared: Arc::clone(&shared) };
+        let mut teller = Teller { slot: sender.clone(), first: Some(first), shared: Arc::clone(&shared) };
         let spawned = thread::Builder::new().name("gpu".into()).spawn(move || ask(&mut teller));
-        let asker = spawned.ok().map(|thread| thread.thread().clone());
+        let asker = match spawned {
+            Ok(thread) => Some(thread.thread().clone()),
+            Err(error) => {
+                let why = format!("cannot start a thread to ask the driver: {error}");
+                sender.send_replace(Arc::new(Reading { status: Status::Absent(why), ..Reading::default() }));
+                None
+            }
+        };
+        drop(sender);
         // Too late is no harm: the word is in the slot later.
         let _ = heard.recv_timeout(FIRST_WORD);
         GpuProbe { slot, shared, asker }

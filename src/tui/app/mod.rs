@@ -351,7 +351,7 @@ impl App {
             ToViewer::Recording { .. } | ToViewer::Position { .. } => self.heard_of_replay(message),
             ToViewer::CloseUp { id, close_up } => self.told_about_rank(id, *close_up),
             ToViewer::Bye { text } => self.say(Role::Info, text),
-            ToViewer::Clock { .. } | ToViewer::Unknown => {}
+            ToViewer::Clock { .. } | ToViewer::Answers { .. } | ToViewer::Unknown => {}
         }
     }
 

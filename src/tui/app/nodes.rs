@@ -1,5 +1,7 @@
 //! The nodes of a job that is watched over many links: what each told, and all of them as one job.
 
+use std::collections::{HashMap, HashSet};
+
 use super::{App, Cmd};
 use crate::{
     domain::{
@@ -15,6 +17,8 @@ use crate::{
 
 /// Events of different nodes that are this close are one, when they say the same.
 const TOGETHER_MS: u64 = 3_000;
+/// Nodes that are named in one line, and whose ranks are.
+const NAMED: usize = 3;
 /// Lines of one moment have different keys: their order takes the low bits.
 const ORDER_BITS: u32 = 16;
 
@@ -46,12 +50,25 @@ impl App {
     /// How the links to all nodes are.
     pub(super) fn take_status(&mut self, nodes: Vec<NodeStatus>) {
         self.link = super::LinkState::Live;
-        self.nodes.truncate(nodes.len());
+        // A relay that is heard of takes the place of its name with all its nodes: what is selected stays so.
+        let host_at = |known: &[Node], at: u32| known.get(at as usize).map(|node| node.status.host.clone());
+        let places = [self.node, self.log_node].map(|at| host_at(&self.nodes, at));
+        let mut known = std::mem::take(&mut self.nodes);
+        let mut is_moved = known.len() > nodes.len();
         for (at, status) in nodes.into_iter().enumerate() {
-            match self.nodes.get_mut(at) {
-                Some(node) => node.status = status,
-                None => self.nodes.push(Node { status, state: State::default() }),
-            }
+            let is_it = |node: &Node| node.status.host == status.host;
+            let from = if known.get(at).is_some_and(is_it) { Some(at) } else { known.iter().position(is_it) };
+            is_moved |= from != Some(at);
+            let state = from.map(|from| std::mem::take(&mut known[from].state)).unwrap_or_default();
+            self.nodes.push(Node { status, state });
+        }
+        if is_moved {
+            let now = |host: &Option<String>| {
+                let host = host.as_ref()?;
+                self.nodes.iter().position(|node| node.status.host == *host).map(|at| at as u32)
+            };
+            let [node, log_node] = places.each_ref().map(|host| now(host).unwrap_or(0));
+            (self.node, self.log_node) = (node, log_node);
         }
         self.overview.is_behind = true;
     }
@@ -138,32 +155,123 @@ impl App {
     }
 }
 
-/// Lines with their hosts in front. What several nodes tell within [`TOGETHER_MS`] is one line.
+/// Lines with their hosts in front, of lines in the order of time. What several nodes tell within [`TOGETHER_MS`] is one
+/// line; so is what became of ranks of more than [`NAMED`] nodes.
 fn fold(all: Vec<(&str, EventLine)>) -> Vec<EventLine> {
-    let mut lines: Vec<(Vec<&str>, EventLine)> = Vec::new();
+    let mut groups: Vec<Group> = Vec::new();
+    let mut last: HashMap<String, usize> = HashMap::new();
     for (host, line) in all {
-        let recent = lines
-            .iter_mut()
-            .rev()
-            .take_while(|(_, known)| line.at.since(known.at).as_millis() <= u128::from(TOGETHER_MS));
-        let mut same = recent.filter(|(hosts, known)| known.text == line.text && !hosts.contains(&host));
-        match same.next() {
-            Some((hosts, _)) => hosts.push(host),
-            None => lines.push((vec![host], line)),
+        let key = line.ranks.as_ref().map_or(&line.text, |(_, became)| became);
+        let known = last.get(key).copied().filter(|at| groups[*at].takes(host, &line));
+        let at = known.unwrap_or_else(|| {
+            last.insert(key.clone(), groups.len());
+            groups.push(Group::default());
+            groups.len() - 1
+        });
+        groups[at].hosts.insert(host);
+        groups[at].lines.push((host, line));
+    }
+    let mut lines: Vec<EventLine> = groups.into_iter().flat_map(Group::lines).collect();
+    lines.sort_by_key(|line| line.at);
+    for (at, line) in lines.iter_mut().enumerate() {
+        // In order, and the same for as long as nothing older comes in.
+        line.seq = (line.at.0 << ORDER_BITS) | (at as u64 & ((1 << ORDER_BITS) - 1));
+    }
+    lines
+}
+
+/// What nodes tell of one thing.
+#[derive(Default)]
+struct Group<'a> {
+    hosts: HashSet<&'a str>,
+    lines: Vec<(&'a str, EventLine)>,
+}
+
+impl Group<'_> {
+    fn takes(&self, host: &str, line: &EventLine) -> bool {
+        let is_recent =
+            |(_, first): &(&str, EventLine)| line.at.since(first.at).as_millis() <= u128::from(TOGETHER_MS);
+        self.lines.first().is_some_and(is_recent) && !self.hosts.contains(host)
+    }
+
+    fn lines(self) -> Vec<EventLine> {
+        let many = self.lines.len();
+        let Some((_, first)) = self.lines.first().cloned() else { return Vec::new() };
+        if self.lines.iter().all(|(_, line)| line.text == first.text) {
+            let whose = match self.lines.as_slice() {
+                few if many <= NAMED => few.iter().map(|(host, _)| *host).collect::<Vec<_>>().join(", "),
+                _ => format!("{many} nodes"),
+            };
+            return vec![EventLine { text: format!("{whose}: {}", first.text), ..first }];
+        }
+        match &first.ranks {
+            Some((_, became)) if many > NAMED => {
+                let ranks: u32 = self.lines.iter().filter_map(|(_, line)| Some(line.ranks.as_ref()?.0)).sum();
+                vec![EventLine { text: format!("{many} nodes: {ranks} ranks {became}"), ..first }]
+            }
+            _ => {
+                let named = |(host, line): (&str, EventLine)| EventLine {
+                    text: format!("{host}: {}", line.text),
+                    ..line
+                };
+                self.lines.into_iter().map(named).collect()
+            }
         }
     }
-    let order = |at: usize| at as u64 & ((1 << ORDER_BITS) - 1);
-    lines
-        .into_iter()
-        .enumerate()
-        .map(|(at, (hosts, line))| {
-            let whose = match hosts.as_slice() {
-                few @ ([_] | [_, _] | [_, _, _]) => few.join(", "),
-                many => format!("{} nodes", many.len()),
-            };
-            // In order, and the same for as long as nothing older comes in.
-            let seq = (line.at.0 << ORDER_BITS) | order(at);
-            EventLine { seq, text: format!("{whose}: {}", line.text), ..line }
-        })
-        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tui::theme::Role;
+
+    fn line(at: u64, ranks: Option<(u32, &str)>, text: &str) -> EventLine {
+        let ranks = ranks.map(|(count, became)| (count, became.to_owned()));
+        EventLine { seq: 1, at: Stamp(at), glyph: "x", text: text.into(), role: Role::Dim, ranks }
+    }
+
+    #[test]
+    fn what_becomes_of_ranks_of_many_nodes_is_one_line() {
+        let hosts: Vec<String> = (0..512).map(|n| format!("n{n:03}")).collect();
+        let started = |n: usize| {
+            let text = format!("r{}-r{} started, attempt 2", n * 8, n * 8 + 7);
+            line(1_000 + n as u64, Some((8, "started, attempt 2")), &text)
+        };
+        let mut all: Vec<(&str, EventLine)> =
+            hosts.iter().enumerate().map(|(n, host)| (host.as_str(), started(n))).collect();
+        all.insert(
+            7,
+            ("n003", line(1_006, Some((1, "ended: exit code 1")), "r24 ended: exit code 1, pid 9")),
+        );
+        all.push((
+            hosts[0].as_str(),
+            line(9_000, Some((8, "started, attempt 2")), "r0-r7 started, attempt 2"),
+        ));
+        let texts: Vec<String> = fold(all).into_iter().map(|line| line.text).collect();
+        assert_eq!(
+            texts,
+            [
+                "512 nodes: 4096 ranks started, attempt 2",
+                "n003: r24 ended: exit code 1, pid 9",
+                "n000: r0-r7 started, attempt 2"
+            ]
+        );
+    }
+
+    #[test]
+    fn few_nodes_keep_their_ranks() {
+        let all = vec![
+            ("n01", line(1_000, Some((2, "started, attempt 0")), "r0-r1 started, attempt 0")),
+            ("n02", line(1_100, Some((2, "started, attempt 0")), "r2-r3 started, attempt 0")),
+            ("n01", line(1_200, None, "running")),
+            ("n02", line(1_300, None, "running")),
+        ];
+        let lines = fold(all);
+        let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(
+            texts,
+            ["n01: r0-r1 started, attempt 0", "n02: r2-r3 started, attempt 0", "n01, n02: running"]
+        );
+        assert!(lines.is_sorted_by_key(|line| line.seq));
+    }
 }

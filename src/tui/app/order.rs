@@ -16,11 +16,25 @@ impl App {
     pub(crate) fn cannot_change(&self) -> Option<String> {
         match (&self.link, &self.read_only) {
             (LinkState::Live, None) if self.state.state.is_over() => Some("the job is over".into()),
-            (LinkState::Live, None) => None,
+            (LinkState::Live, None) => self.read_only_nodes().filter(|(all, _)| *all).map(|(_, why)| why),
             (LinkState::Live, Some(why)) => Some(format!("read-only: {why}")),
             _ if self.state.state.is_over() => Some("the job is over".into()),
             _ => Some("no link to the supervisor now; the job goes on without it".into()),
         }
+    }
+
+    /// Whether none of the nodes that still run lets anything be changed, and what to say of those that do not.
+    pub(crate) fn read_only_nodes(&self) -> Option<(bool, String)> {
+        let running = || self.nodes.iter().filter(|node| !node.state.state.is_over());
+        let refusing: Vec<_> = running()
+            .filter_map(|node| Some((node.status.host.as_str(), node.status.read_only.as_deref()?)))
+            .collect();
+        let (host, why) = refusing.first()?;
+        let who = match refusing.len() {
+            1 => (*host).to_owned(),
+            several => format!("{several} of {} nodes", running().count()),
+        };
+        Some((refusing.len() == running().count(), format!("{who} read-only: {why}")))
     }
 
     /// Whether an action would be taken up now: what changes the job, or is asked of it, is not on every screen.

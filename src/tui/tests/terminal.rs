@@ -62,6 +62,7 @@ fn far_end() -> Link {
                     far.outgoing.send(ToViewer::CloseUp { id, close_up: Box::new(close_up) }).await.unwrap();
                 }
                 ToSupervisor::To { .. }
+                | ToSupervisor::DoOn { .. }
                 | ToSupervisor::Replay { .. }
                 | ToSupervisor::Clock { .. }
                 | ToSupervisor::Traffic

@@ -142,6 +142,9 @@ fn chips(app: &App) -> Vec<Piece> {
         chips.push((word.into(), Role::Info));
     } else if app.read_only.is_some() {
         chips.push(("read-only".into(), Role::Info));
+    } else if let Some((all, why)) = app.read_only_nodes() {
+        let who = why.split(':').next().unwrap_or_default();
+        chips.push((if all { "read-only".into() } else { who.to_owned() }, Role::Info));
     }
     chips
 }

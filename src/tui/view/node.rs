@@ -58,6 +58,9 @@ fn facts(app: &App, state: &crate::domain::state::State) -> Vec<Piece> {
         if let Some(why) = node.status.link.unreachable() {
             pieces.push((why, Role::Warn));
         }
+        if let Some(why) = &node.status.read_only {
+            pieces.push((format!("read-only: {why}  "), Role::Info));
+        }
     }
     pieces.extend([("attempt ".into(), Role::Dim), (format!("{}  ", state.attempt()), Role::Text)]);
     let odd = rows.iter().filter(|row| row.level >= SUSPECT).count();

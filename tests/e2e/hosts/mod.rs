@@ -6,6 +6,7 @@
 mod cluster;
 mod network;
 mod relay;
+mod ssh;
 
 use serde_json::{Value, json};
 

@@ -53,3 +53,58 @@ fn a_relay_holds_the_links_and_is_found_again_after_its_end() {
     kill(relay.id() as i32, Signal::TERM);
     relay.wait().expect("an end");
 }
+
+#[test]
+fn relays_below_a_relay_are_watched_as_one_job() {
+    let lab = Lab::new();
+    for host in ["n01", "n02"] {
+        let mut run = lab.elastictop();
+        run.env("ELASTICTOP_DIR", lab.path(host)).args(JOB).args(["sleep", "1000"]);
+        assert_eq!(finish(&mut run).0, 0);
+    }
+    let (dir, program) = (lab.dir().display(), env!("CARGO_BIN_EXE_elastictop"));
+    let via = |what: &str| format!("env ELASTICTOP_DIR={dir}/{{host}} {program} proxy {what} {{job}}");
+    let (nodes, relays) = (via(""), via("--relay"));
+    let start = |name: &str, words: &[&str]| {
+        let mut command = lab.elastictop();
+        if name != "top" {
+            command.env("ELASTICTOP_DIR", lab.path(name));
+        }
+        let relay = lab.spawn(name, command.args(["relay", "rj"]).args(words));
+        let out = format!("{name}.out");
+        wait_until("the relay listens", PATIENCE, || lab.read(&out).contains("watch over it").then_some(()));
+        relay
+    };
+    let left = start("left", &["--nodes", "n01", "--via", &nodes]);
+    let right = start("right", &["--nodes", "n02", "--via", &nodes]);
+    let below = ["--nodes", "left,right", "--via", &relays];
+    let top = start("top", &[&["--relays"], &below[..]].concat());
+
+    let is_whole = |text: &str| {
+        let rows =
+            |host: &str| text.lines().filter(|line| line.contains(host) && line.contains("● run ")).count();
+        text.contains("nodes 2") && (rows("n01"), rows("n02")) == (2, 2) && !text.contains("reconnecting")
+    };
+    let mut screen = Terminal::open(&lab, &["attach", "rj", "--relay"]);
+    wait_until("all ranks", PATIENCE, || is_whole(&screen.text()).then_some(()));
+    screen.press("q");
+    assert_eq!(screen.wait(), 0);
+    // The same without the relay above.
+    let mut screen = Terminal::open(&lab, &[&["attach", "rj", "--relay"], &below[..]].concat());
+    wait_until("all ranks", PATIENCE, || is_whole(&screen.text()).then_some(()));
+
+    kill(left.id() as i32, Signal::TERM);
+    screen.wait_for("n01 silent ");
+    let (code, _, error) = lab.run(&[&["stop", "rj", "--now"], &below[..]].concat());
+    assert!(code != 0 && error.contains("left"), "{code} {error}");
+    let mut again = start("left", &["--nodes", "n01", "--via", &nodes]);
+    let (code, out, error) = lab.run(&[&["stop", "rj", "--now"], &below[..]].concat());
+    assert!(code == 0 || error.contains("is over"), "{code} {out}{error}");
+    screen.press("q");
+    for mut relay in [left, right, top] {
+        kill(relay.id() as i32, Signal::TERM);
+        relay.wait().expect("an end");
+    }
+    kill(again.id() as i32, Signal::TERM);
+    again.wait().expect("an end");
+}

@@ -164,3 +164,45 @@ fn a_run_of_several_nodes_is_told_once() {
     assert_eq!((known.last_ack_at, known.retry_at), (Some(Stamp(5)), Some(Stamp(9))));
     assert_eq!(known.last_error.as_deref(), Some("n02: 503"));
 }
+
+#[test]
+fn a_node_that_went_away_is_the_cause_of_those_that_lost_it() {
+    let lost = || failed(T + 5_000, CauseKind::Unknown, "rank 0 lost the connection to a peer");
+    let ended = |at: u64, state: JobState| (at, Fact::JobEnded { state, exit_code: None, cause: None });
+    let victim = node(0, lost());
+    // Its clock is 20 s behind: it ended 3 s after the others had failed.
+    let stopped = node(1, vec![ended(T - 12_000, JobState::Stopped)]);
+    let cause = join(&[(&victim, 0), (&stopped, -20_000)]).cause.unwrap();
+    assert_eq!(
+        (cause.kind, cause.text.as_str()),
+        (
+            CauseKind::Stopped,
+            "n02: the node left: the job was stopped there, and others lost the connection to it"
+        )
+    );
+    assert_eq!(cause.evidence, ["n01: rank 0 lost the connection to a peer"]);
+
+    // What it said itself is better than that.
+    let mut facts = failed(T + 4_000, CauseKind::OomHost, "rank 1 was ended by the kernel");
+    let own = facts.iter().find_map(|(_, fact)| match fact {
+        Fact::CauseFound { cause, .. } => Some(cause.clone()),
+        _ => None,
+    });
+    facts.push((T + 9_000, Fact::JobEnded { state: JobState::Failed, exit_code: None, cause: own }));
+    let cause = join(&[(&victim, 0), (&node(1, facts), 0)]).cause.unwrap();
+    assert_eq!(
+        (cause.kind, cause.text.as_str()),
+        (CauseKind::OomHost, "n02: rank 1 was ended by the kernel")
+    );
+
+    // One that failed as the others did says nothing, and one that left long before neither.
+    let mut facts = lost();
+    let own = match &facts[1].1 {
+        Fact::CauseFound { cause, .. } => Some(cause.clone()),
+        _ => None,
+    };
+    facts.push((T + 9_000, Fact::JobEnded { state: JobState::Failed, exit_code: None, cause: own }));
+    let old = node(2, vec![ended(T - 600_000, JobState::Stopped)]);
+    let cause = join(&[(&victim, 0), (&node(1, facts), 0), (&old, 0)]).cause.unwrap();
+    assert_eq!(cause.text, "n01: rank 0 lost the connection to a peer");
+}
