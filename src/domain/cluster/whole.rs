@@ -127,7 +127,7 @@ fn first_cause(members: &[&Member], known: &[&Member]) -> Option<Cause> {
     {
         return Some(left(gone, member, cause));
     }
-    let several = members.len() > 1;
+    let several = known.len() > 1;
     Some(Cause { text: named(several, member.host, &cause.text), ..cause.clone() })
 }
 

@@ -161,10 +161,10 @@ fn fold(all: Vec<(&str, EventLine)>) -> Vec<EventLine> {
     let mut groups: Vec<Group> = Vec::new();
     let mut last: HashMap<String, usize> = HashMap::new();
     for (host, line) in all {
-        let key = line.ranks.as_ref().map_or(&line.text, |(_, became)| became);
-        let known = last.get(key).copied().filter(|at| groups[*at].takes(host, &line));
+        let key = line.ranks.as_ref().map_or_else(|| common(host, &line.text), |(_, became)| became.clone());
+        let known = last.get(&key).copied().filter(|at| groups[*at].takes(host, &line));
         let at = known.unwrap_or_else(|| {
-            last.insert(key.clone(), groups.len());
+            last.insert(key, groups.len());
             groups.push(Group::default());
             groups.len() - 1
         });
@@ -178,6 +178,12 @@ fn fold(all: Vec<(&str, EventLine)>) -> Vec<EventLine> {
         line.seq = (line.at.0 << ORDER_BITS) | (at as u64 & ((1 << ORDER_BITS) - 1));
     }
     lines
+}
+
+/// What a line says on any node: without the host, and without the number of a process there.
+fn common(host: &str, text: &str) -> String {
+    let told = text.split_once(", pid ").map_or(text, |(told, _)| told);
+    told.replace(&format!(" on {host}"), "")
 }
 
 /// What nodes tell of one thing.
@@ -197,17 +203,18 @@ impl Group<'_> {
     fn lines(self) -> Vec<EventLine> {
         let many = self.lines.len();
         let Some((_, first)) = self.lines.first().cloned() else { return Vec::new() };
-        if self.lines.iter().all(|(_, line)| line.text == first.text) {
-            let whose = match self.lines.as_slice() {
-                few if many <= NAMED => few.iter().map(|(host, _)| *host).collect::<Vec<_>>().join(", "),
-                _ => format!("{many} nodes"),
-            };
-            return vec![EventLine { text: format!("{whose}: {}", first.text), ..first }];
+        if many <= NAMED && self.lines.iter().all(|(_, line)| line.text == first.text) {
+            let hosts: Vec<&str> = self.lines.iter().map(|(host, _)| *host).collect();
+            return vec![EventLine { text: format!("{}: {}", hosts.join(", "), first.text), ..first }];
         }
         match &first.ranks {
             Some((_, became)) if many > NAMED => {
                 let ranks: u32 = self.lines.iter().filter_map(|(_, line)| Some(line.ranks.as_ref()?.0)).sum();
                 vec![EventLine { text: format!("{many} nodes: {ranks} ranks {became}"), ..first }]
+            }
+            None if many > NAMED => {
+                let (host, line) = &self.lines[0];
+                vec![EventLine { text: format!("{many} nodes: {}", common(host, &line.text)), ..first }]
             }
             _ => {
                 let named = |(host, line): (&str, EventLine)| EventLine {
@@ -273,5 +280,17 @@ mod tests {
             ["n01: r0-r1 started, attempt 0", "n02: r2-r3 started, attempt 0", "n01, n02: running"]
         );
         assert!(lines.is_sorted_by_key(|line| line.seq));
+    }
+
+    #[test]
+    fn what_differs_by_host_and_process_alone_is_one_line() {
+        let hosts: Vec<String> = (0..40).map(|n| format!("n{n:02}")).collect();
+        let told = |n: usize, text: String| (hosts[n].as_str(), line(1_000 + n as u64, None, &text));
+        let jobs = (0..40).map(|n| told(n, format!("job llama on n{n:02}, torchrun")));
+        let agents = (0..40).map(|n| told(n, format!("agent started, pid {}", 100 + n)));
+        let mut all: Vec<(&str, EventLine)> = jobs.chain(agents).collect();
+        all.sort_by_key(|(_, line)| line.at);
+        let texts: Vec<String> = fold(all).into_iter().map(|line| line.text).collect();
+        assert_eq!(texts, ["40 nodes: job llama, torchrun", "40 nodes: agent started"]);
     }
 }
