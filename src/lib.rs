@@ -163,11 +163,10 @@
 //! * NCCL's RAS is asked only while a stall is suspected, on a thread that nobody waits for, and is evidence of an alert that
 //!   other facts raised: its counts are of launches and were seen to be wrong.
 //! * Facts over HTTP are for this machine alone. Whoever wants them from elsewhere has a proxy that knows who may.
-//! * Links are JSON in frames: slower than a binary form, but an old viewer can skip what it does not know.
 //! * Links are JSON in frames: slower than a binary form, but an old viewer can skip what it does not know. What comes
 //!   each second is read straight into place ([`domain::event`]); a viewer in the same process gets the values.
 //! * Ranks are looked at cheaply: CPU clock each second, `stat` in turn where there are many ([`probe::proc`]).
-//!   Deaths do not wait for that: process descriptors tell of them, and a process without memory is looked at at once.
+//!   Deaths do not wait for that: process descriptors tell of them ([`probe::deaths`]).
 //! * Sockets lie in `/tmp/elastictop-UID` unless the user lingers: systemd removes `$XDG_RUNTIME_DIR` at logout, and a
 //!   job must be found after that. Sockets below deep folders are reached through a descriptor of the folder.
 //! * elastictop's own figures (`elastictop/restarts`, `…/heartbeat_age_s`, `…/step_lag` and others) are events of a W&B

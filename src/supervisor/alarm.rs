@@ -24,7 +24,7 @@ impl Alarm {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn new() -> Alarm {
+    pub fn unset() -> Alarm {
         Alarm { timer: timer().ok(), set: None }
     }
 
@@ -80,7 +80,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_rings_when_it_is_due_and_can_be_set_anew() {
-        let mut alarm = Alarm::new();
+        let mut alarm = Alarm::unset();
         assert!(alarm.timer.is_some());
         let far = Instant::now() + Duration::from_secs(3600);
         let near = Instant::now() + Duration::from_millis(20);

@@ -158,7 +158,7 @@ impl Observer {
         let (mut hub, mut said, link) = one_viewer();
         tokio::spawn(async move {
             self.await_gpus().await;
-            let mut alarm = Alarm::new();
+            let mut alarm = Alarm::unset();
             let mut next_look = Instant::now() + LOOK;
             let mut bell = self.finder.bell();
             let mut close_ups = CloseUps::default();

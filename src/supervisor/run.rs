@@ -267,7 +267,7 @@ impl Supervisor {
         let mut hup = signal(SignalKind::hangup()).map_err(told)?;
         let mut upkeep = interval(UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut alarm = Alarm::new();
+        let mut alarm = Alarm::unset();
         let mut next_look = Instant::now();
         while !self.finished {
             let deadline = self.until_deadline().min(next_look);
