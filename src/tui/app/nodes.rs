@@ -204,7 +204,8 @@ impl Group<'_> {
         let many = self.lines.len();
         let Some((_, first)) = self.lines.first().cloned() else { return Vec::new() };
         if many <= NAMED && self.lines.iter().all(|(_, line)| line.text == first.text) {
-            let hosts: Vec<&str> = self.lines.iter().map(|(host, _)| *host).collect();
+            let mut hosts: Vec<&str> = self.lines.iter().map(|(host, _)| *host).collect();
+            hosts.sort_unstable();
             return vec![EventLine { text: format!("{}: {}", hosts.join(", "), first.text), ..first }];
         }
         match &first.ranks {
@@ -272,12 +273,19 @@ mod tests {
             ("n02", line(1_100, Some((2, "started, attempt 0")), "r2-r3 started, attempt 0")),
             ("n01", line(1_200, None, "running")),
             ("n02", line(1_300, None, "running")),
+            ("n02", line(1_400, None, "done")),
+            ("n01", line(1_500, None, "done")),
         ];
         let lines = fold(all);
         let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
         assert_eq!(
             texts,
-            ["n01: r0-r1 started, attempt 0", "n02: r2-r3 started, attempt 0", "n01, n02: running"]
+            [
+                "n01: r0-r1 started, attempt 0",
+                "n02: r2-r3 started, attempt 0",
+                "n01, n02: running",
+                "n01, n02: done"
+            ]
         );
         assert!(lines.is_sorted_by_key(|line| line.seq));
     }
