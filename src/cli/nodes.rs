@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 
 use super::{
     hosts::HostArgs,
@@ -20,7 +20,7 @@ use crate::{
         time::Stamp,
     },
     error::{Error, Result},
-    probe::scan,
+    probe::{files, scan},
     wire::{
         child,
         link::Link,
@@ -109,13 +109,11 @@ impl NodesArgs {
 /// # Errors
 /// The system does not allow it.
 fn make_room(links: usize) -> Result<()> {
-    let mut limit = getrlimit(Resource::Nofile);
     let wanted = (links * FILES + FILES_ELSE) as u64;
-    if limit.current.is_none_or(|now| now >= wanted) {
+    if getrlimit(Resource::Nofile).current.is_none_or(|now| now >= wanted) {
         return Ok(());
     }
-    limit.current = Some(limit.maximum.map_or(wanted, |most| most.min(wanted)));
-    let _ = setrlimit(Resource::Nofile, limit);
+    files::allow_many();
     match getrlimit(Resource::Nofile).current {
         Some(now) if now < wanted => Err(Error::environment(format!(
             "{links} links need {wanted} open files, and this process may have {now}"

@@ -52,12 +52,12 @@ impl Deaths {
         self.held.remove(&pid);
     }
 
-    /// The ids of those that died since the last call; they are watched no more. Some of many may be left for the next.
+    /// The ids of those that died since the last call; they are watched no more.
     pub fn take(&mut self) -> Vec<i32> {
         if self.held.is_empty() {
             return Vec::new();
         }
-        let mut found = Vec::with_capacity(64);
+        let mut found = Vec::with_capacity(self.held.len());
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         // It does not wait, so nothing can interrupt it.
         let _ = epoll::wait(&self.all, rustix::buffer::spare_capacity(&mut found), Some(&at_once));

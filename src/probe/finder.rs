@@ -201,6 +201,7 @@ impl Finder {
         });
         for proc in &gone {
             self.children.remove(&proc.pid);
+            self.settled.clear();
             self.forget_death(proc.pid);
         }
         (looks, gone)

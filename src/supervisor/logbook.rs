@@ -60,8 +60,6 @@ struct Source {
     room: Room,
     /// Whether the writer is gone: what is left is a last line without an end.
     closed: bool,
-    /// Whether it was read to its end after that.
-    over: bool,
 }
 
 /// Lines of one file that arrived together.
@@ -171,7 +169,6 @@ impl Logbook {
                     given_up: 0,
                     room,
                     closed: false,
-                    over: false,
                 });
             }
             Entry::Grown { at, grown } => {
@@ -459,9 +456,6 @@ impl Logbook {
 impl Source {
     /// The bytes of whole lines that came since the last time; all there is when the writer is gone.
     fn read_new<'a>(&mut self, buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
-        if self.over {
-            return None;
-        }
         if self.file.is_none() {
             self.file = File::open(&self.origin.path).ok();
         }
@@ -469,7 +463,6 @@ impl Source {
         self.size = file.metadata().ok()?.len();
         let new = usize::try_from(self.size.saturating_sub(self.done)).ok()?.min(READ);
         if new == 0 {
-            self.over = self.closed;
             return None;
         }
         buffer.resize(new, 0);
