@@ -89,6 +89,20 @@ fn a_deleted_file_stays_readable_and_a_last_line_without_end_counts() {
 }
 
 #[test]
+fn what_children_of_a_dead_rank_write_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut book = Logbook::open(&dir.path().join("index"), true).unwrap();
+    let a = origin(dir.path(), 0, 0);
+    write(&a.path, "1\n");
+    book.add(a.clone());
+    look(&mut book);
+    book.close_rank(100);
+    assert!(look(&mut book).is_empty());
+    fs::OpenOptions::new().append(true).open(&a.path).unwrap().write_all(b"late\n").unwrap();
+    assert_eq!(look(&mut book), ["0:late"]);
+}
+
+#[test]
 fn progress_bars_and_colours_read_as_text() {
     for (raw, shown) in [
         ("10%\r50%\r", "50%"),
