@@ -39,6 +39,10 @@ pub struct LogLine {
 pub const MAX_LINE: usize = 8 * 1024;
 /// Most lines in one page.
 pub const MAX_PAGE: u32 = 1000;
+/// A page with so many bytes of text gets no further line: long lines must not keep a supervisor busy.
+pub const MAX_PAGE_BYTES: usize = 256 << 10;
+/// About so many bytes are looked through for one [`LogQuery::Find`]; whoever asked asks again for the rest.
+pub const MAX_SEARCH: usize = 4 << 20;
 
 /// Which lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +53,14 @@ pub struct LogFilter {
     /// Only this start of the group.
     #[serde(default)]
     pub attempt: Option<u32>,
+}
+
+impl LogFilter {
+    /// Whether the line is one of them.
+    pub fn lets(&self, line: &LogLine) -> bool {
+        self.local_rank.is_none_or(|local| line.local_rank == Some(local))
+            && self.attempt.is_none_or(|attempt| line.attempt == attempt)
+    }
 }
 
 /// Where a page begins or ends.
@@ -120,6 +132,82 @@ pub struct LogPage {
     pub end: u64,
     /// Oldest line that can still be asked for.
     pub start: u64,
+    /// Where to go on, when there is more than one answer holds: for a page the line after its last one (backwards: its
+    /// first one), for a search the next line to look at. `None`: nothing is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// An answer while it is made of the lines in question, in the order of the question.
+#[derive(Debug)]
+pub struct Answering<'a> {
+    query: &'a LogQuery,
+    page: LogPage,
+    /// Bytes of text that may still be taken or looked at.
+    room: usize,
+}
+
+impl<'a> Answering<'a> {
+    /// Nothing taken yet; of lines with these numbers (`end` not included).
+    pub fn new(query: &'a LogQuery, start: u64, end: u64) -> Answering<'a> {
+        let room = if matches!(query, LogQuery::Page { .. }) { MAX_PAGE_BYTES } else { MAX_SEARCH };
+        Answering { query, page: LogPage { start, end, ..LogPage::default() }, room }
+    }
+
+    /// Takes the next line; whether another one is wanted.
+    pub fn take(&mut self, line: LogLine) -> bool {
+        let n = line.n;
+        self.room = self.room.saturating_sub(line.text.len().max(1));
+        let (is_full, next) = match self.query {
+            LogQuery::Page { anchor, max, .. } => {
+                self.page.lines.push(line);
+                let is_full = self.page.lines.len() >= (*max).min(MAX_PAGE) as usize;
+                (is_full, if matches!(anchor, Anchor::From(_)) { n.checked_add(1) } else { Some(n) })
+            }
+            LogQuery::Find { needle, backwards, .. } => {
+                self.page.found = needle.matches(&line.text).then_some(n);
+                (false, if *backwards { n.checked_sub(1) } else { n.checked_add(1) })
+            }
+        };
+        let goes_on = !is_full && self.room > 0 && self.page.found.is_none();
+        if !goes_on {
+            self.page.next = next.filter(|_| self.page.found.is_none());
+        }
+        goes_on
+    }
+
+    /// The answer.
+    pub fn end(mut self) -> LogPage {
+        if matches!(self.query, LogQuery::Page { anchor: Anchor::Tail | Anchor::Before(_), .. }) {
+            self.page.lines.reverse();
+        }
+        self.page
+    }
+}
+
+/// Answers a question from lines that are all there, in the order of their numbers.
+pub fn answer(lines: &[LogLine], query: &LogQuery) -> LogPage {
+    let start = lines.first().map_or(0, |line| line.n);
+    let end = lines.last().map_or(0, |line| line.n + 1);
+    let mut answering = Answering::new(query, start, end);
+    let at = |n: u64| lines.partition_point(|line| line.n < n);
+    let (LogQuery::Page { filter, .. } | LogQuery::Find { filter, .. }) = query;
+    let (range, backwards) = match query {
+        LogQuery::Page { anchor: Anchor::From(n), .. } => (at(*n)..lines.len(), false),
+        LogQuery::Page { anchor: Anchor::Before(n), .. } => (0..at(*n), true),
+        LogQuery::Page { anchor: Anchor::Tail, .. } => (0..lines.len(), true),
+        LogQuery::Find { from, backwards: true, .. } => {
+            (0..from.map_or(lines.len(), |n| at(n.saturating_add(1))), true)
+        }
+        LogQuery::Find { from, .. } => (from.map_or(0, at)..lines.len(), false),
+    };
+    let fitting = lines[range].iter().filter(|line| filter.lets(line)).cloned();
+    if backwards {
+        fitting.rev().all(|line| answering.take(line));
+    } else {
+        fitting.into_iter().all(|line| answering.take(line));
+    }
+    answering.end()
 }
 
 /// Whether a line tells of an error: tracebacks, exceptions, C++ errors of torch, CUDA, NCCL and gloo.

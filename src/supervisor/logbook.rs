@@ -18,7 +18,7 @@ use super::{
     storage::{self, Appender, Health},
 };
 use crate::domain::{
-    log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, MAX_LINE, MAX_PAGE, Stream},
+    log::{Anchor, Answering, LogFilter, LogLine, LogPage, LogQuery, MAX_LINE, Stream},
     redact::Secrets,
     time::Stamp,
 };
@@ -330,36 +330,24 @@ impl Logbook {
         self.sources.iter().any(|source| source.origin.path == path)
     }
 
-    /// Answers a question about lines.
+    /// Answers a question about lines, or its first part.
     pub fn answer(&self, query: &LogQuery) -> LogPage {
-        let mut page = LogPage { end: self.next_line, start: self.start(), ..LogPage::default() };
+        let mut answer = Answering::new(query, self.start(), self.next_line);
         match query {
-            LogQuery::Page { filter, anchor, max } => {
-                let max = (*max).min(MAX_PAGE) as usize;
-                match *anchor {
-                    Anchor::From(from) => self.forwards(filter, from, |line| {
-                        page.lines.push(line);
-                        page.lines.len() < max
-                    }),
-                    Anchor::Tail => page.lines = self.last_before(filter, self.next_line, max),
-                    Anchor::Before(before) => page.lines = self.last_before(filter, before, max),
-                }
+            LogQuery::Page { filter, anchor, .. } => match *anchor {
+                Anchor::From(from) => self.forwards(filter, from, |line| answer.take(line)),
+                Anchor::Tail => self.backwards(filter, self.next_line, |line| answer.take(line)),
+                Anchor::Before(before) => self.backwards(filter, before, |line| answer.take(line)),
+            },
+            LogQuery::Find { filter, from, backwards: true, .. } => {
+                let before = from.map_or(self.next_line, |from| from.saturating_add(1));
+                self.backwards(filter, before, |line| answer.take(line));
             }
-            LogQuery::Find { filter, from, backwards, needle } => {
-                let mut check = |line: LogLine| {
-                    if needle.matches(&line.text) {
-                        page.found = Some(line.n);
-                    }
-                    page.found.is_none()
-                };
-                if *backwards {
-                    self.backwards(filter, from.map_or(self.next_line, |from| from + 1), check);
-                } else {
-                    self.forwards(filter, from.unwrap_or(0), &mut check);
-                }
+            LogQuery::Find { filter, from, .. } => {
+                self.forwards(filter, from.unwrap_or(0), |line| answer.take(line));
             }
         }
-        page
+        answer.end()
     }
 
     /// Number of the first line that arrived after this time.
@@ -386,16 +374,6 @@ impl Logbook {
 
     fn start(&self) -> u64 {
         self.pieces.front().map_or(self.next_line, |piece| piece.first_line)
-    }
-
-    fn last_before(&self, filter: &LogFilter, before: u64, max: usize) -> Vec<LogLine> {
-        let mut lines = Vec::new();
-        self.backwards(filter, before, |line| {
-            lines.push(line);
-            lines.len() < max
-        });
-        lines.reverse();
-        lines
     }
 
     fn forwards(&self, filter: &LogFilter, from: u64, mut each: impl FnMut(LogLine) -> bool) {
@@ -514,6 +492,9 @@ pub(super) fn clean(line: &[u8]) -> String {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let visible = line.rsplit(|byte| *byte == b'\r').find(|part| !part.is_empty()).unwrap_or_default();
     let text = String::from_utf8_lossy(&visible[..visible.len().min(MAX_LINE)]);
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.into_owned();
+    }
     let mut shown = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

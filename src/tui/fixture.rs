@@ -19,7 +19,7 @@ use crate::{
             leftover::{Leftover, LeftoverKind},
         },
         id::{JobId, ProcId},
-        log::{Anchor, LogLine, LogPage, LogQuery, Stream},
+        log::{LogLine, Stream},
         rank::{JobState, RankState},
         sample::{Place, RankSample},
         state::State,
@@ -498,42 +498,6 @@ pub(crate) fn log_lines(count: u64) -> Vec<LogLine> {
         }
     };
     (0..count).map(line).collect()
-}
-
-/// Answers log questions as a supervisor would that has `lines`.
-pub(crate) fn answer(lines: &[LogLine], query: &LogQuery) -> LogPage {
-    let end = lines.last().map_or(0, |line| line.n + 1);
-    let start = lines.first().map_or(0, |line| line.n);
-    let fits = |line: &&LogLine, filter: &crate::domain::log::LogFilter| {
-        filter.local_rank.is_none_or(|local| line.local_rank == Some(local))
-            && filter.attempt.is_none_or(|attempt| line.attempt == attempt)
-    };
-    match query {
-        LogQuery::Page { filter, anchor, max } => {
-            let all: Vec<&LogLine> = lines.iter().filter(|line| fits(line, filter)).collect();
-            let max = *max as usize;
-            let chosen: Vec<LogLine> = match anchor {
-                Anchor::Tail => {
-                    all[all.len().saturating_sub(max)..].iter().map(|line| (*line).clone()).collect()
-                }
-                Anchor::Before(n) => {
-                    let before: Vec<_> = all.into_iter().filter(|line| line.n < *n).collect();
-                    before[before.len().saturating_sub(max)..].iter().map(|line| (*line).clone()).collect()
-                }
-                Anchor::From(n) => all.into_iter().filter(|line| line.n >= *n).take(max).cloned().collect(),
-            };
-            LogPage { lines: chosen, found: None, end, start }
-        }
-        LogQuery::Find { filter, from, backwards, needle } => {
-            let fitting = lines.iter().filter(|line| fits(line, filter) && needle.matches(&line.text));
-            let found = if *backwards {
-                fitting.rev().find(|line| from.is_none_or(|from| line.n <= from))
-            } else {
-                fitting.into_iter().find(|line| from.is_none_or(|from| line.n >= from))
-            };
-            LogPage { lines: Vec::new(), found: found.map(|line| line.n), end, start }
-        }
-    }
 }
 
 pub(crate) fn options() -> Options {

@@ -402,6 +402,19 @@ impl Job<'_> {
         wait_until(&what, PATIENCE, || self.events_of(kind).into_iter().nth(count - 1))
     }
 
+    /// The sizes of the world, from the first on. Agents that are late for a rendezvous make for one change more:
+    /// torchrun starts the group without them, and anew when they are there.
+    pub fn world_sizes(&self) -> Vec<u64> {
+        let size = |value: &Value| value.as_u64().expect("a size");
+        let changes = self.events_of("membership_changed");
+        let mut sizes: Vec<_> = changes.first().map(|first| size(&first["from"])).into_iter().collect();
+        for change in &changes {
+            assert_eq!(sizes.last(), Some(&size(&change["from"])), "{changes:#?}");
+            sizes.push(size(&change["world_size"]));
+        }
+        sizes
+    }
+
     /// Waits until the job is over; gives its last status.
     pub fn wait_for_end(&self) -> Value {
         self.wait_for("the job is over", |status| is_over(&status["job"]["state"]))

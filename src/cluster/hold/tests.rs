@@ -186,7 +186,7 @@ fn each_node_tells_under_its_number_and_what_is_asked_comes_back() {
                 other => panic!("{other:?}"),
             }
         };
-        let page = LogPage { lines: Vec::new(), found: None, end: 5, start: 0 };
+        let page = LogPage { end: 5, ..LogPage::default() };
         far2.outgoing.send(ToViewer::Logs { id: asked, page }).await.unwrap();
         let end = viewer
             .until("log lines", |message| match message {
@@ -401,7 +401,7 @@ fn relays_below_a_relay_show_their_nodes_and_answer_for_them() {
                 other => panic!("{other:?}"),
             }
         };
-        let page = LogPage { lines: Vec::new(), found: None, end: 5, start: 0 };
+        let page = LogPage { end: 5, ..LogPage::default() };
         fars[2].outgoing.send(ToViewer::Logs { id: asked, page }).await.unwrap();
         viewer
             .until("its log", |message| match message {

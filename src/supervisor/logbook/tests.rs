@@ -5,7 +5,7 @@ use std::{fs, io::Write};
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::log::Needle;
+use crate::domain::log::{MAX_PAGE_BYTES, Needle};
 
 fn origin(dir: &Path, local_rank: u32, attempt: u32) -> Origin {
     let path = dir.join(format!("{attempt}-{local_rank}"));
@@ -55,6 +55,48 @@ fn lines_are_merged_by_arrival_and_paged_both_ways() {
     assert_eq!(find(Needle::Text("A".into()), true), Some(4));
     assert_eq!(find(Needle::Text("A2".into()), true), Some(1));
     assert_eq!(find(Needle::Text("none".into()), false), None);
+}
+
+#[test]
+fn an_answer_ends_before_it_is_long_and_says_where_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut book = Logbook::open(&dir.path().join("index"), true).unwrap();
+    let a = origin(dir.path(), 0, 0);
+    let long = "x".repeat(8000);
+    let written: Vec<String> = (0..1200).map(|n| format!("{n} {long}")).collect();
+    write(&a.path, &format!("{}\n", written.join("\n")));
+    book.add(a);
+    while !look(&mut book).is_empty() {}
+
+    let (mut read, mut from, mut pages) = (Vec::new(), Some(0), 0);
+    while let Some(at) = from {
+        let page = book.answer(&page(Anchor::From(at), None, 1000));
+        assert!(page.lines.iter().map(|line| line.text.len()).sum::<usize>() < MAX_PAGE_BYTES + 8192);
+        (from, pages) = (page.next, pages + 1);
+        read.extend(texts(page));
+    }
+    assert!(read == written && pages > 10, "{} lines in {pages} pages", read.len());
+    let (mut read, mut anchor) = (Vec::new(), Some(Anchor::Tail));
+    while let Some(at) = anchor {
+        let page = book.answer(&page(at, None, 1000));
+        anchor = page.next.map(Anchor::Before);
+        read.splice(0..0, texts(page));
+    }
+    assert!(read == written, "{} lines backwards", read.len());
+
+    let find = |from, backwards, text: &str| {
+        let (filter, needle) = (LogFilter::default(), Needle::Text(text.into()));
+        book.answer(&LogQuery::Find { filter, from, backwards, needle })
+    };
+    let first = find(None, false, "1199 X");
+    assert_eq!((first.found, first.next.is_some()), (None, true), "4 MiB hold about 524 lines");
+    let second = find(first.next, false, "1199 X");
+    let last = find(second.next, false, "1199 X");
+    assert_eq!((second.found, last.found, last.next), (None, Some(1199), None));
+    let first = find(None, true, "0 X");
+    assert_eq!((first.found, first.next), (Some(1190), None), "the nearest");
+    let none = find(Some(100), true, "none");
+    assert_eq!((none.found, none.next), (None, None), "looked through to the first line");
 }
 
 #[test]

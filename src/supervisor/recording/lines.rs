@@ -2,7 +2,7 @@
 
 use crate::{
     domain::{
-        log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, MAX_PAGE},
+        log::{self, Anchor, LogLine, LogPage, LogQuery},
         time::Stamp,
     },
     supervisor::logbook::Logbook,
@@ -52,12 +52,13 @@ impl Lines {
                 let mut page = book.answer(&bounded(query, end));
                 page.lines.retain(|line| line.n < end);
                 page.found = page.found.filter(|n| *n < end);
+                page.next = page.next.filter(|n| *n < end);
                 page.end = end;
                 page
             }
             Lines::Held { lines, .. } => {
                 let end = lines.partition_point(|line| line.at <= until);
-                answer(&lines[..end], query)
+                log::answer(&lines[..end], query)
             }
         }
     }
@@ -78,48 +79,10 @@ fn bounded(query: &LogQuery, end: u64) -> LogQuery {
     query
 }
 
-fn answer(lines: &[LogLine], query: &LogQuery) -> LogPage {
-    let start = lines.first().map_or(0, |line| line.n);
-    let end = lines.last().map_or(0, |line| line.n + 1);
-    let mut page = LogPage { end, start, ..LogPage::default() };
-    let at = |n: u64| lines.partition_point(|line| line.n < n);
-    match query {
-        LogQuery::Page { filter, anchor, max } => {
-            let max = (*max).min(MAX_PAGE) as usize;
-            let fitting = |line: &&LogLine| fits(filter, line);
-            match anchor {
-                Anchor::From(n) => {
-                    page.lines = lines[at(*n)..].iter().filter(fitting).take(max).cloned().collect();
-                }
-                Anchor::Tail | Anchor::Before(_) => {
-                    let before = if let Anchor::Before(n) = anchor { at(*n) } else { lines.len() };
-                    page.lines = lines[..before].iter().rev().filter(fitting).take(max).cloned().collect();
-                    page.lines.reverse();
-                }
-            }
-        }
-        LogQuery::Find { filter, from, backwards, needle } => {
-            let is_it = |line: &&LogLine| fits(filter, line) && needle.matches(&line.text);
-            let found = if *backwards {
-                lines[..from.map_or(lines.len(), |n| at(n.saturating_add(1)))].iter().rfind(is_it)
-            } else {
-                lines[from.map_or(0, at)..].iter().find(is_it)
-            };
-            page.found = found.map(|line| line.n);
-        }
-    }
-    page
-}
-
-fn fits(filter: &LogFilter, line: &LogLine) -> bool {
-    filter.local_rank.is_none_or(|local| line.local_rank == Some(local))
-        && filter.attempt.is_none_or(|attempt| line.attempt == attempt)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::log::{Needle, Stream};
+    use crate::domain::log::{LogFilter, Needle, Stream};
 
     fn held() -> Lines {
         let mut lines = Lines::default();

@@ -52,8 +52,8 @@ enum Goal {
     Line(u64),
     /// The next match from a line on.
     Find { from: Option<u64>, backwards: bool, text: String },
-    /// The first error of an attempt.
-    Error { attempt: u32, first_asked: u32 },
+    /// The first error of an attempt, from a line on.
+    Error { attempt: u32, first_asked: u32, from: Option<u64> },
 }
 
 /// What was asked.
@@ -85,6 +85,8 @@ pub(crate) struct Logs {
     pub(crate) shift: usize,
     /// What is searched for.
     pub(crate) search: Option<String>,
+    /// The line that a search has come to, when it takes more than one question.
+    pub(crate) searched_to: Option<u64>,
     /// The search while it is typed.
     pub(crate) input: Option<Input>,
     /// Whether an answer has come since the view was opened.
@@ -114,6 +116,7 @@ impl Default for Logs {
             records: false,
             shift: 0,
             search: None,
+            searched_to: None,
             input: None,
             loaded: false,
             goal: Some(Goal::Tail),
@@ -202,6 +205,7 @@ impl Logs {
 
     /// The link is new: what was asked over the former one will not be answered.
     pub(crate) fn forget_question(&mut self) {
+        self.searched_to = None;
         if let Some((_, Question::Goal(goal), _)) = self.asked.take() {
             self.goal.get_or_insert(goal);
         }
@@ -234,9 +238,9 @@ impl Logs {
                     backwards: *backwards,
                     needle: Needle::Text(text.clone()),
                 },
-                Goal::Error { attempt, .. } => LogQuery::Find {
+                Goal::Error { attempt, from, .. } => LogQuery::Find {
                     filter: LogFilter { attempt: Some(*attempt), ..filter.clone() },
-                    from: None,
+                    from: *from,
                     backwards: false,
                     needle: Needle::Error,
                 },
@@ -263,7 +267,12 @@ impl Logs {
         let (_, question, _) = self.asked.take_if(|(asked, ..)| *asked == id)?;
         self.loaded = true;
         self.start = page.start;
+        self.searched_to = None;
+        let is_full = page.next.is_some() || page.lines.len() >= PAGE as usize;
         match question {
+            Question::Goal(goal @ (Goal::Find { .. } | Goal::Error { .. })) if page.next.is_some() => {
+                self.search_on(goal, page.next);
+            }
             Question::Goal(Goal::Find { backwards, text, .. }) => {
                 let Some(n) = page.found else {
                     let (side, other) = if backwards { ("before this", "n") } else { ("after this", "N") };
@@ -274,13 +283,13 @@ impl Logs {
                 };
                 self.go_to(n);
             }
-            Question::Goal(Goal::Error { attempt, first_asked }) => match page.found {
+            Question::Goal(Goal::Error { attempt, first_asked, .. }) => match page.found {
                 Some(n) => {
                     self.go_to(n);
                     return Some((Role::Info, format!("first error of attempt {attempt}")));
                 }
                 None if attempt > 0 && attempt + 1 > first_asked => {
-                    self.goal = Some(Goal::Error { attempt: attempt - 1, first_asked });
+                    self.goal = Some(Goal::Error { attempt: attempt - 1, first_asked, from: None });
                 }
                 None => return Some((Role::Ok, "no error found in this attempt and the one before".into())),
             },
@@ -288,7 +297,7 @@ impl Logs {
                 // Fewer lines than a page from the end: the window holds all that is there.
                 self.reached = match (&goal, page.lines.last()) {
                     (Goal::Tail, _) | (_, None) => page.end,
-                    (_, Some(_)) if page.lines.len() < PAGE as usize => page.end,
+                    (_, Some(_)) if !is_full => page.end,
                     (_, Some(last)) => last.n + 1,
                 };
                 self.lines = page.lines.into();
@@ -311,12 +320,11 @@ impl Logs {
             }
             Question::Newer if page.end < self.reached => self.goal = Some(Goal::Tail),
             Question::Newer => {
-                let full = page.lines.len() >= PAGE as usize;
-                if full && self.follow {
+                if is_full && self.follow {
                     self.goal = Some(Goal::Tail);
                     return None;
                 }
-                self.reached = page.lines.last().filter(|_| full).map_or(page.end, |line| line.n + 1);
+                self.reached = page.lines.last().filter(|_| is_full).map_or(page.end, |line| line.n + 1);
                 self.lines.extend(page.lines);
                 while self.lines.len() > MAX_LINES {
                     self.lines.pop_front();
@@ -328,6 +336,24 @@ impl Logs {
             }
         }
         None
+    }
+
+    /// Looks through what comes next, unless something else is wanted by now.
+    fn search_on(&mut self, mut goal: Goal, next: Option<u64>) {
+        let is_wanted = match &mut goal {
+            Goal::Find { from, text, .. } => {
+                *from = next;
+                self.search.as_ref() == Some(text)
+            }
+            Goal::Error { from, .. } => {
+                *from = next;
+                true
+            }
+            Goal::Top | Goal::Tail | Goal::Line(_) => false,
+        };
+        if is_wanted && self.goal.is_none() {
+            (self.goal, self.searched_to) = (Some(goal), next);
+        }
     }
 
     fn go_to(&mut self, n: u64) {
@@ -400,7 +426,7 @@ impl Logs {
     /// Goes to the first error of the attempt that the selected line is of, or of the running one at the end.
     pub(crate) fn find_error(&mut self, running: u32) {
         let attempt = self.selected().filter(|_| !self.follow).map_or(running, |line| line.attempt);
-        self.goal = Some(Goal::Error { attempt, first_asked: attempt });
+        self.goal = Some(Goal::Error { attempt, first_asked: attempt, from: None });
     }
 
     /// Takes a key while a search is typed; whether it did.

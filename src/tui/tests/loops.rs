@@ -19,7 +19,7 @@ use crate::{
     tui::{
         Connector, Ending,
         app::App,
-        fixture::{self, Story, answer, log_lines},
+        fixture::{self, Story, log_lines},
         jobs::{self, JobRow, Jobs},
         keys,
         run::{Pace, Surroundings, run},
@@ -186,7 +186,7 @@ fn a_session_from_hello_to_detach() {
             let Some(ToSupervisor::Logs { id, query }) = far.incoming.recv().await else {
                 panic!("no question")
             };
-            let page = answer(&log_lines(100), &query);
+            let page = crate::domain::log::answer(&log_lines(100), &query);
             far.outgoing.send(ToViewer::Logs { id, page }).await.unwrap();
             until(&glass, "step 96 loss").await;
             press(&keys, "q");

@@ -1,18 +1,24 @@
 //! Scripts of keys and what they leave behind.
 
 use proptest::prelude::*;
-use ratatui::crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+use ratatui::{
+    buffer::Buffer,
+    crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind},
+    layout::Rect,
+};
+
+use super::looks::picture;
 
 use crate::{
     domain::{
         command::{Command, Outcome},
-        log::{LogLine, LogQuery},
+        log::{LogLine, LogQuery, answer},
         rank::JobState,
         time::Stamp,
     },
     tui::{
         app::{App, Cmd, Dialog, LinkState, Msg},
-        fixture::{self, answer, log_lines},
+        fixture::{self, log_lines},
         fixture_page::{close_up, hung_stacks, stack_of},
         keys::{self, View},
         view,
@@ -288,6 +294,37 @@ fn a_search_goes_to_matches_and_says_when_there_is_none() {
     assert!(app.logs.input.is_none() && app.view == View::Logs, "q was typed, not obeyed");
     press(&mut app, "<Esc>", &lines);
     assert!(app.logs.search.is_none() && app.view == View::Logs, "first the search ends, then the view");
+}
+
+#[test]
+fn a_search_goes_on_over_more_lines_than_one_answer_looks_through() {
+    let (mut app, lines) = (four(), log_lines(150_000));
+    assert!(lines.iter().map(|line| line.text.len()).sum::<usize>() > 2 * crate::domain::log::MAX_SEARCH);
+    press(&mut app, "L / g r a d _ n o r m <Space> 1 <Enter>", &lines);
+    assert!(said(&app).starts_with("no match of \"grad_norm 1\" before this"), "{}", said(&app));
+    press(&mut app, "/ s t e p <Space> 1 <Space> <Enter>", &lines);
+    assert_eq!(app.logs.selected().unwrap().n, 1);
+    assert_eq!(app.logs.searched_to, None);
+    // While it goes on, the line tells how far it is; who ends the search is asked nothing more.
+    press(&mut app, "G / n o n e", &lines);
+    let find = |cmds: &[Cmd]| {
+        cmds.iter()
+            .any(|cmd| matches!(cmd, Cmd::Send(ToSupervisor::Logs { query: LogQuery::Find { .. }, .. })))
+    };
+    let first = app.update(Msg::Key(keys::script("<Enter>")[0]));
+    let [Cmd::Send(ToSupervisor::Logs { id, query })] = &first[..] else { panic!("{first:?}") };
+    let page = answer(&lines, query);
+    assert!(page.found.is_none() && page.next.is_some());
+    let more = app.update(Msg::Heard(Box::new(ToViewer::Logs { id: *id, page: page.clone() })));
+    assert!(find(&more) && app.logs.searched_to == page.next, "{more:?}");
+    let area = Rect::new(0, 0, 80, 24);
+    let mut buffer = Buffer::empty(area);
+    view::paint(&app, area, &mut buffer);
+    assert!(picture(&buffer).contains("searching, line"), "{}", picture(&buffer));
+    press(&mut app, "<Esc>", &lines);
+    let [Cmd::Send(ToSupervisor::Logs { id, query })] = &more[..] else { panic!("{more:?}") };
+    let last = app.update(Msg::Heard(Box::new(ToViewer::Logs { id: *id, page: answer(&lines, query) })));
+    assert!(!find(&last) && app.logs.searched_to.is_none(), "{last:?}");
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn far_end() -> Link {
                     far.outgoing.send(ToViewer::Snapshot { state, lost: 0 }).await.unwrap();
                 }
                 ToSupervisor::Logs { id, query } => {
-                    let page = fixture::answer(&lines, &query);
+                    let page = crate::domain::log::answer(&lines, &query);
                     far.outgoing.send(ToViewer::Logs { id, page }).await.unwrap();
                 }
                 ToSupervisor::Do { id, .. } => {

@@ -79,8 +79,12 @@ fn search_line(app: &App, pen: &mut Pen, area: Rect, used: u16) {
         let skipped = text::width(typed).saturating_sub(cells);
         let at = pen.text(x, area.y, room, &format!("/{}", text::slice(typed, skipped, cells)), Role::Key);
         pen.chip(x + at, area.y, 1.min(room.saturating_sub(at)), " ", Role::Key);
-    } else if let Some(search) = &app.logs.search {
-        pen.text(x, area.y, room, &format!("/{search} "), Role::Key);
+        return;
+    }
+    let search = app.logs.search.as_deref().map(|search| format!("/{search} ")).unwrap_or_default();
+    let used = pen.text(x, area.y, room, &search, Role::Key);
+    if let Some(n) = app.logs.searched_to {
+        pen.text(x + used, area.y, room - used, &format!("searching, line {n} "), Role::Info);
     }
 }
 
