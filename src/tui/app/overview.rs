@@ -86,6 +86,7 @@ impl App {
         fleet.refresh(now, *metric, alone.into_iter().chain(several));
         self.list_ranks();
         self.keep_selection();
+        self.tell_what_happened();
     }
 
     /// Filters and orders the rows anew.
