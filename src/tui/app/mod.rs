@@ -5,6 +5,7 @@ mod dialog;
 mod gpus;
 mod hang;
 mod happened;
+mod labels;
 mod logs;
 mod navigate;
 mod nodes;
