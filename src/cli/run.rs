@@ -27,7 +27,7 @@ use crate::{
         detach,
         place::Roots,
         preflight::{self, World},
-        serve::Asked,
+        serve::{Address, Asked},
         session,
     },
 };
@@ -63,10 +63,10 @@ pub fn run(args: &RunArgs, screen: &ScreenArgs) -> Result<u8> {
     let python = args.python.clone().or_else(|| layers.get("run.python").map(|found| found.value));
     if args.dry_run {
         let planned = plan(&request, python.as_deref(), None)?;
-        println!(
-            "{}",
-            show(&planned, planned.wandb(&request, Some(&layers))?.as_ref(), args.json)?.trim_end()
-        );
+        let serve = planned.serve(&layers)?;
+        let text =
+            show(&planned, planned.wandb(&request, Some(&layers))?.as_ref(), serve.as_ref(), args.json)?;
+        println!("{}", text.trim_end());
         return Ok(0);
     }
     start(&request, python.as_deref(), None, watch, screen, Some(&layers))
@@ -109,12 +109,19 @@ fn filled_up(request: Request, layers: &Layers) -> Result<Request> {
 }
 
 /// `--dry-run`.
-fn show(planned: &Planned, settings: Option<&Settings>, json: bool) -> Result<String> {
+fn show(
+    planned: &Planned,
+    settings: Option<&Settings>,
+    serve: Option<&Address>,
+    json: bool,
+) -> Result<String> {
     if !json {
-        return Ok(launch::render_text(&planned.plan) + &wandb::text(settings)?);
+        let served = serve.map(|address| format!("\nFigures are served on {address}\n")).unwrap_or_default();
+        return Ok(launch::render_text(&planned.plan) + &served + &wandb::text(settings)?);
     }
     let mut document = launch::render_json(&planned.plan);
     document["wandb"] = wandb::json(settings)?;
+    document["serve"] = serve.map(Address::to_string).into();
     Ok(serde_json::to_string_pretty(&document).unwrap_or_default())
 }
 
@@ -132,7 +139,7 @@ pub fn start(
     let options = screen.options()?;
     let planned = plan(request, python, call_it)?;
     let settings = planned.wandb(request, layers)?;
-    let serve = layers.map_or(Ok(None), |layers| layers.parsed("run.serve", str::parse::<Asked>))?;
+    let serve = layers.map_or(Ok(None), asked_to_serve)?;
     let hint = wandb::hint(settings.as_ref());
     let id = planned.id.clone();
     let target = launch(request, planned, settings, serve)?;
@@ -189,7 +196,19 @@ struct Planned {
     plan: LaunchPlan,
 }
 
+fn asked_to_serve(layers: &Layers) -> Result<Option<Asked>> {
+    layers.parsed("run.serve", str::parse::<Asked>)
+}
+
 impl Planned {
+    /// Where figures would be served, if somebody asked for that and it can be done.
+    fn serve(&self, layers: &Layers) -> Result<Option<Address>> {
+        let Some(asked) = asked_to_serve(layers)? else { return Ok(None) };
+        let address = asked.address(&self.roots, &self.id)?;
+        address.check()?;
+        Ok(Some(address))
+    }
+
     /// What becomes of metrics.
     fn wandb(&self, request: &Request, layers: Option<&Layers>) -> Result<Option<Settings>> {
         let Some(layers) = layers else { return Ok(None) };

@@ -205,6 +205,26 @@ fn a_taken_port_does_not_keep_a_job_from_being_adopted() {
 }
 
 #[test]
+fn a_dry_run_tells_where_figures_would_be_served() {
+    let lab = Lab::new();
+    let dry = |address: &str, json: &[&str]| {
+        lab.run(&[&["run", "--dry-run", "--serve", address], json, RANKS, &["sleep", "1"]].concat())
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let (code, _, err) = dry(&address, &[]);
+    assert!(code == 1 && err.contains("cannot serve on") && err.contains("name another address"), "{err}");
+    drop(taken);
+    let (code, out, err) = dry(&address, &[]);
+    assert!(code == 0 && out.contains(&format!("Figures are served on http://{address}")), "{out}{err}");
+    let (code, out, err) = dry("unix", &["--json"]);
+    assert_eq!(code, 0, "{err}");
+    let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert!(told["serve"].as_str().is_some_and(|path| path.starts_with("unix:/")), "{out}");
+    assert_eq!(dry("10.0.0.1:80", &[]).0, 2);
+}
+
+#[test]
 fn a_running_job_and_one_of_others_are_served_by_a_command() {
     let lab = Lab::new();
     let job = lab.start("job", &[RANKS, &["sh", "-c", STEPS]].concat());

@@ -117,6 +117,29 @@ fn below(run: &Path, path: &Path) -> Result<PathBuf> {
     }
 }
 
+impl Address {
+    /// Whether it could be listened on now. Leaves nothing behind.
+    ///
+    /// # Errors
+    /// The address is in use, or cannot be used.
+    pub fn check(&self) -> Result<()> {
+        let could = match self {
+            Address::Tcp(wanted) => StdTcpListener::bind(wanted).map(drop),
+            Address::Unix(path) => find_room(path).map(drop),
+        };
+        could.map_err(|error| self.refused(error))
+    }
+
+    fn refused(&self, error: io::Error) -> Error {
+        let text = format!("cannot serve on {self}: {error}");
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Error::environment(text)
+                .hint("another job or program listens there: name another address"),
+            _ => Error::environment(text),
+        }
+    }
+}
+
 /// A socket that listens, before anybody is served.
 #[derive(Debug)]
 pub struct Door {
@@ -137,14 +160,7 @@ impl Door {
     /// # Errors
     /// The address is in use, or cannot be used.
     pub fn open(address: Address) -> Result<Door> {
-        let told = |error: io::Error| {
-            let text = format!("cannot serve on {address}: {error}");
-            match error.kind() {
-                io::ErrorKind::AddrInUse => Error::environment(text)
-                    .hint("another job or program listens there: name another address"),
-                _ => Error::environment(text),
-            }
-        };
+        let told = |error: io::Error| address.refused(error);
         match &address {
             Address::Tcp(wanted) => {
                 let listener = StdTcpListener::bind(wanted).map_err(told)?;
@@ -160,15 +176,28 @@ impl Door {
     }
 }
 
-/// Listens at a path that only the owner can open.
-pub(super) fn listen(path: &Path) -> io::Result<StdUnixListener> {
+#[derive(PartialEq, Eq)]
+enum Room {
+    Free,
+    /// A socket of somebody who is dead.
+    LeftBehind,
+}
+
+fn find_room(path: &Path) -> io::Result<Room> {
     match fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else lies there"));
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else lies there"))
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => return Err(io::ErrorKind::AddrInUse.into()),
-        Ok(_) => fs::remove_file(path)?,
-        Err(_) => {}
+        Ok(_) if UnixStream::connect(path).is_ok() => Err(io::ErrorKind::AddrInUse.into()),
+        Ok(_) => Ok(Room::LeftBehind),
+        Err(_) => Ok(Room::Free),
+    }
+}
+
+/// Listens at a path that only the owner can open.
+pub(super) fn listen(path: &Path) -> io::Result<StdUnixListener> {
+    if find_room(path)? == Room::LeftBehind {
+        fs::remove_file(path)?;
     }
     let listener = socket::listen(path)?.into_std()?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
