@@ -234,31 +234,19 @@ pub struct Gathered {
     nodes: Vec<(NodeStatus, State)>,
 }
 
-/// Nodes with what each told before.
-fn join_states(
-    nodes: Vec<NodeStatus>,
-    mut state: impl FnMut(usize, &str) -> Option<State>,
-) -> Vec<(NodeStatus, State)> {
-    let join = |(at, status): (usize, NodeStatus)| {
-        let state = state(at, &status.host).unwrap_or_default();
-        (status, state)
-    };
-    nodes.into_iter().enumerate().map(join).collect()
-}
-
 impl Gathered {
     fn take(&mut self, message: ToViewer) {
         match message {
             ToViewer::Together { messages } => messages.into_iter().for_each(|message| self.take(message)),
             ToViewer::Nodes { nodes } => {
-                let mut known = std::mem::take(&mut self.nodes);
-                let state = |at: usize, host: &str| {
-                    let is_it = |node: &(NodeStatus, State)| node.0.host == host;
-                    let at =
-                        if known.get(at).is_some_and(is_it) { at } else { known.iter().position(is_it)? };
-                    Some(std::mem::take(&mut known[at].1))
+                let known = std::mem::take(&mut self.nodes);
+                let mut told: BTreeMap<String, State> =
+                    known.into_iter().map(|(status, state)| (status.host, state)).collect();
+                let join = |status: NodeStatus| {
+                    let state = told.remove(&status.host).unwrap_or_default();
+                    (status, state)
                 };
-                self.nodes = join_states(nodes, state);
+                self.nodes = nodes.into_iter().map(join).collect();
             }
             ToViewer::From { node, message } => {
                 if let (Some((_, state)), ToViewer::Snapshot { state: told, .. }) =

@@ -109,10 +109,10 @@ impl Over {
             }
             ToViewer::From { node, message } => self.hear_of(*node as usize, message),
             ToViewer::Snapshot { state, .. } => self.note(node, state.state.is_over()),
-            ToViewer::Events { events } => {
-                if events.iter().any(|event| matches!(event.fact, Fact::JobEnded { .. })) {
-                    self.note(node, true);
-                }
+            ToViewer::Events { events }
+                if events.iter().any(|event| matches!(event.fact, Fact::JobEnded { .. })) =>
+            {
+                self.note(node, true);
             }
             _ => {}
         }

@@ -95,8 +95,12 @@ impl Members {
 
     /// What viewers are to hear of a node; nothing of one that they do not see.
     pub(super) fn from(&self, node: usize, message: ToViewer) -> Option<ToViewer> {
-        let place = self.nodes[node].place?;
-        Some(ToViewer::From { node: place as u32, message: Box::new(message) })
+        Some(ToViewer::From { node: self.place(node)?, message: Box::new(message) })
+    }
+
+    /// Where viewers see a node.
+    pub(super) fn place(&self, node: usize) -> Option<u32> {
+        self.nodes[node].place.map(|place| place as u32)
     }
 
     /// The number that a node has behind its link; `None` when the link leads to it alone.

@@ -124,7 +124,7 @@ pub(super) fn attempts(known: &[&Member]) -> Vec<Attempt> {
                 .parts
                 .iter()
                 .map(|(_, attempt)| attempt.reason)
-                .min_by_key(rarity)
+                .min_by_key(|reason| rarity(*reason))
                 .unwrap_or(Reason::First),
         };
         let end = next.map(|next| next.started_at);
@@ -136,7 +136,7 @@ pub(super) fn attempts(known: &[&Member]) -> Vec<Attempt> {
 }
 
 /// Of the oldest attempts that nodes remember: which reason tells most.
-fn rarity(reason: &Reason) -> u8 {
+fn rarity(reason: Reason) -> u8 {
     match reason {
         Reason::Manual => 0,
         Reason::Failure => 1,

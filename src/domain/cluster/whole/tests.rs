@@ -224,8 +224,8 @@ fn one_leaves(counts: [bool; 2]) -> Vec<Vec<(u64, Fact)>> {
             evidence: vec![],
             hint: None,
         };
-        match counts {
-            true => vec![
+        if counts {
+            vec![
                 (T + 5_100, Fact::JobState { state: JobState::Restarting, deadline: None }),
                 (T + 5_200, Fact::CauseFound { attempt: 0, cause: lost }),
                 (
@@ -238,11 +238,12 @@ fn one_leaves(counts: [bool; 2]) -> Vec<Vec<(u64, Fact)>> {
                         world_size,
                     },
                 ),
-            ],
-            false => vec![
+            ]
+        } else {
+            vec![
                 (T + 5_300, Fact::JobState { state: JobState::MembershipChange, deadline: None }),
                 (T + 6_100, Fact::MembershipChanged { attempt: 1, from: Some(3), world_size }),
-            ],
+            ]
         }
     };
     let goes_on = |rank, counts: bool| {
