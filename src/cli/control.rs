@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     block_on,
     nodes::{self, ReachArgs},
-    reach::{Target, carry_out, greet},
+    reach::{Target, carry_out},
 };
 use crate::{
     domain::{command::Command, exit::signal_number},
@@ -129,8 +129,7 @@ fn command(job: Option<&str>, reach: &ReachArgs, command: Command) -> Result<u8>
     }
     let target = Target::find(job, None)?;
     block_on(async {
-        let mut link = target.link(true).await?;
-        greet(&mut link, false).await?;
+        let mut link = target.greet(false).await?.link;
         println!("{}", carry_out(&mut link, command).await?);
         Ok(0)
     })

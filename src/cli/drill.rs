@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     block_on, demo,
-    reach::{Target, carry_out, greet},
+    reach::{Greeted, Target, carry_out},
 };
 use crate::{
     domain::{
@@ -95,8 +95,7 @@ pub fn drill(args: &DrillArgs) -> Result<u8> {
     if is_ours {
         // Whatever came of it, the demo goes.
         let stopped = block_on(async {
-            let mut link = target.link(true).await?;
-            greet(&mut link, false).await?;
+            let mut link = target.greet(false).await?.link;
             carry_out(&mut link, Command::Stop { now: true }).await
         });
         if let Err(error) = stopped.filter_over() {
@@ -121,8 +120,7 @@ impl FilterOver for Result<String> {
 }
 
 async fn run(args: &DrillArgs, target: &Target, is_ours: bool) -> Result<u8> {
-    let mut link = target.link(true).await?;
-    let mut state = greet(&mut link, true).await?;
+    let Greeted { mut link, mut state, .. } = target.greet(true).await?;
     let job = state.job.as_ref().map(|job| job.id.0.clone()).unwrap_or_default();
     wait_until_it_trains(&mut link, &mut state, args.rank).await?;
     if !is_ours && !args.yes {
@@ -133,8 +131,7 @@ async fn run(args: &DrillArgs, target: &Target, is_ours: bool) -> Result<u8> {
     let told = watch(&mut link, &mut state, args, due).await?;
     let told = told.map(|(at, kind, text)| (at.saturating_duration_since(began), kind, text));
     if args.fault == Fault::Stop {
-        let mut other = target.link(true).await?;
-        greet(&mut other, false).await?;
+        let mut other = target.greet(false).await?.link;
         carry_out(&mut other, Command::Signal { rank: Some(args.rank), signal: SIGCONT }).await?;
     }
     let outcome = Outcome {
@@ -261,8 +258,7 @@ async fn inject(args: &DrillArgs, target: &Target, link: &mut Link, state: &mut 
         fault => Command::Drill { rank: args.rank, fault, seconds: args.seconds },
     };
     // A link of its own: the answer must not be lost among events.
-    let mut other = target.link(true).await?;
-    greet(&mut other, false).await?;
+    let mut other = target.greet(false).await?.link;
     let began = Instant::now();
     carry_out(&mut other, command).await?;
     if !args.fault.needs_cooperation() {

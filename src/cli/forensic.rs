@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 pub use self::bundle::{BundleArgs, bundle};
 use super::{
     block_on,
-    reach::{Target, carry_out_with, greet},
+    reach::{Target, carry_out_with},
 };
 use crate::{
     domain::{
@@ -143,8 +143,7 @@ pub fn stacks(args: &StacksArgs) -> Result<u8> {
 }
 
 async fn ask(target: &Target, rank: Option<u32>, by: Option<Source>) -> Result<Stacks> {
-    let mut link = target.link(true).await?;
-    greet(&mut link, false).await?;
+    let mut link = target.greet(false).await?.link;
     let mut stacks = None;
     carry_out_with(&mut link, Command::Stacks { rank, by }, |message| {
         if let ToViewer::Stacks { stacks: told, .. } = message {
@@ -229,7 +228,7 @@ impl Found {
             )
             .hint("give the dump files that its ranks left"));
         };
-        let state = block_on(async { greet(&mut target.link(true).await?, false).await })?;
+        let state = block_on(target.greet(false))?.state;
         let mut found = Found { job: Some(manifest.id.0.clone()), ..Found::default() };
         if !state.state.is_over() {
             found.ask_ranks(roots, manifest, &state)?;
@@ -324,7 +323,7 @@ pub fn ras(args: &RasArgs) -> Result<u8> {
 /// There is no such job, or it cannot be reached.
 pub fn ras_addr(job: Option<&str>) -> Result<Option<String>> {
     let target = Target::find(job, None)?;
-    let state = block_on(async { greet(&mut target.link(true).await?, false).await })?;
+    let state = block_on(target.greet(false))?.state;
     Ok(forensic::ras_addr(&state))
 }
 

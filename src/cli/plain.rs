@@ -7,7 +7,7 @@ use std::{
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::reach::{Target, greet, greet_and_ask};
+use super::reach::{Greeted, Target};
 use crate::{
     domain::{
         command::Command,
@@ -17,7 +17,7 @@ use crate::{
         state::State,
         telling,
     },
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     wire::message::{ToSupervisor, ToViewer},
 };
 
@@ -41,24 +41,22 @@ pub async fn follow(target: &Target, quiet: bool, owner: bool) -> Result<u8> {
     let mut printer = Printer { state: State::default(), printed: 0, quiet, readers: true };
     let (mut asked, mut failures) = (0, 0);
     loop {
-        let mut link = target.link(true).await?;
-        match greet_and_ask(&mut link, true).await {
-            Ok((state, read_only)) => {
-                printer.catch_up(state);
-                let is_foreign = matches!(target, Target::Foreign(_));
-                if let Some(why) = read_only.filter(|_| !is_foreign && !printer.state.state.is_over()) {
-                    // Files alone: nothing new will ever come.
-                    return Err(Error::environment(why));
-                }
-            }
-            Err(error) if failures >= TRIES => return Err(error),
+        let Greeted { mut link, state, read_only } = match target.greet(true).await {
+            Ok(greeted) => greeted,
+            Err(error) if failures >= TRIES || error.kind == Kind::Job => return Err(error),
             Err(_) => {
                 failures += 1;
                 tokio::time::sleep(AGAIN).await;
                 continue;
             }
-        }
+        };
         failures = 0;
+        printer.catch_up(state);
+        let is_foreign = matches!(target, Target::Foreign(_));
+        if let Some(why) = read_only.filter(|_| !is_foreign && !printer.state.state.is_over()) {
+            // Files alone: nothing new will ever come.
+            return Err(Error::environment(why));
+        }
         while !printer.state.state.is_over() {
             tokio::select! {
                 message = link.incoming.recv() => match message {
@@ -106,10 +104,7 @@ async fn last_lines(target: &Target, state: &State) -> Vec<String> {
     let Some(rank) = state.cause.as_ref().and_then(|cause| cause.rank) else { return Vec::new() };
     let Some(rank) = state.ranks.iter().find(|known| known.number() == rank) else { return Vec::new() };
     let filter = LogFilter { local_rank: Some(rank.local_rank), attempt: Some(rank.attempt) };
-    let Ok(mut link) = target.link(false).await else { return Vec::new() };
-    if greet(&mut link, false).await.is_err() {
-        return Vec::new();
-    }
+    let Ok(Greeted { mut link, .. }) = target.greet(false).await else { return Vec::new() };
     let query = LogQuery::Page { filter, anchor: Anchor::Tail, max: LAST_LINES };
     if link.outgoing.send(ToSupervisor::Logs { id: 0, query }).await.is_err() {
         return Vec::new();

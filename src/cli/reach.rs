@@ -77,7 +77,32 @@ impl Target {
         })
     }
 
-    /// The same, before anything is read from it or written to it.
+    /// A link over which the supervisor has said hello. One that dies while it is asked, or ends with its job, is looked
+    /// for anew: another one may have taken over, or the files have it all.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being reached; it refuses, or does not answer.
+    pub async fn greet(&self, watch: bool) -> Result<Greeted> {
+        let until = Instant::now() + LISTENS_WITHIN;
+        loop {
+            let link = self.link(true).await?;
+            match tokio::time::timeout(PATIENCE, greet(link, watch)).await {
+                Ok(Ok(Some(greeted))) => return Ok(greeted),
+                Ok(Ok(None)) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
+                Ok(Ok(None)) => return Err(Error::environment("the supervisor left without an answer")),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {
+                    let seconds = PATIENCE.as_secs();
+                    let text = format!("the job's supervisor does not answer within {seconds} s");
+                    return Err(Error::environment(text)
+                        .hint("it may be stopped: pgrep -af __supervise finds it, kill -CONT PID wakes it")
+                        .hint("kill -9 PID ends it: the job goes on, and elastictop attach takes it over"));
+                }
+            }
+        }
+    }
+
+    /// The same as [`Target::link`], before anything is read from it or written to it.
     ///
     /// # Errors
     /// Whatever keeps it from being reached.
@@ -159,40 +184,32 @@ pub fn hello(watch: bool) -> ToSupervisor {
     ToSupervisor::Hello { protocol: PROTOCOL, version, viewer: viewer_name(), watch }
 }
 
-/// Greets, and gives the state that the other side answers with.
-///
-/// # Errors
-/// The other side refuses or leaves.
-pub async fn greet(link: &mut Link, watch: bool) -> Result<State> {
-    greet_and_ask(link, watch).await.map(|(state, _)| state)
+/// A supervisor that answered.
+#[derive(Debug)]
+pub struct Greeted {
+    /// The link to it.
+    pub link: Link,
+    /// What it answered with.
+    pub state: State,
+    /// Why commands will be refused, if they will.
+    pub read_only: Option<String>,
 }
 
-/// Greets, and gives the state and why commands will be refused, if they will.
-///
-/// # Errors
-/// The other side refuses or leaves.
-pub async fn greet_and_ask(link: &mut Link, watch: bool) -> Result<(State, Option<String>)> {
-    tokio::time::timeout(PATIENCE, greet_for_ever(link, watch)).await.unwrap_or_else(|_| {
-        let seconds = PATIENCE.as_secs();
-        Err(Error::environment(format!("the job's supervisor does not answer within {seconds} s"))
-            .hint("it may be stopped: pgrep -af __supervise finds it, kill -CONT PID wakes it")
-            .hint("kill -9 PID ends it: the job goes on, and elastictop attach takes it over"))
-    })
-}
-
-async fn greet_for_ever(link: &mut Link, watch: bool) -> Result<(State, Option<String>)> {
-    let mut why = None;
-    let lost = || Error::environment("the supervisor left without an answer");
-    link.outgoing.send(hello(watch)).await.map_err(|_| lost())?;
+/// Greets; `None` when the other side left without an answer.
+async fn greet(mut link: Link, watch: bool) -> Result<Option<Greeted>> {
+    let mut read_only = None;
+    if link.outgoing.send(hello(watch)).await.is_err() {
+        return Ok(None);
+    }
     while let Some(message) = link.incoming.recv().await {
         match message {
-            ToViewer::Welcome { read_only, .. } => why = read_only,
-            ToViewer::Snapshot { state, .. } => return Ok((*state, why)),
+            ToViewer::Welcome { read_only: why, .. } => read_only = why,
+            ToViewer::Snapshot { state, .. } => return Ok(Some(Greeted { link, state: *state, read_only })),
             ToViewer::Bye { text } => return Err(Error::environment(text)),
             _ => {}
         }
     }
-    Err(lost())
+    Ok(None)
 }
 
 /// Has a command carried out, and gives the sentence that says what was done.

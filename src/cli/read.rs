@@ -13,7 +13,7 @@ use clap::Args;
 use super::{
     block_on,
     nodes::{self, ReachArgs},
-    reach::{Target, greet},
+    reach::{Greeted, Target},
     wandb,
 };
 use crate::{
@@ -106,7 +106,7 @@ pub fn status(args: &StatusArgs) -> Result<u8> {
             observer.look();
             return Ok(observer.state().clone());
         }
-        greet(&mut target.link(true).await?, false).await
+        Ok(target.greet(false).await?.state)
     })?;
     let now = clock::wall();
     let text = if args.json { pretty(&Status::new(&state, now))? } else { describe(&state, now) };
@@ -316,8 +316,7 @@ async fn follow_logs(
     mut from: u64,
     wanted: impl Fn(&LogLine) -> bool,
 ) -> Result<()> {
-    let mut link = target.link(true).await?;
-    let mut state = greet(&mut link, true).await?;
+    let Greeted { mut link, mut state, .. } = target.greet(true).await?;
     let mut over = false;
     loop {
         let query = LogQuery::Page { filter: filter.clone(), anchor: Anchor::From(from), max: MAX_PAGE };

@@ -93,6 +93,8 @@ pub struct RankRow {
     pub figures: Figures,
     /// Last step told.
     pub step: Option<u64>,
+    /// When it told that, by the reader's clock.
+    step_at: Option<Stamp>,
     /// Resident memory in bytes.
     pub rss_bytes: Option<u64>,
     /// Age of the last heartbeat, of a rank that lives.
@@ -281,14 +283,9 @@ struct Front {
 }
 
 impl Front {
-    fn of<'a>(sources: impl Iterator<Item = Source<'a>> + Clone) -> Option<Front> {
-        let ranks = sources
-            .clone()
-            .flat_map(|source| source.state.ranks.iter().map(move |rank| (rank, source.ahead_ms)));
-        let steps =
-            ranks.filter_map(|(rank, ahead)| Some((rank.step?, rank.step_at.map(|at| shift(at, ahead)))));
+    fn of(ranks: &[RankRow], pace: f32) -> Option<Front> {
+        let steps = ranks.iter().filter_map(|rank| Some((rank.step?, rank.step_at)));
         let (step, at) = steps.max_by_key(|(step, _)| *step)?;
-        let pace = sources.filter_map(|source| pace(source.state)).fold(0.0, f32::max);
         Some(Front { step, at, pace })
     }
 
@@ -311,43 +308,40 @@ fn pace(state: &State) -> Option<f32> {
 
 impl Fleet {
     /// Looks at all nodes anew. Levels depend on those before, so that they do not flicker.
-    pub fn refresh<'a>(
-        &mut self,
-        now: Stamp,
-        metric: Metric,
-        sources: impl Iterator<Item = Source<'a>> + Clone,
-    ) {
+    pub fn refresh<'a>(&mut self, now: Stamp, metric: Metric, sources: impl Iterator<Item = Source<'a>>) {
         if self.metric != metric {
             self.ranks.iter_mut().for_each(|rank| rank.heat = None);
             self.metric = metric;
         }
         std::mem::swap(&mut self.former, &mut self.ranks);
         self.ranks.clear();
-        self.front = Front::of(sources.clone());
-        self.take_nodes(now, sources);
+        let pace = self.take_nodes(now, sources);
+        self.front = Front::of(&self.ranks, pace);
+        self.take_lags();
         // A rank that is gone, or not there yet, is no peer.
         let peers = self.ranks.iter().filter(|rank| rank.state.is_alive());
         self.norms = Norms::of(peers.map(|rank| &rank.figures));
         self.judge(metric);
     }
 
-    fn take_nodes<'a>(&mut self, now: Stamp, sources: impl Iterator<Item = Source<'a>>) {
-        let mut count = 0;
+    /// Takes over what all nodes tell; gives the steps that the fastest of them makes in a second.
+    fn take_nodes<'a>(&mut self, now: Stamp, sources: impl Iterator<Item = Source<'a>>) -> f32 {
+        let (mut count, mut fastest) = (0, 0.0_f32);
         for (n, source) in sources.enumerate() {
             let first = self.ranks.len() as u32;
             let over = source.state.state.is_over();
             let there = shift(now, -source.ahead_ms);
             let cause = source.state.attempts.back().and_then(|attempt| attempt.cause.as_ref()?.rank);
-            let front =
-                self.front.map(|front| Front { at: front.at.map(|at| shift(at, -source.ahead_ms)), ..front });
+            fastest = pace(source.state).map_or(fastest, |pace| pace.max(fastest));
             self.ranks.extend(
                 source
                     .state
                     .ranks
                     .iter()
-                    .map(|rank| row(there, n as u32, rank, front, source.silent.is_some() || over))
+                    .map(|rank| row(there, n as u32, rank, source.silent.is_some() || over))
                     .map(|row| RankRow {
                         since: shift(row.since, source.ahead_ms),
+                        step_at: row.step_at.map(|at| shift(at, source.ahead_ms)),
                         is_cause: cause.is_some() && cause == row.rank && !row.state.is_alive(),
                         ..row
                     }),
@@ -380,6 +374,14 @@ impl Fleet {
             count = n + 1;
         }
         self.nodes.truncate(count);
+        fastest
+    }
+
+    fn take_lags(&mut self) {
+        let Some(front) = self.front else { return };
+        for rank in &mut self.ranks {
+            rank.figures.step_lag = rank.step.map(|step| front.lag(step, rank.step_at));
+        }
     }
 
     fn judge(&mut self, metric: Metric) {
@@ -473,9 +475,8 @@ fn own_score(rank: &RankRow) -> f32 {
 }
 
 /// `frozen` says that ages mean nothing: nobody tells of new heartbeats.
-fn row(now: Stamp, node: u32, rank: &Rank, front: Option<Front>, frozen: bool) -> RankRow {
+fn row(now: Stamp, node: u32, rank: &Rank, frozen: bool) -> RankRow {
     let alive = rank.state.is_alive();
-    let lag = rank.step.zip(front).map(|(step, front)| front.lag(step, rank.step_at));
     // Who told of groups and stands in none is with the others.
     let standing = rank.standing.as_ref().map(|standing| standing.behind as f32);
     let behind = standing.or((!rank.groups.is_empty()).then_some(0.0)).filter(|_| alive);
@@ -487,13 +488,9 @@ fn row(now: Stamp, node: u32, rank: &Rank, front: Option<Front>, frozen: bool) -
         // SIGTERM is how the agent ends the peers of a rank that failed.
         ended_well: rank.exit.is_some_and(|exit| exit.is_success() || exit == super::exit::Exit::Signal(15)),
         is_cause: false,
-        figures: Figures {
-            step_lag: lag,
-            collective_lag: behind,
-            cpu_pct: rank.cpu_pct,
-            ..Figures::default()
-        },
+        figures: Figures { collective_lag: behind, cpu_pct: rank.cpu_pct, ..Figures::default() },
         step: rank.step,
+        step_at: rank.step_at,
         rss_bytes: rank.rss_bytes.filter(|_| alive),
         beat_age: rank.beat_at.filter(|_| alive && !frozen).map(|at| now.since(at)),
         score: 0.0,

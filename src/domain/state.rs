@@ -367,11 +367,20 @@ impl State {
 
     /// The newest incarnation of the rank at this position.
     pub fn rank(&self, local_rank: u32) -> Option<&Rank> {
-        self.ranks.binary_search_by_key(&local_rank, |rank| rank.local_rank).ok().map(|i| &self.ranks[i])
+        self.place_of(local_rank).map(|at| &self.ranks[at])
     }
 
     fn rank_mut(&mut self, local_rank: u32) -> Option<&mut Rank> {
-        self.ranks.binary_search_by_key(&local_rank, |rank| rank.local_rank).ok().map(|i| &mut self.ranks[i])
+        self.place_of(local_rank).map(|at| &mut self.ranks[at])
+    }
+
+    fn place_of(&self, local_rank: u32) -> Option<usize> {
+        // Mostly all ranks are there; to look at none of the others matters where there are thousands.
+        let at = local_rank as usize;
+        if self.ranks.get(at).is_some_and(|rank| rank.local_rank == local_rank) {
+            return Some(at);
+        }
+        self.ranks.binary_search_by_key(&local_rank, |rank| rank.local_rank).ok()
     }
 
     /// The running or last attempt, counted from 0.

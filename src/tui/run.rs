@@ -4,7 +4,7 @@ use std::{future::Future, io, pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use ratatui::crossterm::event::{Event as TerminalEvent, KeyEventKind};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 
 use super::{
     Connector, Ending,
@@ -88,8 +88,7 @@ where
     let mut connecting: Option<Connecting> = None;
     let mut retry = Instant::now();
     let mut wait = pace.first_retry;
-    let mut tick = interval_at(Instant::now() + pace.tick, pace.tick);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut tick = ticks(pace.tick, pace.tick);
     let mut dirty = true;
     let begin = Instant::now();
     // A job that answers at once needs no screen without it before.
@@ -156,8 +155,9 @@ where
             heard = async { link.as_mut().expect("guarded").incoming.recv().await }, if link.is_some() => {
                 if let Some(first) = heard {
                     wait = pace.first_retry;
-                    // The clock is looked at with what comes each second, so that both are one frame.
-                    tick.reset_after(pace.tick + pace.tick / 4);
+                    // The clock is looked at with what comes each second, so that both are one frame. A clock that is
+                    // only set back would still wake us where it stood.
+                    tick = ticks(pace.tick + pace.tick / 4, pace.tick);
                     inbox.push(Msg::Clock(clock()));
                     inbox.push(Msg::Heard(Box::new(first)));
                     // What came together is drawn together.
@@ -203,6 +203,12 @@ where
             () = &mut stop => return Ok(ending(app)),
         }
     }
+}
+
+fn ticks(first: Duration, every: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + first, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
 }
 
 /// What a terminal event means to the app; `None` for what it does not care about.

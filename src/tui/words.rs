@@ -1,7 +1,7 @@
 //! How domain facts look on screen: glyph, letter, word and role. One place, so that views agree; the sentences are
 //! the domain's.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use super::{
     keys::{Action, View},
@@ -29,13 +29,19 @@ pub(crate) struct Look {
     /// One letter.
     pub(crate) letter: char,
     /// One word, or how it ended.
-    pub(crate) word: String,
+    pub(crate) word: Cow<'static, str>,
     /// Its colour.
     pub(crate) role: Role,
 }
 
-fn look(glyphs: Glyphs, pair: [&'static str; 2], letter: char, word: &str, role: Role) -> Look {
-    Look { glyph: pair[usize::from(glyphs.ascii)], letter, word: word.to_owned(), role }
+fn look(
+    glyphs: Glyphs,
+    pair: [&'static str; 2],
+    letter: char,
+    word: impl Into<Cow<'static, str>>,
+    role: Role,
+) -> Look {
+    Look { glyph: pair[usize::from(glyphs.ascii)], letter, word: word.into(), role }
 }
 
 /// How a job's state looks.
@@ -79,10 +85,10 @@ fn exited(exit: Option<Exit>, glyphs: Glyphs) -> Look {
     match exit {
         None => look(glyphs, ["?", "?"], 'X', "gone", Role::Warn),
         Some(exit) if exit.is_success() => look(glyphs, ["✔", "+"], 'D', "exit 0", Role::Dim),
-        Some(Exit::Code(code)) => look(glyphs, ["✖", "x"], 'X', &format!("exit {code}"), Role::Crit),
+        Some(Exit::Code(code)) => look(glyphs, ["✖", "x"], 'X', format!("exit {code}"), Role::Crit),
         // So the agent ends the peers of a rank that failed: what matters is elsewhere.
         Some(Exit::Signal(15)) => look(glyphs, ["■", "#"], 'X', "SIGTERM", Role::Dim),
-        Some(Exit::Signal(signal)) => look(glyphs, ["✖", "x"], 'X', &signal_word(signal), Role::Crit),
+        Some(Exit::Signal(signal)) => look(glyphs, ["✖", "x"], 'X', signal_word(signal), Role::Crit),
     }
 }
 

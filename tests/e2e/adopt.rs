@@ -148,6 +148,22 @@ fn several_who_come_at_once_cause_one_adoption() {
 }
 
 #[test]
+fn who_asks_while_the_supervisor_dies_is_answered() {
+    let lab = Lab::new();
+    let job = start(&lab, &[], "exec sleep 1000");
+    let before = living(&job.wait_for_ranks(2));
+    for _ in 0..10 {
+        let supervisor = job.supervisor();
+        // It may be asked before it is gone, and leave without a word.
+        kill(supervisor, Signal::KILL);
+        assert_eq!(living(&job.status()), before);
+        wait_for_death(supervisor);
+        job.status();
+    }
+    assert_eq!(job.stop().trim(), "the job was stopped");
+}
+
+#[test]
 fn a_restart_after_an_adoption_has_the_first_environment() {
     let lab = Lab::new();
     let line = "echo \"mark=$MARK in $PWD\"; exec sleep 1000";

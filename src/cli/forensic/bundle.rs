@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    cli::{
-        block_on,
-        reach::{Target, greet},
-    },
+    cli::{block_on, reach::Target},
     error::{Error, Result},
     supervisor::{bundle, clock},
 };
@@ -30,7 +27,7 @@ pub fn bundle(args: &BundleArgs) -> Result<u8> {
         return Err(Error::job("elastictop did not start that job, and has nothing to bundle")
             .hint("elastictop stacks --pid AGENT, and elastictop diagnose FILES on dumps of its ranks"));
     };
-    let state = block_on(async { greet(&mut target.link(true).await?, false).await })?;
+    let state = block_on(target.greet(false))?.state;
     let now = clock::wall();
     let name = || format!("{}-{}.tar.gz", manifest.id, now.to_string().replace(':', ""));
     let output = args.output.clone().unwrap_or_else(|| name().into());

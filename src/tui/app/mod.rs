@@ -4,6 +4,8 @@ mod act;
 mod dialog;
 mod gpus;
 mod hang;
+mod happened;
+mod labels;
 mod logs;
 mod navigate;
 mod nodes;
@@ -140,6 +142,7 @@ pub struct App {
     pub(crate) tab: Tab,
     pub(crate) page: Page,
     pub(crate) overview: Overview,
+    happened: happened::Happened,
     /// Number of the selected attempt; `None` is the last, whichever that is.
     pub(crate) lane: Option<u32>,
     /// Number of the selected event; `None` is the last, whichever that is.
@@ -204,6 +207,7 @@ impl App {
             tab: Tab::default(),
             page: Page::default(),
             overview: Overview::default(),
+            happened: happened::Happened::default(),
             lane: None,
             event: None,
             logs: Logs::default(),

@@ -3,7 +3,7 @@
 use super::{App, Zoom};
 use crate::{
     domain::filter::Filter,
-    tui::{keys::View, theme::Role, view, words},
+    tui::{keys::View, theme::Role, view},
 };
 
 impl App {
@@ -161,14 +161,6 @@ impl App {
         }
     }
 
-    /// The lines of the events view, and which one is selected.
-    pub(crate) fn event_lines(&self) -> (Vec<words::EventLine>, usize) {
-        let lines = self.lines_of_all();
-        let last = lines.len().saturating_sub(1);
-        let at = self.event.map_or(last, |seq| lines.partition_point(|line| line.seq < seq).min(last));
-        (lines, at)
-    }
-
     pub(super) fn line_to_yank(&self) -> Option<String> {
         let line = match self.view {
             View::Overview if self.detail() => self.page_to_yank(),
@@ -187,7 +179,7 @@ impl App {
             View::Stacks => self.stacks.stacks.as_ref().map(crate::domain::stack::Stacks::summary),
             View::Events => {
                 let (lines, at) = self.event_lines();
-                lines.into_iter().nth(at).map(|line| line.text)
+                lines.get(at).map(|line| line.text.clone())
             }
         }?;
         (!line.is_empty()).then_some(line)

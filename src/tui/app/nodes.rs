@@ -11,7 +11,7 @@ use crate::{
         state::State,
         time::Stamp,
     },
-    tui::words::{self, EventLine},
+    tui::words::EventLine,
     wire::message::{ToSupervisor, ToViewer},
 };
 
@@ -116,24 +116,6 @@ impl App {
         self.state = whole(&members);
     }
 
-    /// What happened on all nodes, in the order of the reader's clock.
-    pub(crate) fn lines_of_all(&self) -> Vec<EventLine> {
-        if self.nodes.is_empty() {
-            return words::event_lines(&self.state, self.glyphs);
-        }
-        let mut all: Vec<(&str, EventLine)> = Vec::new();
-        for node in &self.nodes {
-            let ahead_ms = node.status.ahead_ms();
-            let own = words::event_lines(&node.state, self.glyphs).into_iter();
-            all.extend(own.map(|line| {
-                let at = shift(line.at, ahead_ms);
-                (node.status.host.as_str(), EventLine { at, ..line })
-            }));
-        }
-        all.sort_by_key(|(_, line)| line.at);
-        fold(all)
-    }
-
     /// The ranks of all nodes.
     pub(crate) fn all_ranks(&self) -> impl Iterator<Item = &crate::domain::state::Rank> {
         let own = if self.nodes.is_empty() { self.state.ranks.as_slice() } else { &[] };
@@ -166,7 +148,7 @@ impl App {
 
 /// Lines with their hosts in front, of lines in the order of time. What several nodes tell within [`TOGETHER_MS`] is one
 /// line; so is what became of ranks of more than [`NAMED`] nodes.
-fn fold(all: Vec<(&str, EventLine)>) -> Vec<EventLine> {
+pub(super) fn fold(all: Vec<(&str, EventLine)>) -> Vec<EventLine> {
     let mut groups: Vec<Group> = Vec::new();
     let mut last: HashMap<String, usize> = HashMap::new();
     for (host, line) in all {

@@ -1,6 +1,6 @@
 //! The ranks of all nodes as the overview shows them: levels, order, filter, and which of them is selected.
 
-use super::App;
+use super::{App, labels::Labels};
 use crate::{
     domain::{
         filter::{Filter, NUMBERS, Subject},
@@ -26,6 +26,7 @@ pub(crate) enum Zoom {
 #[derive(Debug, Default)]
 pub(crate) struct Overview {
     pub(crate) fleet: Fleet,
+    pub(crate) labels: Labels,
     pub(crate) metric: Metric,
     pub(crate) order: Order,
     pub(crate) filter: Filter,
@@ -82,10 +83,12 @@ impl App {
             ahead_ms: node.status.ahead_ms(),
             silent: node.status.link.silent_since().map(|since| now.since(since)),
         });
-        let Overview { fleet, metric, .. } = &mut self.overview;
+        let Overview { fleet, labels, metric, .. } = &mut self.overview;
         fleet.refresh(now, *metric, alone.into_iter().chain(several));
+        labels.keep_up(&fleet.nodes);
         self.list_ranks();
         self.keep_selection();
+        self.tell_what_happened();
     }
 
     /// Filters and orders the rows anew.

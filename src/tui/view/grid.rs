@@ -61,7 +61,7 @@ impl Grid {
     pub(super) fn of(app: &App, scale: Scale, area: Rect) -> Grid {
         let fleet = &app.overview.fleet;
         let largest = fleet.nodes.iter().map(|node| node.ranks().len()).max().unwrap_or(1).max(1);
-        let label = labels(&fleet.nodes).iter().map(|label| text::width(label)).max().unwrap_or(1) as u16 + 1;
+        let label = app.overview.labels.widest.max(1) + 1;
         let room = usize::from(area.width.saturating_sub(label)).max(1);
         let (groups, most) = match scale {
             Scale::Nodes => (fleet.nodes.len().div_ceil(RACK), RACK),
@@ -182,13 +182,13 @@ impl Grid {
     }
 
     pub(super) fn draw(&self, app: &App, pen: &mut Pen) {
-        let labels = labels(&app.overview.fleet.nodes);
+        let selected = self.selected(app);
         for group in 0..self.groups {
-            self.draw_group(app, pen, group, &labels);
+            self.draw_group(app, pen, group, selected);
         }
     }
 
-    fn draw_group(&self, app: &App, pen: &mut Pen, group: usize, labels: &[String]) {
+    fn draw_group(&self, app: &App, pen: &mut Pen, group: usize, selected: (usize, usize)) {
         let fleet = &app.overview.fleet;
         let cells = match self.scale {
             Scale::Nodes => RACK.min(fleet.nodes.len() - group * RACK),
@@ -196,18 +196,19 @@ impl Grid {
         };
         let first_node = if self.scale == Scale::Nodes { group * RACK } else { group };
         if let Some((x, y)) = self.place(group, 0) {
-            let has_selected = self.selected(app).0 == group;
+            let label = app.overview.labels.of(first_node as u32);
+            let has_selected = selected.0 == group;
             let worst = self.scale != Scale::Nodes && fleet.nodes[group].worst >= SUSPECT;
             let role = match (has_selected, worst) {
                 (true, _) => Role::Accent,
                 (_, true) => Role::Warn,
                 _ => Role::Dim,
             };
-            pen.right(x - self.label, y, self.label - 1, &labels[first_node], role);
+            pen.right(x - self.label, y, self.label - 1, label, role);
         }
         for at in 0..cells {
             let Some((x, y)) = self.place(group, at) else { continue };
-            let selected = self.selected(app) == (group, at);
+            let selected = selected == (group, at);
             if self.scale == Scale::Nodes {
                 let node = &fleet.nodes[group * RACK + at];
                 let (glyph, role) = node_look(app, node);
@@ -386,29 +387,4 @@ pub(super) fn legend(app: &App, scale: Scale, pen: &mut Pen, area: Rect) {
             break;
         }
     }
-}
-
-/// Short names of nodes: without what all have in common before their numbers.
-pub(super) fn labels(nodes: &[NodeRow]) -> Vec<String> {
-    let Some(first) = nodes.first() else { return Vec::new() };
-    let mut common = first.name.len();
-    for node in nodes {
-        let same = node.name.bytes().zip(first.name.bytes()).take_while(|(a, b)| a == b).count();
-        common = common.min(same);
-    }
-    let digits =
-        first.name.as_bytes()[..common].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
-    let mut begin = if nodes.len() == 1 { 0 } else { common - digits };
-    while !first.name.is_char_boundary(begin) {
-        begin -= 1;
-    }
-    let short = |name: &str| {
-        let rest = &name[begin.min(name.len())..];
-        let label =
-            if rest.starts_with(|c: char| c.is_ascii_digit()) { format!("n{rest}") } else { rest.to_owned() };
-        // The end tells nodes apart.
-        let skip = text::width(&label).saturating_sub(10);
-        text::slice(&label, skip, 10).to_owned()
-    };
-    nodes.iter().map(|node| short(&node.name)).collect()
 }

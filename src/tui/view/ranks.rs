@@ -206,7 +206,7 @@ fn cell(app: &App, shown: &RankRow, rank: &Rank, column: Column, narrow: bool) -
         Column::Pid => (rank.proc.pid.to_string(), Role::Dim),
         Column::State => {
             let look = words::rank_state(rank, app.glyphs);
-            let word = if narrow && look.word.len() > 7 { look.letter.to_string() } else { look.word };
+            let word = if narrow && look.word.len() > 7 { look.letter.to_string().into() } else { look.word };
             (format!("{} {word}", look.glyph), look.role)
         }
         Column::Cpu => number(rank.cpu_pct.filter(|_| !gone).map(|pct| format!("{pct:.0}"))),

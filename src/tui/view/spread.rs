@@ -1,6 +1,6 @@
 //! How figures are spread over thousands of ranks: how many do what, how far behind they are, and percentiles.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use ratatui::layout::Rect;
 
@@ -90,7 +90,7 @@ fn percentiles(app: &App, pen: &mut Pen, area: Rect) {
 
 /// `● run 4081  ▲ lag 11  ✖ exit 1 1`.
 fn states(app: &App) -> Vec<Piece> {
-    let mut counts: BTreeMap<(u8, String), (u32, &'static str, Role)> = BTreeMap::new();
+    let mut counts: BTreeMap<(u8, Cow<str>), (u32, &'static str, Role)> = BTreeMap::new();
     for row in &app.overview.fleet.ranks {
         let Some(rank) = app.rank_at(row.id) else { continue };
         let look = words::rank_state(rank, app.glyphs);
@@ -101,7 +101,7 @@ fn states(app: &App) -> Vec<Piece> {
         };
         counts.entry((gravity, look.word)).or_insert((0, look.glyph, look.role)).0 += 1;
     }
-    let piece = |((_, word), (count, glyph, role)): ((u8, String), (u32, &str, Role))| {
+    let piece = |((_, word), (count, glyph, role)): ((u8, Cow<str>), (u32, &str, Role))| {
         [(format!("{glyph} {word} "), role), (format!("{count}  "), Role::Text)]
     };
     counts.into_iter().flat_map(piece).collect()

@@ -45,11 +45,10 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     let room = if fleet.ranks.len() > MANY { room.min(SHORT_LIST) } else { room };
     // The last row tells of those that have no room.
     let shown = if lines.len() > room { room.saturating_sub(1) } else { lines.len() };
-    let labels = grid::labels(&fleet.nodes);
     for (ranks, y) in lines.iter().take(shown).zip(area.y + 1..) {
         let selected = ranks.iter().any(|row| fleet.ranks[*row as usize].id == app.selected_id());
         let place = Rect { y, height: 1, ..area };
-        line(app, pen, &fleet.ranks[ranks[0] as usize], ranks.len(), &labels, place);
+        line(app, pen, &fleet.ranks[ranks[0] as usize], ranks.len(), place);
         if selected {
             pen.over(place, Role::Selection);
         }
@@ -61,7 +60,7 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     }
     if about > 0 {
         let below = Rect { y: area.bottom() - about, height: about, ..area };
-        selection(app, pen, &labels, below);
+        selection(app, pen, below);
     }
 }
 
@@ -89,7 +88,7 @@ fn joined(app: &App, rows: &[u32]) -> Vec<Vec<u32>> {
 }
 
 /// `✖ r138 n17:2  gone for 41 s`, or `█ r336 n042 ×8  12 steps behind`.
-fn line(app: &App, pen: &mut Pen, row: &RankRow, count: usize, labels: &[String], area: Rect) {
+fn line(app: &App, pen: &mut Pen, row: &RankRow, count: usize, area: Rect) {
     let Some(rank) = app.rank_at(row.id) else { return };
     let look = words::rank_state(rank, app.glyphs);
     let (glyph, role) = if row.state.is_alive() && look.role != Role::Warn && look.role != Role::Crit {
@@ -105,12 +104,12 @@ fn line(app: &App, pen: &mut Pen, row: &RankRow, count: usize, labels: &[String]
     pen.text(x, area.y, room(x).min(widest), &tag, Role::Text);
     x += widest + 1;
     if app.overview.fleet.nodes.len() > 1 {
-        let name = &labels[row.id.node as usize];
+        let name = app.overview.labels.of(row.id.node);
         let place = match count {
             1 => format!("{name}:{}", row.id.local),
             count => format!("{name} {}{count}", app.glyphs.times),
         };
-        let cells = labels.iter().map(|label| text::width(label)).max().unwrap_or(0) as u16 + 3;
+        let cells = app.overview.labels.widest + 3;
         pen.text(x, area.y, room(x), &place, Role::Dim);
         x += cells + 1;
     }
@@ -118,16 +117,16 @@ fn line(app: &App, pen: &mut Pen, row: &RankRow, count: usize, labels: &[String]
     let reason = match (&rank.detail, reason.is_empty()) {
         (Some(detail), true) => detail.clone(),
         (_, true) if row.state.is_alive() => rank.last_line.clone().unwrap_or_default(),
-        (_, true) => look.word,
+        (_, true) => look.word.into_owned(),
         _ => reason,
     };
     pen.text(x, area.y, room(x), &reason, Role::Text);
 }
 
 /// The selected rank in some lines.
-fn selection(app: &App, pen: &mut Pen, labels: &[String], area: Rect) {
+fn selection(app: &App, pen: &mut Pen, area: Rect) {
     let Some((row, rank)) = app.overview.fleet.rank(app.selected_id()).zip(app.rank()) else { return };
-    let name = labels.get(row.id.node as usize).map_or("", String::as_str);
+    let name = app.overview.labels.of(row.id.node);
     pen.rule(area, &format!("{} {name}:{}", words::rank_tag(row.rank, row.id.local), row.id.local));
     let look = words::rank_state(rank, app.glyphs);
     let known = |value: Option<String>| value.unwrap_or_else(|| "n/a".into());
