@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{
     block_on,
-    nodes::{self, NodesArgs},
+    nodes::{self, ReachArgs},
     reach::{Target, carry_out},
 };
 use crate::{
@@ -22,7 +22,7 @@ pub struct StopArgs {
     #[arg(long)]
     now: bool,
     #[command(flatten)]
-    nodes: NodesArgs,
+    reach: ReachArgs,
 }
 
 /// Arguments of `restart`.
@@ -31,7 +31,7 @@ pub struct RestartArgs {
     /// Id, name or start of the id; the newest running job if left out
     job: Option<String>,
     #[command(flatten)]
-    nodes: NodesArgs,
+    reach: ReachArgs,
 }
 
 /// Arguments of `set`.
@@ -41,7 +41,7 @@ pub struct SetArgs {
     #[arg(required = true, value_names = ["[JOB] KEY=VALUE"])]
     words: Vec<String>,
     #[command(flatten)]
-    nodes: NodesArgs,
+    reach: ReachArgs,
 }
 
 /// Arguments of `signal`.
@@ -55,7 +55,7 @@ pub struct SignalArgs {
     #[arg(long, short)]
     rank: Option<u32>,
     #[command(flatten)]
-    nodes: NodesArgs,
+    reach: ReachArgs,
 }
 
 /// Arguments of `rm`.
@@ -71,18 +71,18 @@ pub struct RmArgs {
 
 /// `elastictop stop`.
 pub fn stop(args: &StopArgs) -> Result<u8> {
-    command(args.job.as_deref(), &args.nodes, Command::Stop { now: args.now })
+    command(args.job.as_deref(), &args.reach, Command::Stop { now: args.now })
 }
 
 /// `elastictop restart`.
 pub fn restart(args: &RestartArgs) -> Result<u8> {
-    command(args.job.as_deref(), &args.nodes, Command::Restart { attempt: None })
+    command(args.job.as_deref(), &args.reach, Command::Restart { attempt: None })
 }
 
 /// `elastictop set`.
 pub fn set(args: &SetArgs) -> Result<u8> {
     let (job, command) = parse_set(&args.words)?;
-    self::command(job, &args.nodes, command)
+    self::command(job, &args.reach, command)
 }
 
 /// The job and the command in the words of `set`.
@@ -117,11 +117,11 @@ pub fn signal(args: &SignalArgs) -> Result<u8> {
         Error::usage(format!("{:?} is no signal", args.signal))
             .hint("give a name or a number: TERM, SIGUSR1, 10")
     })?;
-    command(args.job.as_deref(), &args.nodes, Command::Signal { rank: args.rank, signal })
+    command(args.job.as_deref(), &args.reach, Command::Signal { rank: args.rank, signal })
 }
 
-fn command(job: Option<&str>, nodes: &NodesArgs, command: Command) -> Result<u8> {
-    if let Some(hosts) = nodes.hosts(job)? {
+fn command(job: Option<&str>, reach: &ReachArgs, command: Command) -> Result<u8> {
+    if let Some(hosts) = reach.hosts(job)? {
         return block_on(async {
             println!("{}", nodes::command(hosts, command).await?);
             Ok(0)

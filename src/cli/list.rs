@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     block_on,
-    nodes::NodesArgs,
+    nodes::ReachArgs,
     plain,
     reach::Target,
     screen::{self, ScreenArgs},
@@ -37,16 +37,13 @@ pub struct AttachArgs {
     /// Id, name or start of the id; the newest running job if left out
     job: Option<String>,
     /// A torchrun agent that elastictop did not start; read-only
-    #[arg(long, conflicts_with = "job")]
+    #[arg(long, conflicts_with_all = ["job", "relay"])]
     pid: Option<i32>,
     /// Print one line per event instead of opening the screen
     #[arg(long, conflicts_with_all = ["nodes", "relay"])]
     plain: bool,
-    /// Watch over the relay that runs for the job, on this node or on those that --nodes names
-    #[arg(long, conflicts_with = "pid", help_heading = "Nodes")]
-    relay: bool,
     #[command(flatten)]
-    nodes: NodesArgs,
+    reach: ReachArgs,
 }
 
 /// Arguments of `ps`.
@@ -63,22 +60,17 @@ pub struct PsArgs {
 /// `elastictop attach`.
 pub fn attach(args: &AttachArgs, screen: &ScreenArgs) -> Result<u8> {
     let options = screen.options()?;
-    if args.relay {
-        let job = args.job.as_deref();
-        let Some(mut relays) = args.nodes.relays(job)? else {
-            return block_on(screen::watch_over(NodesArgs::own_relay(job), &options));
-        };
-        return match relays.pop() {
-            Some(only) if relays.is_empty() => block_on(screen::watch_over(only.connect, &options)),
-            last => block_on(screen::watch_nodes(relays.into_iter().chain(last).collect(), &options)),
-        };
-    }
-    if let Some(hosts) = args.nodes.hosts(args.job.as_deref())? {
+    if let Some(mut hosts) = args.reach.hosts(args.job.as_deref())? {
         if !screen::is_possible() {
             return Err(Error::usage("several nodes are watched on a screen, and this is no terminal")
                 .hint("elastictop status --nodes … prints their state once"));
         }
-        return block_on(screen::watch_nodes(hosts, &options));
+        return match hosts.pop() {
+            Some(only) if hosts.is_empty() && args.reach.is_relay() => {
+                block_on(screen::watch_over(only.connect, &options))
+            }
+            last => block_on(screen::watch_nodes(hosts.into_iter().chain(last).collect(), &options)),
+        };
     }
     let target = Target::find(args.job.as_deref(), args.pid)?;
     if args.plain || !screen::is_possible() {

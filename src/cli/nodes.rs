@@ -52,19 +52,48 @@ pub struct NodesArgs {
     via: Option<String>,
 }
 
-impl NodesArgs {
-    /// How the relay of this node is reached, for a job.
-    pub fn own_relay(job: Option<&str>) -> Connect {
-        let job = job.map(str::to_owned);
-        Box::new(move || {
-            let job = job.clone();
-            Box::pin(async move {
-                let (read, write) = super::proxy::relay(job.as_deref()).await?.into_split();
-                Ok(Link::over(read, write))
-            })
-        })
+/// The same, or relays that hold the links to them.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ReachArgs {
+    /// Go through the relay that runs for the job, on this node or on those that --nodes names
+    #[arg(long, help_heading = "Nodes")]
+    relay: bool,
+    #[command(flatten)]
+    nodes: NodesArgs,
+}
+
+impl ReachArgs {
+    /// Whom to link to, nodes or relays; `None` when the job is reached on this node alone.
+    ///
+    /// # Errors
+    /// A host or a template that cannot be used.
+    pub fn hosts(&self, job: Option<&str>) -> Result<Option<Vec<Host>>> {
+        if !self.relay {
+            return self.nodes.hosts(job);
+        }
+        let own = || vec![Host { name: "the relay of this node".into(), connect: own_relay(job) }];
+        Ok(Some(self.nodes.relays(job)?.unwrap_or_else(own)))
     }
 
+    /// Whether one link is enough, as a relay is behind it that holds all others.
+    pub fn is_relay(&self) -> bool {
+        self.relay
+    }
+}
+
+/// How the relay of this node is reached, for a job.
+fn own_relay(job: Option<&str>) -> Connect {
+    let job = job.map(str::to_owned);
+    Box::new(move || {
+        let job = job.clone();
+        Box::pin(async move {
+            let (read, write) = super::proxy::relay(job.as_deref()).await?.into_split();
+            Ok(Link::over(read, write))
+        })
+    })
+}
+
+impl NodesArgs {
     /// The relays of the nodes that are named; `None` when none are. Each stands for the nodes that it has.
     ///
     /// # Errors
@@ -205,31 +234,19 @@ pub struct Gathered {
     nodes: Vec<(NodeStatus, State)>,
 }
 
-/// Nodes with what each told before.
-fn join_states(
-    nodes: Vec<NodeStatus>,
-    mut state: impl FnMut(usize, &str) -> Option<State>,
-) -> Vec<(NodeStatus, State)> {
-    let join = |(at, status): (usize, NodeStatus)| {
-        let state = state(at, &status.host).unwrap_or_default();
-        (status, state)
-    };
-    nodes.into_iter().enumerate().map(join).collect()
-}
-
 impl Gathered {
     fn take(&mut self, message: ToViewer) {
         match message {
             ToViewer::Together { messages } => messages.into_iter().for_each(|message| self.take(message)),
             ToViewer::Nodes { nodes } => {
-                let mut known = std::mem::take(&mut self.nodes);
-                let state = |at: usize, host: &str| {
-                    let is_it = |node: &(NodeStatus, State)| node.0.host == host;
-                    let at =
-                        if known.get(at).is_some_and(is_it) { at } else { known.iter().position(is_it)? };
-                    Some(std::mem::take(&mut known[at].1))
+                let known = std::mem::take(&mut self.nodes);
+                let mut told: BTreeMap<String, State> =
+                    known.into_iter().map(|(status, state)| (status.host, state)).collect();
+                let join = |status: NodeStatus| {
+                    let state = told.remove(&status.host).unwrap_or_default();
+                    (status, state)
                 };
-                self.nodes = join_states(nodes, state);
+                self.nodes = nodes.into_iter().map(join).collect();
             }
             ToViewer::From { node, message } => {
                 if let (Some((_, state)), ToViewer::Snapshot { state: told, .. }) =

@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::{
     block_on,
-    nodes::{self, NodesArgs},
+    nodes::{self, ReachArgs},
     reach::{Greeted, Target},
     wandb,
 };
@@ -48,13 +48,13 @@ pub struct StatusArgs {
     /// Id, name or start of the id; the newest running job if left out
     job: Option<String>,
     /// A torchrun agent that elastictop did not start
-    #[arg(long, conflicts_with = "job")]
+    #[arg(long, conflicts_with_all = ["job", "relay"])]
     pid: Option<i32>,
     /// Print JSON (schema 1)
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    nodes: NodesArgs,
+    reach: ReachArgs,
 }
 
 /// Arguments of `events`.
@@ -94,7 +94,7 @@ pub struct LogsArgs {
 
 /// `elastictop status`.
 pub fn status(args: &StatusArgs) -> Result<u8> {
-    if let Some(hosts) = args.nodes.hosts(args.job.as_deref())? {
+    if let Some(hosts) = args.reach.hosts(args.job.as_deref())? {
         return status_of_nodes(hosts, args.json);
     }
     let target = Target::find(args.job.as_deref(), args.pid)?;

@@ -162,8 +162,7 @@ impl Cluster {
             }
             ToViewer::Snapshot { state, lost } => {
                 let Some(node) = self.members.behind(link, number) else { return };
-                *self.members.state(node) = *state;
-                let state = Box::new(self.members.node(node).state.clone());
+                self.members.state(node).clone_from(&state);
                 self.tell(node, ToViewer::Snapshot { state, lost }, 1);
             }
             ToViewer::Events { events } => {

@@ -57,7 +57,7 @@ pub(super) fn start(
     turns: Arc<Semaphore>,
 ) -> mpsc::Sender<ToSupervisor> {
     let (to, orders) = mpsc::channel(ORDERS);
-    let node = Node { number, viewer, said, orders, turns, is_over: false, last: wall(), tries: 0 };
+    let node = Node { number, viewer, said, orders, turns, over: Over::default(), last: wall(), tries: 0 };
     tokio::spawn(node.run(connect));
     to
 }
@@ -70,7 +70,7 @@ struct Node {
     /// Who may make a link now.
     turns: Arc<Semaphore>,
     /// Whether its part of the job is over: then a link that ends need not be made anew.
-    is_over: bool,
+    over: Over,
     /// When something was heard last, or the first attempt was made.
     last: Stamp,
     tries: u32,
@@ -78,6 +78,66 @@ struct Node {
 
 /// Nobody listens any more.
 struct Left;
+
+/// Of which nodes behind a link the part of the job is over. Of a supervisor it is one; of a relay as many as it tells
+/// of.
+#[derive(Debug, Default)]
+struct Over {
+    /// Host and whether; a supervisor's own host does not matter.
+    nodes: Vec<(String, bool)>,
+    is_relay: bool,
+}
+
+impl Over {
+    fn hear(&mut self, message: &ToViewer) {
+        self.hear_of(0, message);
+    }
+
+    fn hear_of(&mut self, node: usize, message: &ToViewer) {
+        match message {
+            ToViewer::Together { messages } => {
+                messages.iter().for_each(|message| self.hear_of(node, message));
+            }
+            ToViewer::Nodes { nodes } => {
+                self.is_relay = true;
+                self.nodes.resize_with(nodes.len(), Default::default);
+                for ((host, over), status) in self.nodes.iter_mut().zip(nodes) {
+                    *over &= *host == status.host;
+                    *over |= matches!(status.link, NodeLink::Gone { .. });
+                    host.clone_from(&status.host);
+                }
+            }
+            ToViewer::From { node, message } => self.hear_of(*node as usize, message),
+            ToViewer::Snapshot { state, .. } => self.note(node, state.state.is_over()),
+            ToViewer::Events { events }
+                if events.iter().any(|event| matches!(event.fact, Fact::JobEnded { .. })) =>
+            {
+                self.note(node, true);
+            }
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, node: usize, is_over: bool) {
+        if !self.is_relay {
+            self.nodes.resize_with(1, Default::default);
+        }
+        // What a relay tells of a node that it does not have is nothing.
+        if let Some((_, over)) = self.nodes.get_mut(node) {
+            *over = is_over;
+        }
+    }
+
+    /// Why nothing new will come over the link; `None` while something may.
+    fn why(&self) -> Option<&'static str> {
+        let is_over = !self.nodes.is_empty() && self.nodes.iter().all(|(_, over)| *over);
+        is_over.then_some(if self.is_relay {
+            "the job is over on all its nodes"
+        } else {
+            "its part of the job is over"
+        })
+    }
+}
 
 impl Node {
     async fn run(mut self, mut connect: Connect) {
@@ -107,9 +167,8 @@ impl Node {
                     format!("no answer within {} s", MADE_WITHIN.as_secs())
                 }
             };
-            if self.is_over {
-                let _ =
-                    self.tell(Said::Link(NodeLink::Gone { why: "its part of the job is over".into() })).await;
+            if let Some(why) = self.over.why() {
+                let _ = self.tell(Said::Link(NodeLink::Gone { why: why.into() })).await;
                 return;
             }
             self.tries += 1;
@@ -180,7 +239,7 @@ impl Node {
                                 self.tries = 0;
                                 self.tell(Said::Link(NodeLink::Live)).await?;
                             }
-                            self.note_end(&message);
+                            self.over.hear(&message);
                             self.tell(Said::Heard(message)).await?;
                         }
                     }
@@ -214,15 +273,5 @@ impl Node {
             Some(offset) => self.tell(Said::Clock(offset)).await,
             None => Ok(()),
         }
-    }
-
-    fn note_end(&mut self, message: &ToViewer) {
-        self.is_over |= match message {
-            ToViewer::Snapshot { state, .. } => state.state.is_over(),
-            ToViewer::Events { events } => {
-                events.iter().any(|event| matches!(event.fact, Fact::JobEnded { .. }))
-            }
-            _ => false,
-        };
     }
 }

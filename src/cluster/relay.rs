@@ -11,7 +11,8 @@ use crate::{
     wire::socket,
 };
 
-/// Serves at `path` until `stop` resolves; `ready` is called once viewers can come. The folder of the socket is private; who connects is checked all the same.
+/// Serves at `path` until `stop` resolves; `ready` is called once viewers can come. The folder of the socket is private;
+/// who connects is checked all the same.
 ///
 /// # Errors
 /// Another relay serves there, or nobody can listen there.

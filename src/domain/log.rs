@@ -151,7 +151,7 @@ impl<'a> Answering<'a> {
     /// Nothing taken yet; of lines with these numbers (`end` not included).
     pub fn new(query: &'a LogQuery, start: u64, end: u64) -> Answering<'a> {
         let room = if matches!(query, LogQuery::Page { .. }) { MAX_PAGE_BYTES } else { MAX_SEARCH };
-        Answering { query, page: LogPage { start, end, ..LogPage::default() }, room }
+        Answering { query, page: LogPage { end, start, ..LogPage::default() }, room }
     }
 
     /// Takes the next line; whether another one is wanted.

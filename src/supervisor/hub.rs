@@ -68,18 +68,18 @@ enum Queue {
 
 impl Queue {
     /// Hands a message over, or not: then the viewer is too far behind, or nobody can read the message. `bytes` keeps
-    /// its frame for the next viewer.
-    fn offer(&self, message: &ToViewer, bytes: &mut Option<Arc<[u8]>>) -> bool {
+    /// its frames for the next viewer.
+    fn offer(&self, message: &ToViewer, bytes: &mut Option<Vec<Arc<[u8]>>>) -> bool {
         match self {
             Queue::Messages(messages) => messages.try_send(message.clone()).is_ok(),
             Queue::Frames { frames, waiting } => {
                 if bytes.is_none() {
-                    match frame::encode(message) {
-                        Ok(frame) => *bytes = Some(frame.into()),
+                    match message.frames() {
+                        Ok(all) => *bytes = Some(all.into_iter().map(Arc::from).collect()),
                         Err(error) => tracing::warn!(%error, "cannot send to a viewer"),
                     }
                 }
-                bytes.as_ref().is_some_and(|bytes| offer_frame(frames, waiting, Arc::clone(bytes)))
+                bytes.as_ref().is_some_and(|bytes| offer_frames(frames, waiting, bytes))
             }
         }
     }
@@ -101,17 +101,18 @@ impl Queue {
     }
 }
 
-fn offer_frame(frames: &mpsc::Sender<Arc<[u8]>>, waiting: &AtomicUsize, bytes: Arc<[u8]>) -> bool {
-    let length = bytes.len();
+/// Takes all frames of one message, or none.
+fn offer_frames(frames: &mpsc::Sender<Arc<[u8]>>, waiting: &AtomicUsize, bytes: &[Arc<[u8]>]) -> bool {
+    let length: usize = bytes.iter().map(|frame| frame.len()).sum();
     let before = waiting.load(Ordering::Relaxed);
     if before > 0 && before + length > MAX_WAITING && length > SMALL {
         return false;
     }
-    let taken = frames.try_send(bytes).is_ok();
-    if taken {
-        waiting.fetch_add(length, Ordering::Relaxed);
-    }
-    taken
+    // The other side is gone, or has too much to read.
+    let Ok(places) = frames.try_reserve_many(bytes.len()) else { return false };
+    waiting.fetch_add(length, Ordering::Relaxed);
+    places.zip(bytes).for_each(|(place, frame)| place.send(Arc::clone(frame)));
+    true
 }
 
 /// All viewers of one supervisor.
@@ -349,9 +350,10 @@ mod tests {
             hub.add(read, write);
             let big: Arc<[u8]> = vec![0; 5 << 20].into();
             let Queue::Frames { frames, waiting } = &hub.viewers[0].queue else { panic!("a stream") };
-            let taken = (0..10).filter(|_| offer_frame(frames, waiting, big.clone())).count();
+            let offered = |frame: Arc<[u8]>| offer_frames(frames, waiting, &[frame]);
+            let taken = (0..10).filter(|_| offered(big.clone())).count();
             assert_eq!(taken, MAX_WAITING / big.len());
-            assert!(offer_frame(frames, waiting, vec![0; 100].into()), "an answer to a command");
+            assert!(offered(vec![0; 100].into()), "an answer to a command");
         });
     }
 

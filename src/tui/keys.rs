@@ -44,6 +44,10 @@ pub(crate) enum Action {
     RankLog,
     /// Log of all ranks and the agent.
     MergedLog,
+    /// Log of the next node.
+    NextNodeLog,
+    /// Log of the node before.
+    PreviousNodeLog,
     /// Follow the end, or stop to.
     Follow,
     /// Search in the log.
@@ -302,6 +306,8 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Logs, &["n"], Action::NextMatch, "next match"),
     key(Logs, &["N"], Action::PreviousMatch, "match before"),
     key(Logs, &["e"], Action::FirstError, "first error of the attempt"),
+    key(Logs, &["t"], Action::NextNodeLog, "log of the next node"),
+    key(Logs, &["T"], Action::PreviousNodeLog, "log of the node before"),
     key(Logs, &["w"], Action::Wrap, "wrap long lines, or cut them"),
     key(Logs, &["d"], Action::Fold, "fold lines that are alike, or show all"),
     key(Logs, &["a"], Action::AgentRecords, "show or hide the agent's event records"),

@@ -6,6 +6,8 @@ mod fleets;
 mod looks;
 mod loops;
 mod page;
+#[path = "../../tests/support/pty.rs"]
+mod pty;
 mod replays;
 mod runs;
 mod scripts;

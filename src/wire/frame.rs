@@ -15,6 +15,14 @@ pub const MAX_FRAME: usize = 32 << 20;
 pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, message)?;
+    with_length(bytes)
+}
+
+/// Fills in the length of a frame whose first four bytes were kept free for it.
+///
+/// # Errors
+/// When it is longer than [`MAX_FRAME`] bytes.
+pub(super) fn with_length(mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     let length = bytes.len() - 4;
     if length > MAX_FRAME {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes")));

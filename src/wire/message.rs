@@ -1,6 +1,6 @@
 //! Messages. JSON inside of frames: an old viewer skips what it does not know.
 
-use std::fmt;
+use std::{fmt, io};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -8,6 +8,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
+use super::frame;
 use crate::domain::{
     closeup::{CloseUp, Question},
     cluster::{Answer, NodeStatus},
@@ -216,6 +217,46 @@ pub enum ToViewer {
     Unknown,
 }
 
+/// Frames of a [`ToViewer::Together`] are ended at so many bytes.
+const PART: usize = 8 << 20;
+
+impl ToViewer {
+    /// The frames of this message: one, or of several messages together as many as it takes. What is too long for one
+    /// frame is then each single message at most, and not all of many nodes.
+    ///
+    /// # Errors
+    /// A single message that is longer than [`frame::MAX_FRAME`].
+    pub fn frames(&self) -> io::Result<Vec<Vec<u8>>> {
+        self.frames_of(PART)
+    }
+
+    fn frames_of(&self, most: usize) -> io::Result<Vec<Vec<u8>>> {
+        const BEGIN: &[u8] = b"\0\0\0\0{\"m\":\"together\",\"messages\":[";
+        let ended = |mut part: Vec<u8>| {
+            part.extend(b"]}");
+            frame::with_length(part)
+        };
+        let ToViewer::Together { messages } = self else { return Ok(vec![frame::encode(self)?]) };
+        let mut frames = Vec::new();
+        let mut part = BEGIN.to_vec();
+        for message in messages {
+            let begun = part.len();
+            if begun > BEGIN.len() {
+                part.push(b',');
+            }
+            serde_json::to_writer(&mut part, message)?;
+            if part.len() > most && begun > BEGIN.len() {
+                // It is the first of the next frame.
+                let next = [BEGIN, &part[begun + 1..]].concat();
+                part.truncate(begun);
+                frames.push(ended(std::mem::replace(&mut part, next))?);
+            }
+        }
+        frames.push(ended(part)?);
+        Ok(frames)
+    }
+}
+
 impl Serialize for ToViewer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         ToViewer::serialize(self, serializer)
@@ -268,5 +309,59 @@ impl<'de> Visitor<'de> for Fields {
                 ToViewer::deserialize(Value::Object(rest)).map_err(A::Error::custom)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::frame::MAX_FRAME, *};
+    use crate::domain::event::Fact;
+
+    fn read(frame: &[u8]) -> Vec<ToViewer> {
+        assert_eq!(frame[..4], (frame.len() as u32 - 4).to_be_bytes());
+        match serde_json::from_slice(&frame[4..]).unwrap() {
+            ToViewer::Together { messages } => messages,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn from(node: u32, notes: usize, length: usize) -> ToViewer {
+        let mut state = State::default();
+        for seq in 0..notes as u64 {
+            let fact = Fact::Note { text: "n".repeat(length) };
+            state.apply(&Event { seq, at: Stamp(seq), fact });
+        }
+        ToViewer::From { node, message: Box::new(ToViewer::Snapshot { state: Box::new(state), lost: 0 }) }
+    }
+
+    proptest! {
+        #[test]
+        fn messages_together_come_apart_as_they_went_in(
+            lengths in prop::collection::vec(0_usize..3_000, 0..12),
+            most in 1_usize..6_000,
+        ) {
+            let messages: Vec<_> =
+                lengths.iter().zip(0..).map(|(length, node)| from(node, 1, *length)).collect();
+            let frames = ToViewer::Together { messages: messages.clone() }.frames_of(most).unwrap();
+            let parts: Vec<_> = frames.iter().map(|frame| read(frame)).collect();
+            for (frame, part) in frames.iter().zip(&parts) {
+                prop_assert!(frame.len() <= most + 2 || part.len() <= 1, "{} > {most}", frame.len());
+            }
+            prop_assert_eq!(parts.concat(), messages);
+        }
+    }
+
+    #[test]
+    fn what_512_nodes_with_long_histories_told_fits_into_frames() {
+        // About as much as a state may remember: 500 events.
+        let one = from(0, 500, 120);
+        let messages = vec![one; 512];
+        let frames = ToViewer::Together { messages }.frames().unwrap();
+        let all: usize = frames.iter().map(Vec::len).sum();
+        assert!(all > MAX_FRAME, "{all} bytes would fit into one");
+        assert!(frames.iter().all(|frame| frame.len() <= PART + 2) && frames.len() < 32);
+        assert_eq!(read(&frames[1])[0], from(0, 500, 120));
     }
 }

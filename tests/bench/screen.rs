@@ -6,7 +6,7 @@ use std::{fs, hint::black_box, time::Duration};
 
 use criterion::{BatchSize, Criterion};
 use elastictop::domain::time::Stamp;
-use elastictop::tui::{App, ColorDepth, KeyOverrides, Layout, Msg, Options, Theme, Themes, draw, encode};
+use elastictop::tui::{App, Msg, draw, encode};
 use ratatui::{
     Terminal,
     backend::TestBackend,
@@ -17,28 +17,11 @@ use ratatui::{
 #[path = "../support/fleet.rs"]
 mod fleet;
 
-use fleet::Fleet;
+use fleet::{Fleet, options};
 
 const SIZE: (u16, u16) = (200, 50);
 /// Nodes of eight ranks.
 const NODES: [u32; 4] = [1, 8, 64, 512];
-
-fn options() -> Options {
-    Options {
-        theme: Theme::load("default-dark").expect("a built-in theme"),
-        ascii: false,
-        color: ColorDepth::True,
-        viewer: "bench".into(),
-        mouse: false,
-        themes: Themes::default(),
-        keys: KeyOverrides::default(),
-        from_list: false,
-        links: false,
-        budget: None,
-        layout: Layout::default(),
-        layout_file: None,
-    }
-}
 
 fn take(app: &mut App, now: Stamp, messages: Vec<Msg>) {
     app.update(Msg::Tick(now));

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use elastictop::tui::{App, ColorDepth, KeyOverrides, Layout, Msg, Options, Theme, Themes, draw, encode};
+use elastictop::tui::{App, Msg, Options, Theme, Themes, draw, encode};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::{
     ALL, LARGE, Size, USUAL, WIDE,
-    fleet::Fleet,
-    stage::{parser, save},
+    fleet::{Fleet, options},
+    pty::parser,
+    stage::save,
 };
 
 pub fn pictures() {
@@ -38,20 +39,7 @@ pub fn pictures() {
 /// A picture of a made-up job, after these keys.
 fn take(name: &str, fleet: &Fleet, theme: &str, size: Size, keys: &str) {
     let (theme, ascii) = if theme == "ascii" { ("mono", true) } else { (theme, false) };
-    let options = Options {
-        theme: Theme::load(theme).unwrap(),
-        ascii,
-        color: ColorDepth::True,
-        viewer: "ada on pts/3".into(),
-        mouse: false,
-        themes: Themes::default(),
-        keys: KeyOverrides::default(),
-        from_list: false,
-        links: false,
-        budget: None,
-        layout: Layout::default(),
-        layout_file: None,
-    };
+    let options = Options { theme: Theme::load(theme).unwrap(), ascii, ..options() };
     let mut app: App = fleet.app(&options, size);
     for c in keys.chars() {
         let code = if c == '\n' { KeyCode::Enter } else { KeyCode::Char(c) };

@@ -15,6 +15,8 @@ mod fleet;
 mod fleets;
 mod gpus;
 mod picture;
+#[path = "../support/pty.rs"]
+mod pty;
 mod runs;
 mod stage;
 mod torchrun;

@@ -5,17 +5,18 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    num::NonZero,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
     time::{Duration, Instant},
 };
 
-use portable_pty::{CommandBuilder, MasterPty, PtySize, native_pty_system};
+use portable_pty::CommandBuilder;
 
-use crate::picture::svg;
+use crate::{
+    picture::svg,
+    pty::{Pty, parser},
+};
 
 /// Columns and rows.
 pub type Size = (u16, u16);
@@ -132,27 +133,11 @@ impl Stage {
     }
 
     pub fn open_with(&self, line: &str, size: Size, env: &[(&str, &str)]) -> Screen {
-        let pair = native_pty_system().openpty(cells(size)).unwrap();
         let words = self.words(&["sh", "-c", line], env);
         let mut command = CommandBuilder::new(&words[0]);
         command.args(&words[1..]);
-        pair.slave.spawn_command(command).unwrap();
-        drop(pair.slave);
-        let mut reader = pair.master.try_clone_reader().unwrap();
-        let (bytes, output) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = reader.read(&mut buffer) {
-                if bytes.send(buffer[..n].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        let keys = pair.master.take_writer().unwrap();
         Screen {
-            master: pair.master,
-            keys,
-            output,
+            pty: Pty::open(command, size),
             parser: parser(size),
             size,
             is_drawing: false,
@@ -170,20 +155,9 @@ impl Drop for Stage {
     }
 }
 
-fn cells((cols, rows): Size) -> PtySize {
-    PtySize { rows, cols, ..PtySize::default() }
-}
-
-pub fn parser((columns, rows): Size) -> vt100::Parser {
-    let cells = |count| NonZero::new(count).unwrap();
-    vt100::Parser::new(cells(rows), cells(columns), 0)
-}
-
 /// A terminal with the program in it.
 pub struct Screen {
-    master: Box<dyn MasterPty + Send>,
-    keys: Box<dyn Write + Send>,
-    output: mpsc::Receiver<Vec<u8>>,
+    pty: Pty,
     parser: vt100::Parser,
     size: Size,
     is_drawing: bool,
@@ -195,8 +169,7 @@ pub struct Screen {
 
 impl Screen {
     pub fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-        self.keys.flush().unwrap();
+        self.pty.press(keys);
     }
 
     /// Reads until the screen is as wanted.
@@ -204,7 +177,7 @@ impl Screen {
         let end = Instant::now() + PATIENCE;
         while self.is_drawing || !self.is_new || !wanted(&self.parser.screen().contents()) {
             let left = end.saturating_duration_since(Instant::now());
-            let Ok(bytes) = self.output.recv_timeout(left) else {
+            let Ok(bytes) = self.pty.output.recv_timeout(left) else {
                 panic!("{what} did not come, only\n{}", self.parser.screen().contents());
             };
             self.process(&bytes);
@@ -241,12 +214,12 @@ impl Screen {
         if size == self.size {
             return;
         }
-        while let Ok(bytes) = self.output.try_recv() {
+        while let Ok(bytes) = self.pty.output.try_recv() {
             self.process(&bytes);
         }
         (self.size, self.parser, self.is_new) = (size, parser(size), false);
         self.tail.clear();
-        self.master.resize(cells(size)).unwrap();
+        self.pty.resize(size);
         self.until("a frame of the new size", |_| true);
     }
 
@@ -263,6 +236,6 @@ impl Screen {
     /// Leaves the program; the job goes on.
     pub fn close(mut self) {
         self.press("q");
-        while self.output.recv_timeout(PATIENCE).is_ok() {}
+        while self.pty.output.recv_timeout(PATIENCE).is_ok() {}
     }
 }

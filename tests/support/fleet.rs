@@ -20,7 +20,7 @@ use elastictop::{
         state::State,
         time::Stamp,
     },
-    tui::{App, Msg, Options},
+    tui::{App, ColorDepth, KeyOverrides, Layout, Msg, Options, Theme, Themes},
     wire::message::{PROTOCOL, ToViewer},
 };
 
@@ -53,6 +53,24 @@ fn noise(a: u64, b: u64) -> u64 {
     x ^= x >> 29;
     x = x.wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x ^ (x >> 32)
+}
+
+/// A screen in the dark theme that nobody has changed anything of.
+pub fn options() -> Options {
+    Options {
+        theme: Theme::load("default-dark").unwrap(),
+        ascii: false,
+        color: ColorDepth::True,
+        viewer: "ada on pts/3".into(),
+        mouse: false,
+        themes: Themes::default(),
+        keys: KeyOverrides::default(),
+        from_list: false,
+        links: false,
+        budget: None,
+        layout: Layout::default(),
+        layout_file: None,
+    }
 }
 
 impl Fleet {

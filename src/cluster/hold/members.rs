@@ -1,5 +1,7 @@
 //! Which nodes there are. A link leads to a supervisor, which is one node, or to a relay, which has many.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use tokio::sync::mpsc;
 
 use crate::{
@@ -44,6 +46,8 @@ pub(super) struct Node {
     there: Option<(u32, NodeStatus)>,
     /// Where viewers see it; `None` once its relay has it no more.
     place: Option<usize>,
+    /// What viewers call it: its host, told apart from others of that name.
+    name: String,
 }
 
 impl Members {
@@ -51,8 +55,8 @@ impl Members {
     pub(super) fn add(&mut self, host: String, to: mpsc::Sender<ToSupervisor>) {
         let (link, node) = (self.links.len(), self.nodes.len());
         let place = Some(self.shown.len());
+        self.nodes.push(Node { state: State::default(), link, there: None, place, name: host.clone() });
         self.links.push(LinkTo { to, status: NodeStatus::new(host), nodes: vec![node], is_relay: false });
-        self.nodes.push(Node { state: State::default(), link, there: None, place });
         self.shown.push(node);
     }
 
@@ -91,8 +95,12 @@ impl Members {
 
     /// What viewers are to hear of a node; nothing of one that they do not see.
     pub(super) fn from(&self, node: usize, message: ToViewer) -> Option<ToViewer> {
-        let place = self.nodes[node].place?;
-        Some(ToViewer::From { node: place as u32, message: Box::new(message) })
+        Some(ToViewer::From { node: self.place(node)?, message: Box::new(message) })
+    }
+
+    /// Where viewers see a node.
+    pub(super) fn place(&self, node: usize) -> Option<u32> {
+        self.nodes[node].place.map(|place| place as u32)
     }
 
     /// The number that a node has behind its link; `None` when the link leads to it alone.
@@ -123,7 +131,9 @@ impl Members {
     pub(super) fn status(&self, node: usize) -> NodeStatus {
         let node = &self.nodes[node];
         let link = &self.links[node.link].status;
-        let Some((_, told)) = &node.there else { return link.clone() };
+        let Some((_, told)) = &node.there else {
+            return NodeStatus { host: node.name.clone(), ..link.clone() };
+        };
         let there = |since| shift(since, link.ahead_ms());
         let own = match &told.link {
             // What a relay told is of the past once it is silent itself.
@@ -135,7 +145,7 @@ impl Members {
             other => other.clone(),
         };
         NodeStatus {
-            host: told.host.clone(),
+            host: node.name.clone(),
             link: own,
             clock: told
                 .clock
@@ -152,11 +162,7 @@ impl Members {
 
     /// The hosts by node, for sentences.
     pub(super) fn hosts(&self) -> Vec<String> {
-        let host = |node: &Node| match &node.there {
-            Some((_, told)) => told.host.clone(),
-            None => self.links[node.link].status.host.clone(),
-        };
-        self.nodes.iter().map(host).collect()
+        self.nodes.iter().map(|node| node.name.clone()).collect()
     }
 
     /// A relay told which nodes it has, and how they are. Whether viewers see other nodes than before, or in other
@@ -173,7 +179,8 @@ impl Members {
             let same = known.get(number).copied().filter(is_it);
             let node = same.or_else(|| known.iter().copied().find(|node| is_it(node) && !now.contains(node)));
             let node = node.unwrap_or_else(|| {
-                self.nodes.push(Node { state: State::default(), link, there: None, place: None });
+                let (state, name) = (State::default(), String::new());
+                self.nodes.push(Node { state, link, there: None, place: None, name });
                 self.nodes.len() - 1
             });
             self.nodes[node].there = Some((number as u32, status));
@@ -193,6 +200,37 @@ impl Members {
         self.shown = self.links.iter().flat_map(|link| link.nodes.iter().copied()).collect();
         for (place, node) in self.shown.iter().enumerate() {
             self.nodes[*node].place = Some(place);
+        }
+        self.name();
+    }
+
+    /// The host as whoever has the link to it named it.
+    fn host(&self, node: usize) -> &str {
+        let node = &self.nodes[node];
+        match &node.there {
+            Some((_, told)) => &told.host,
+            None => &self.links[node.link].status.host,
+        }
+    }
+
+    /// Names all nodes: the first of a host's name has it, others of that name have a number, in the order in which they
+    /// are seen. So they have the same names after each link was made anew, and in each relay of the same nodes.
+    fn name(&mut self) {
+        let hosts: Vec<String> = self.shown.iter().map(|node| self.host(*node).to_owned()).collect();
+        let mut taken: BTreeSet<String> = hosts.iter().cloned().collect();
+        let mut of_one_host: BTreeMap<&str, u32> = BTreeMap::new();
+        for (node, host) in self.shown.iter().zip(&hosts) {
+            let count = of_one_host.entry(host).or_default();
+            *count += 1;
+            let mut name = host.clone();
+            while *count > 1 {
+                name = format!("{host}~{count}");
+                if taken.insert(name.clone()) {
+                    break;
+                }
+                *count += 1;
+            }
+            self.nodes[*node].name = name;
         }
     }
 

@@ -242,9 +242,9 @@ impl Cluster {
             self.say(by, &ToViewer::Reply { id, outcome });
             return;
         }
-        let place = |node: usize| self.members.all().position(|(shown, _)| shown == node);
         let answers = order.answers().unwrap_or_default();
-        let answers = answers.into_iter().filter_map(|(node, answer)| Some((place(node)? as u32, answer)));
+        let answers =
+            answers.into_iter().filter_map(|(node, answer)| Some((self.members.place(node)?, answer)));
         let message = ToViewer::Answers { id, answers: answers.collect() };
         self.say(by, &message);
     }

@@ -14,6 +14,7 @@ use crate::{
         event::{Event, Fact, JobInfo, Launcher},
         id::{JobId, ProcId},
         log::LogPage,
+        rank::JobState,
         sample::Place,
         state::State,
         time::Stamp,
@@ -433,6 +434,95 @@ fn relays_below_a_relay_show_their_nodes_and_answer_for_them() {
                 _ => None,
             })
             .await;
+    });
+}
+
+#[test]
+fn nodes_of_one_host_name_are_told_apart_and_commands_find_theirs() {
+    run(async {
+        let ((one, mut ends1, _), (two, mut ends2, refuses)) = (host("n01"), host("n01"));
+        let mut viewer = Viewer::new(vec![relay("left", vec![one]), relay("right", vec![two])]).await;
+        let (mut far1, mut far2) = (greeted(&mut ends1, 0).await, greeted(&mut ends2, 1).await);
+        let is_so = |message: &ToViewer| match message {
+            ToViewer::Nodes { nodes } => (nodes.iter().all(|node| node.link.is_live())
+                && names(nodes) == ["n01", "n01~2"])
+            .then_some(()),
+            _ => None,
+        };
+        viewer.until("two names", is_so).await;
+        let to = |node, id, command| ToSupervisor::To {
+            node,
+            message: Box::new(ToSupervisor::Do { id, command }),
+        };
+        viewer.0.outgoing.send(to(1, 5, Command::KeepZombies)).await.unwrap();
+        let (id, command) = ordered(&mut far2).await;
+        assert_eq!(command, Command::KeepZombies);
+        far2.outgoing.send(ToViewer::Reply { id, outcome: Outcome::Done("kept".into()) }).await.unwrap();
+        assert_eq!(viewer.reply(5).await, Outcome::Done("kept".into()));
+
+        // After the link to it was made anew it is who it was.
+        *refuses.lock().unwrap() = Some("No route to host".into());
+        drop(far2);
+        viewer
+            .until("the second is lost, and it alone", |message| match message {
+                ToViewer::Nodes { nodes } => {
+                    let lost = nodes.iter().filter(|node| matches!(node.link, NodeLink::Lost { .. }));
+                    lost.map(|node| node.host.as_str()).eq(["n01~2"]).then_some(())
+                }
+                _ => None,
+            })
+            .await;
+        *refuses.lock().unwrap() = None;
+        let mut far2 = greeted(&mut ends2, 1).await;
+        viewer.until("both again", is_so).await;
+        viewer.order(6, Command::Stop { now: false }).await;
+        for (far, outcome) in [
+            (&mut far1, Outcome::Done("the job was stopped".into())),
+            (&mut far2, Outcome::Refused("busy".into())),
+        ] {
+            let (id, _) = ordered(far).await;
+            far.outgoing.send(ToViewer::Reply { id, outcome }).await.unwrap();
+        }
+        let told = "done on 1 of 2 nodes only; n01~2: busy";
+        assert_eq!(viewer.reply(6).await, Outcome::Refused(told.into()));
+    });
+}
+
+#[test]
+fn a_relay_whose_job_is_over_everywhere_is_not_tried_again() {
+    run(async {
+        let (head, mut ends, _) = host("head");
+        let mut viewer = Viewer::new(vec![head]).await;
+        let told = |node: u32, is_over: bool| {
+            let mut state = state(node);
+            if is_over {
+                let fact = Fact::JobEnded { state: JobState::Done, exit_code: Some(0), cause: None };
+                state.apply(&Event { seq: 2, at: Stamp(9_000), fact });
+            }
+            let message = Box::new(ToViewer::Snapshot { state: Box::new(state), lost: 0 });
+            ToViewer::From { node, message }
+        };
+        let status = |host: &str| NodeStatus { link: NodeLink::Live, ..NodeStatus::new(host.into()) };
+        for (is_over, why) in [(false, None), (true, Some("the job is over on all its nodes"))] {
+            let mut far = ends.recv().await.unwrap();
+            assert!(matches!(far.incoming.recv().await, Some(ToSupervisor::Hello { .. })));
+            let nodes = ToViewer::Nodes { nodes: vec![status("n01"), status("n02")] };
+            let messages = vec![nodes, told(0, true), told(1, is_over)];
+            far.outgoing.send(ToViewer::Together { messages }).await.unwrap();
+            drop(far);
+            let end = viewer
+                .until("the end of the link", |message| match message {
+                    ToViewer::Nodes { nodes } if names(nodes) == ["n01", "n02"] => match &nodes[1].link {
+                        NodeLink::Lost { .. } => Some(None),
+                        NodeLink::Gone { why } => Some(Some(why.clone())),
+                        _ => None,
+                    },
+                    _ => None,
+                })
+                .await;
+            assert_eq!(end.as_deref(), why);
+        }
+        assert!(ends.recv().await.is_none(), "whoever makes the link is gone");
     });
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Times are those of the reader's clock. Ranks and GPUs stay with their nodes: their positions mean nothing elsewhere.
 
+mod attempts;
+mod blame;
+
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::clock::shift;
 use crate::domain::{
     alert::Alert,
-    cause::{Cause, CauseKind},
+    cause::Cause,
     forward::{RunProgress, RunState, Wandb},
     rank::JobState,
     state::{Attempt, State},
@@ -30,6 +33,11 @@ impl Member<'_> {
         shift(at, self.ahead_ms)
     }
 
+    /// Whether the node's part of the job is over.
+    fn is_over(&self) -> bool {
+        self.state.state.is_over()
+    }
+
     /// The lowest global rank.
     fn first_rank(&self) -> u32 {
         self.state.ranks.iter().filter_map(|rank| rank.place.rank).min().unwrap_or(u32::MAX)
@@ -42,15 +50,25 @@ impl Member<'_> {
 /// elastic job is over while others go on; the job is over when all of them are.
 pub fn whole(members: &[Member]) -> State {
     let known: Vec<&Member> = members.iter().filter(|member| member.state.job.is_some()).collect();
-    let running: Vec<&Member> =
-        known.iter().copied().filter(|member| !member.state.state.is_over()).collect();
+    let running: Vec<&Member> = known.iter().copied().filter(|member| !member.is_over()).collect();
     // Among those that are over only those that ended last: others may have left long before.
     let telling = if running.is_empty() { last_to_end(&known) } else { running };
-    let Some(lead) = telling.iter().min_by_key(|member| member.first_rank()).copied() else {
+    let Some(lead) = telling.iter().min_by_key(|member| (member.first_rank(), member.host)).copied() else {
         return State::default();
     };
-    let gravest = telling.iter().max_by_key(|member| gravity(member.state.state)).copied().unwrap_or(lead);
-    let over = gravest.state.state.is_over();
+    // Of several that are as grave, the first that came to that.
+    let order = |member: &Member| {
+        let since = member.at(member.state.state_since);
+        (Reverse(gravity(member.state.state)), since, member.host.to_owned())
+    };
+    let gravest = telling.iter().min_by_key(|member| order(member)).copied().unwrap_or(lead);
+    let over = gravest.is_over();
+    let restarts = telling.iter().map(|member| member.state.restarts).max().unwrap_or(0);
+    let mut attempts = attempts::attempts(&known);
+    if let Some(last) = attempts.last_mut() {
+        // Some nodes may have left since, others have not told of it yet.
+        last.restarts = restarts;
+    }
     State {
         job: lead.state.job.clone(),
         state: gravest.state.state,
@@ -63,11 +81,11 @@ pub fn whole(members: &[Member]) -> State {
             .filter_map(|member| member.state.ended_at.map(|at| member.at(at)))
             .max(),
         exit_code: gravest.state.exit_code.filter(|_| over),
-        cause: first_cause(&telling, &known),
+        cause: cause(&telling, &known, &attempts),
         agent: lead.state.agent.clone(),
-        restarts: telling.iter().map(|member| member.state.restarts).max().unwrap_or(0),
+        restarts,
         world_size: telling.iter().filter_map(|member| member.state.world_size).max(),
-        attempts: lead.state.attempts.iter().map(|attempt| moved(attempt, lead)).collect(),
+        attempts: attempts.into(),
         wandb: wandb(&known, lead),
         alerts: alerts(&known),
         seq: known.iter().map(|member| member.state.seq).max().unwrap_or(0),
@@ -101,90 +119,12 @@ fn gravity(state: JobState) -> u8 {
     }
 }
 
-fn moved(attempt: &Attempt, member: &Member) -> Attempt {
-    Attempt {
-        started_at: member.at(attempt.started_at),
-        ended_at: attempt.ended_at.map(|at| member.at(at)),
-        last_step_at: attempt.last_step_at.map(|at| member.at(at)),
-        first_step: attempt.first_step.map(|(step, at)| (step, member.at(at))),
-        stopped_at: attempt.stopped_at.map(|at| member.at(at)),
-        ..attempt.clone()
+/// Why the last attempt that failed did, or the job.
+fn cause(telling: &[&Member], known: &[&Member], attempts: &[Attempt]) -> Option<Cause> {
+    if telling.iter().any(|member| !member.is_over()) {
+        return attempts.iter().rev().find_map(|attempt| attempt.cause.clone());
     }
-}
-
-/// The first cause over all nodes: one that is no consequence of another node's failure, as early as any. Where all that
-/// is told is a lost peer, it is the node that went away then, whatever became of it.
-fn first_cause(members: &[&Member], known: &[&Member]) -> Option<Cause> {
-    let told = members.iter().filter_map(|member| {
-        let cause = member.state.cause.as_ref()?;
-        let failed = member.state.attempts.iter().rev().find(|attempt| attempt.cause.is_some());
-        let at = failed.and_then(|attempt| attempt.stopped_at.or(attempt.ended_at));
-        Some((member, cause, at.map_or(Stamp(u64::MAX), |at| member.at(at))))
-    });
-    let (member, cause, at) = told.min_by_key(|(_, cause, at)| (doubt(cause), *at))?;
-    if doubt(cause) == LOST_PEER
-        && let Some(gone) = who_left(known, at)
-    {
-        return Some(left(gone, member, cause));
-    }
-    let several = known.len() > 1;
-    Some(Cause { text: named(several, member.host, &cause.text), ..cause.clone() })
-}
-
-/// The node whose part of the job ended when others failed, and did not end for the same reason.
-fn who_left<'a>(known: &[&'a Member<'a>], at: Stamp) -> Option<&'a Member<'a>> {
-    let ended = |member: &Member| {
-        member.state.ended_at.filter(|_| member.state.state.is_over()).map(|at| member.at(at))
-    };
-    let is_victim = |member: &Member| {
-        member.state.state != JobState::Stopped
-            && member.state.cause.as_ref().is_some_and(|cause| doubt(cause) == LOST_PEER)
-    };
-    let near = known.iter().copied().filter(|member| !is_victim(member)).filter_map(|member| {
-        let ended = ended(member)?;
-        // Its agent ends some time after its ranks are gone.
-        (ended.0.abs_diff(at.0) <= LEFT_WITHIN_MS).then_some((ended, member))
-    });
-    near.min_by_key(|(ended, _)| *ended).map(|(_, member)| member)
-}
-
-/// What to say of a failure whose cause is a node that left.
-fn left(gone: &Member, victim: &Member, lost: &Cause) -> Cause {
-    let seen = format!("{}: {}", victim.host, lost.text);
-    if let Some(own) = gone.state.cause.as_ref().filter(|own| doubt(own) < LOST_PEER) {
-        let mut evidence = own.evidence.clone();
-        evidence.push(seen);
-        return Cause { text: named(true, gone.host, &own.text), evidence, ..own.clone() };
-    }
-    let (kind, how) = match gone.state.state {
-        JobState::Stopped => (CauseKind::Stopped, "was stopped there"),
-        JobState::Done => (CauseKind::LeftEarly, "was done there"),
-        _ => (CauseKind::Unknown, "failed there"),
-    };
-    let rank = gone.state.ranks.iter().filter_map(|rank| rank.place.rank).min();
-    Cause {
-        rank: rank.filter(|_| gone.state.ranks.len() == 1),
-        kind,
-        text: format!("{}: the node left: the job {how}, and others lost the connection to it", gone.host),
-        evidence: vec![seen],
-        hint: None,
-    }
-}
-
-/// [`doubt`] of a lost connection to a peer.
-const LOST_PEER: u8 = 3;
-/// How far apart the end of a node and the failure of its peers may be, in milliseconds.
-const LEFT_WITHIN_MS: u64 = 60_000;
-
-/// How likely something else is behind it, on another node.
-fn doubt(cause: &Cause) -> u8 {
-    match cause.kind {
-        // So a lost connection to a peer is told where nothing failed before it.
-        CauseKind::Unknown => LOST_PEER,
-        CauseKind::CollectiveTimeout | CauseKind::Rendezvous | CauseKind::Agent => 2,
-        CauseKind::Stopped => 1,
-        _ => 0,
-    }
+    blame::of_the_end(telling, known)
 }
 
 fn named(several: bool, host: &str, text: &str) -> String {

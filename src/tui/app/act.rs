@@ -7,6 +7,7 @@ use crate::{
     domain::{
         fleet::{Metric, Order},
         replay::Control,
+        state::State,
     },
     tui::{
         keys::{Action, View},
@@ -107,6 +108,8 @@ impl App {
                 self.open_log(None);
                 self.go(View::Logs);
             }
+            Action::NextNodeLog => self.turn_log(1),
+            Action::PreviousNodeLog => self.turn_log(self.nodes.len().saturating_sub(1)),
             Action::Follow => self.logs.toggle_follow(),
             Action::Search => self.logs.start_search(),
             Action::NextMatch | Action::PreviousMatch => {
@@ -114,7 +117,11 @@ impl App {
                     self.say(Role::Info, "nothing to search for yet: press /");
                 }
             }
-            Action::FirstError => self.logs.find_error(self.state.attempt()),
+            Action::FirstError => {
+                // Each node counts its attempts itself.
+                let running = self.state_of(self.log_node).map_or(0, State::attempt);
+                self.logs.find_error(running);
+            }
             Action::Wrap => self.logs.wrap = !self.logs.wrap,
             Action::Fold => self.logs.toggle_fold(),
             Action::AgentRecords => self.logs.toggle_records(),

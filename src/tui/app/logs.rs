@@ -134,10 +134,14 @@ impl Logs {
     /// Shows one rank's lines, or all, from the end on.
     pub(crate) fn open(&mut self, local_rank: Option<u32>) {
         if self.local_rank != local_rank || !self.loaded {
-            let (wrap, fold, records) = (self.wrap, self.fold, self.records);
-            let search = self.search.take();
-            *self = Logs { local_rank, wrap, fold, records, search, ..Logs::default() };
+            *self = std::mem::take(self).anew(local_rank);
         }
+    }
+
+    /// Without lines, and what was asked of them; how they are shown stays as it is.
+    pub(crate) fn anew(self, local_rank: Option<u32>) -> Logs {
+        let Logs { wrap, fold, records, search, .. } = self;
+        Logs { local_rank, wrap, fold, records, search, ..Logs::default() }
     }
 
     pub(crate) fn selected(&self) -> Option<&LogLine> {

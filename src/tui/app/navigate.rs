@@ -3,7 +3,7 @@
 use super::{App, Zoom};
 use crate::{
     domain::filter::Filter,
-    tui::{keys::View, view},
+    tui::{keys::View, theme::Role, view},
 };
 
 impl App {
@@ -38,18 +38,26 @@ impl App {
 
     /// The log of a rank of the selected node, or of all ranks there.
     pub(super) fn open_log(&mut self, local_rank: Option<u32>) {
-        if self.log_node != self.node {
+        self.open_log_of(self.node, local_rank);
+    }
+
+    fn open_log_of(&mut self, node: u32, local_rank: Option<u32>) {
+        if self.log_node != node {
             // What another node was asked is not answered by this one.
-            let wrap = std::mem::take(&mut self.logs).wrap;
-            (self.logs.wrap, self.log_node) = (wrap, self.node);
+            (self.logs, self.log_node) = (std::mem::take(&mut self.logs).anew(local_rank), node);
         }
         self.logs.open(local_rank);
-        if let Some(state) = match self.nodes.get(self.node as usize) {
-            Some(node) => Some(&node.state),
-            None => self.nodes.is_empty().then_some(&self.state),
-        } {
-            self.logs.count(state);
+        self.count_log_lines();
+    }
+
+    /// The merged log of the node so many places further, around the end.
+    pub(super) fn turn_log(&mut self, places: usize) {
+        if self.nodes.len() < 2 {
+            return self.say(Role::Info, "no other node is watched here");
         }
+        let node = (self.log_node as usize + places) % self.nodes.len();
+        self.open_log_of(node as u32, None);
+        self.go(View::Logs);
     }
 
     /// Out of whatever is open; false when nothing was.

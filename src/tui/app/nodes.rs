@@ -41,6 +41,15 @@ impl App {
         }
     }
 
+    /// Learns how many lines the node wrote whose log is shown.
+    pub(super) fn count_log_lines(&mut self) {
+        match self.nodes.get(self.log_node as usize) {
+            Some(node) => self.logs.count(&node.state),
+            None if self.nodes.is_empty() => self.logs.count(&self.state),
+            None => {}
+        }
+    }
+
     /// Now, by the clock of a node.
     pub(crate) fn now_of(&self, node: u32) -> Stamp {
         let ahead_ms = self.nodes.get(node as usize).map_or(0, |node| node.status.ahead_ms());

@@ -65,8 +65,8 @@ impl App {
     pub fn settle(&mut self) {
         if std::mem::take(&mut self.overview.is_behind) {
             self.join_nodes();
-            if let Some(node) = self.nodes.get(self.log_node as usize) {
-                self.logs.count(&node.state);
+            if !self.nodes.is_empty() {
+                self.count_log_lines();
             }
             self.look_at_ranks();
         }

@@ -4,17 +4,27 @@ use std::fmt::Write as _;
 
 use ratatui::{buffer::Buffer, layout::Rect};
 
-use super::{fleet::Fleet, looks::picture, scripts::press};
+use super::{
+    fleet::Fleet,
+    looks::picture,
+    scripts::{press, said},
+};
 use crate::{
-    domain::{cluster::NodeLink, fleet::RankId, suspicion::SUSPECT, time::Stamp},
+    domain::{
+        cluster::NodeLink,
+        fleet::RankId,
+        log::{LogLine, LogPage, Stream},
+        suspicion::SUSPECT,
+        time::Stamp,
+    },
     tui::{
-        app::{App, Msg, Zoom},
+        app::{App, Cmd, Msg, Zoom},
         fixture,
         keys::View,
         theme::Theme,
         view,
     },
-    wire::message::ToViewer,
+    wire::message::{ToSupervisor, ToViewer},
 };
 
 fn app(fleet: &Fleet, size: (u16, u16)) -> App {
@@ -296,4 +306,54 @@ fn a_frame_of_4096_ranks_costs_what_changed() {
         let bytes = line.frame();
         assert!(bytes <= 1024, "{changed} of 4096 ranks changed their level: {bytes} bytes");
     }
+}
+
+#[test]
+fn the_log_of_another_node_is_a_key_away() {
+    let mut app = app(&Fleet::healthy(3, 2), (80, 24));
+    let asked = |cmds: Vec<Cmd>| {
+        cmds.into_iter().find_map(|cmd| match cmd {
+            Cmd::Send(ToSupervisor::To { node, message }) => match *message {
+                ToSupervisor::Logs { id, .. } => Some((node, id)),
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    let host = |app: &App, node: usize| app.nodes[node].status.host.clone();
+    let (_, id) = asked(press(&mut app, "L", &[])).unwrap();
+    let (node, other) = asked(press(&mut app, "t", &[])).unwrap();
+    assert_eq!((node, app.log_node), (1, 1));
+    let title = format!("merged log, node {} (2 of 3)", host(&app, 1));
+    assert!(shown(&app, (80, 24)).contains(&title), "{}", shown(&app, (80, 24)));
+    // What the first node was asked is answered now, and is not the second one's.
+    for (node, id, text) in [(0, id, "of the first"), (1, other, "of the second")] {
+        let line = LogLine {
+            n: 0,
+            at: Stamp(1_000),
+            attempt: 0,
+            local_rank: Some(0),
+            rank: Some(0),
+            stream: Stream::Out,
+            text: text.into(),
+        };
+        let page = LogPage { lines: vec![line], end: 1, ..LogPage::default() };
+        let message = Box::new(ToViewer::Logs { id, page });
+        app.update(Msg::Heard(Box::new(ToViewer::From { node, message })));
+    }
+    let texts: Vec<&str> = app.logs.lines.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(texts, ["of the second"]);
+    // Around the end, backwards, and by name.
+    for (keys, node) in [("t", 2), ("t", 0), ("T", 2), (": p r e v i o u s - n o d e <Enter>", 1)] {
+        press(&mut app, keys, &[]);
+        assert_eq!((app.view, app.log_node), (View::Logs, node), "{keys}");
+    }
+    // One that cannot be reached is not waited for.
+    app.nodes[2].status.link = NodeLink::Gone { why: "No route to host".into() };
+    press(&mut app, "t", &[]);
+    assert!(shown(&app, (80, 24)).contains("cannot be asked for lines: No route to host"));
+
+    let mut alone = fixture::app(&fixture::healthy(4), (80, 24), None);
+    press(&mut alone, "L t", &[]);
+    assert_eq!((alone.view, said(&alone)), (View::Logs, "no other node is watched here"));
 }

@@ -2,12 +2,12 @@
 
 use std::{
     io::{Read, Write},
-    sync::mpsc,
     time::{Duration, Instant},
 };
 
-use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 
+use super::pty::{Pty, parser};
 use crate::{
     domain::command::Outcome,
     error::Error,
@@ -74,39 +74,24 @@ fn far_end() -> Link {
 }
 
 struct Terminal {
-    master: Box<dyn MasterPty + Send>,
-    keys: Box<dyn Write + Send>,
-    output: mpsc::Receiver<Vec<u8>>,
+    pty: Pty,
     parser: vt100::Parser,
-    child: Box<dyn Child + Send + Sync>,
+}
+
+/// This program, again.
+fn again() -> CommandBuilder {
+    let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "tui::tests::terminal::inside", "--ignored", "--nocapture"]);
+    command
 }
 
 impl Terminal {
     fn open() -> Terminal {
-        let size = PtySize { rows: 24, cols: 80, pixel_width: 0, pixel_height: 0 };
-        let pair = native_pty_system().openpty(size).unwrap();
-        let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "tui::tests::terminal::inside", "--ignored", "--nocapture"]);
-        let child = pair.slave.spawn_command(command).unwrap();
-        drop(pair.slave);
-        let mut reader = pair.master.try_clone_reader().unwrap();
-        let (bytes, output) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = reader.read(&mut buffer) {
-                if bytes.send(buffer[..n].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        let cells = |count: u16| std::num::NonZero::new(count).unwrap();
-        let parser = vt100::Parser::new(cells(24), cells(80), 0);
-        Terminal { keys: pair.master.take_writer().unwrap(), master: pair.master, output, parser, child }
+        Terminal { pty: Pty::open(again(), (80, 24)), parser: parser((80, 24)) }
     }
 
     fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-        self.keys.flush().unwrap();
+        self.pty.press(keys);
     }
 
     /// Reads until the screen shows `what`.
@@ -114,7 +99,7 @@ impl Terminal {
         let end = Instant::now() + Duration::from_secs(20);
         while !self.parser.screen().contents().contains(what) {
             let left = end.saturating_duration_since(Instant::now());
-            let bytes = self.output.recv_timeout(left);
+            let bytes = self.pty.output.recv_timeout(left);
             let shown = || self.parser.screen().contents();
             let bytes = bytes.unwrap_or_else(|error| panic!("{error}: no {what:?} on\n{}", shown()));
             self.parser.process(&bytes);
@@ -125,12 +110,12 @@ impl Terminal {
     fn ends(&mut self) -> bool {
         let end = Instant::now() + Duration::from_secs(10);
         while Instant::now() < end {
-            if self.child.try_wait().unwrap().is_some() {
+            if self.pty.child.try_wait().unwrap().is_some() {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        self.child.kill().unwrap();
+        self.pty.child.kill().unwrap();
         false
     }
 }
@@ -146,7 +131,7 @@ fn keys_work_and_the_terminal_is_given_back() {
     terminal.until("LAST LINE");
     terminal.press("Ry");
     terminal.until("restart refused: this is a test");
-    terminal.master.resize(PtySize { rows: 12, cols: 40, pixel_width: 0, pixel_height: 0 }).unwrap();
+    terminal.pty.resize((40, 12));
     let cells = |count: u16| std::num::NonZero::new(count).unwrap();
     terminal.parser.screen_mut().set_size(cells(12), cells(40));
     terminal.press("L");
@@ -162,7 +147,7 @@ fn keys_work_and_the_terminal_is_given_back() {
 fn sigterm_gives_the_terminal_back() {
     let mut terminal = Terminal::open();
     terminal.until("● running");
-    let pid = rustix::process::Pid::from_raw(terminal.child.process_id().unwrap() as i32).unwrap();
+    let pid = rustix::process::Pid::from_raw(terminal.pty.child.process_id().unwrap() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     terminal.until("ended: Detached");
     assert!(!terminal.parser.screen().alternate_screen());
@@ -171,11 +156,9 @@ fn sigterm_gives_the_terminal_back() {
 
 #[test]
 fn a_closed_terminal_ends_the_viewer() {
-    let Terminal { master, keys, output, mut child, .. } = {
-        let mut terminal = Terminal::open();
-        terminal.until("● running");
-        terminal
-    };
+    let mut terminal = Terminal::open();
+    terminal.until("● running");
+    let Pty { master, keys, output, mut child } = terminal.pty;
     drop((master, keys, output));
     let end = Instant::now() + Duration::from_secs(10);
     while child.try_wait().unwrap().is_none() {
@@ -191,9 +174,7 @@ fn a_closed_terminal_ends_the_viewer() {
 fn a_terminal_that_does_not_read_does_not_keep_the_viewer() {
     let size = PtySize { rows: 200, cols: 250, pixel_width: 0, pixel_height: 0 };
     let pair = native_pty_system().openpty(size).unwrap();
-    let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "tui::tests::terminal::inside", "--ignored", "--nocapture"]);
-    let mut child = pair.slave.spawn_command(command).unwrap();
+    let mut child = pair.slave.spawn_command(again()).unwrap();
     drop(pair.slave);
     let mut keys = pair.master.take_writer().unwrap();
     let mut reader = pair.master.try_clone_reader().unwrap();

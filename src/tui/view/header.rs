@@ -238,6 +238,16 @@ fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
             (&[Action::Help], "help"),
             (&[Action::Detach], "detach"),
         ],
+        View::Logs if app.nodes.len() > 1 => &[
+            (&[Action::NextNodeLog, Action::PreviousNodeLog], "node"),
+            (&[Action::Follow], "follow"),
+            (&[Action::Search], "search"),
+            (&[Action::FirstError], "first error"),
+            (&[Action::Wrap], "wrap"),
+            (&[Action::Fold], "fold"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
+        ],
         View::Logs => &[
             (&[Action::Follow], "follow"),
             (&[Action::Search], "search"),

@@ -26,7 +26,10 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
         None => "merged log".to_owned(),
     };
     let name = match app.nodes.get(app.log_node as usize) {
-        Some(node) => format!("{name}, node {}", node.status.host),
+        Some(node) => {
+            let (at, all) = (app.log_node + 1, app.nodes.len());
+            format!("{name}, node {} ({at} of {all})", node.status.host)
+        }
         None => name,
     };
     let used = title(app, pen, area, &name);
@@ -101,8 +104,12 @@ fn lines(app: &App, pen: &mut Pen, area: Rect) {
         return;
     }
     if logs.lines.is_empty() {
-        let text = if logs.loaded { "no lines yet" } else { "asking for lines" };
-        pen.text(area.x + 2, area.y, area.width.saturating_sub(2), text, Role::Dim);
+        let node = app.nodes.get(app.log_node as usize);
+        let text = match node.and_then(|node| node.status.link.unreachable()) {
+            Some(why) if !logs.loaded => format!("cannot be asked for lines: {why}"),
+            _ => if logs.loaded { "no lines yet" } else { "asking for lines" }.to_owned(),
+        };
+        pen.text(area.x + 2, area.y, area.width.saturating_sub(2), &text, Role::Dim);
         return;
     }
     let gutter = gutter(app);

@@ -55,7 +55,7 @@ fn nodes_join_and_leave() {
     let n1 = start(1);
     wait_for_world(&n1, 1);
     // Those that are not there yet are shown, and come by themselves.
-    let screen = cluster.attach();
+    let mut screen = cluster.attach();
     wait_for_all(&screen, &[&n1]);
     let n2 = start(2);
     for job in [&n1, &n2] {
@@ -103,6 +103,16 @@ fn nodes_join_and_leave() {
     assert_eq!(self::places(&status).len(), 2, "{status:#}");
     assert_eq!(of_nodes(&status, "state"), ["running", "stopped", "running"], "{status:#}");
     wait_for_all(&screen, &[&n1, &n3]);
+    // Whichever of their agents count a failure: for the job it is a node that left.
+    screen.press("3");
+    let lanes = wait_until("the timeline", PATIENCE, || {
+        let lanes: Vec<String> =
+            screen.text().lines().filter(|line| line.contains("├")).map(str::to_owned).collect();
+        lanes.last().is_some_and(|last| last.contains("membership")).then_some(lanes)
+    });
+    assert!(!lanes.iter().any(|lane| lane.contains("failure")), "{lanes:#?}");
+    assert!(screen.text().contains("n02: the node left: the job was stopped there"), "{}", screen.text());
+    screen.press("1");
     cluster.login.touch("go");
     for job in [&n1, &n3] {
         assert_eq!(job.wait_for_end()["job"]["state"], "done");

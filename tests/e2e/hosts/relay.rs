@@ -48,10 +48,14 @@ fn a_relay_holds_the_links_and_is_found_again_after_its_end() {
     screen.press("q");
     assert_eq!(screen.wait(), 0);
 
-    let stopped = lab.must(&[&["stop", "--now"], &nodes[..]].concat());
+    let status = lab.must(&["status", "rj", "--relay"]);
+    assert!(status.contains("== n01") && status.contains("== n02"), "{status}");
+    let stopped = lab.must(&["stop", "rj", "--now", "--relay"]);
     assert!(stopped.contains("on all 2 nodes"), "{stopped}");
     kill(relay.id() as i32, Signal::TERM);
     relay.wait().expect("an end");
+    let (code, _, error) = lab.run(&["stop", "rj", "--relay"]);
+    assert!(code == 1 && error.contains("no relay serves at"), "{code} {error}");
 }
 
 #[test]
@@ -95,11 +99,14 @@ fn relays_below_a_relay_are_watched_as_one_job() {
 
     kill(left.id() as i32, Signal::TERM);
     screen.wait_for("n01 silent ");
-    let (code, _, error) = lab.run(&[&["stop", "rj", "--now"], &below[..]].concat());
-    assert!(code != 0 && error.contains("left"), "{code} {error}");
+    // What cannot be reached is named, and the rest of the job is stopped.
+    let stop = [&["stop", "rj", "--now", "--relay"], &below[..]].concat();
+    let (code, _, error) = lab.run(&stop);
+    assert!(code == 1 && error.contains("done on 1 of 2 nodes only; not reached: left"), "{code} {error}");
     let mut again = start("left", &["--nodes", "n01", "--via", &nodes]);
-    let (code, out, error) = lab.run(&[&["stop", "rj", "--now"], &below[..]].concat());
-    assert!(code == 0 || error.contains("is over"), "{code} {out}{error}");
+    lab.must(&stop);
+    let status = lab.must(&[&["status", "rj", "--relay"], &below[..]].concat());
+    assert_eq!(status.matches("stopped").count(), 2, "{status}");
     screen.press("q");
     for mut relay in [left, right, top] {
         kill(relay.id() as i32, Signal::TERM);

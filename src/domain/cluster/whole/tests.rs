@@ -1,6 +1,9 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::domain::{
     alert::AlertKind,
+    cause::CauseKind,
     event::{Event, Fact, JobInfo, Launcher, Reason},
     id::{JobId, ProcId},
     sample::Place,
@@ -9,6 +12,15 @@ use crate::domain::{
 const T: u64 = 1_000_000;
 
 fn node(first_rank: u32, facts: Vec<(u64, Fact)>) -> State {
+    let mut state = State::default();
+    for (seq, (at, fact)) in (1..).zip(begin(first_rank, 2).into_iter().chain(facts)) {
+        state.apply(&Event { seq, at: Stamp(at), fact });
+    }
+    state
+}
+
+/// A node's part of a job begins.
+fn begin(first_rank: u32, world_size: u32) -> Vec<(u64, Fact)> {
     let job = JobInfo {
         id: JobId(format!("train-{first_rank}")),
         name: "train".into(),
@@ -22,19 +34,14 @@ fn node(first_rank: u32, facts: Vec<(u64, Fact)>) -> State {
         rdzv_id: Some("r1".into()),
         uid: 0,
     };
-    let place = Place { rank: Some(first_rank), world_size: Some(2), ..Place::default() };
+    let place = Place { rank: Some(first_rank), world_size: Some(world_size), ..Place::default() };
     let proc = ProcId { pid: 7, start: 1 };
-    let start = vec![
+    vec![
         (T, Fact::JobStarted { job }),
-        (T, Fact::GroupStarted { attempt: 0, world_size: Some(2) }),
+        (T, Fact::GroupStarted { attempt: 0, world_size: Some(world_size) }),
         (T, Fact::RankStarted { proc, agent_pid: 1, local_rank: 0, attempt: 0, place }),
         (T, Fact::JobState { state: JobState::Running, deadline: None }),
-    ];
-    let mut state = State::default();
-    for (seq, (at, fact)) in (1..).zip(start.into_iter().chain(facts)) {
-        state.apply(&Event { seq, at: Stamp(at), fact });
-    }
-    state
+    ]
 }
 
 fn join(states: &[(&State, i64)]) -> State {
@@ -132,7 +139,7 @@ fn who_names_the_rank_speaks_for_those_that_only_wait() {
 }
 
 #[test]
-fn attempts_are_those_of_the_node_with_the_lowest_rank() {
+fn what_one_node_alone_has_told_is_an_attempt_of_the_job() {
     let restart = Fact::MembershipChanged { attempt: 1, from: Some(1), world_size: Some(2) };
     let (late, early) = (node(1, vec![]), node(0, vec![(T + 100, restart)]));
     let job = join(&[(&late, 0), (&early, 0)]);
@@ -205,4 +212,172 @@ fn a_node_that_went_away_is_the_cause_of_those_that_lost_it() {
     let old = node(2, vec![ended(T - 600_000, JobState::Stopped)]);
     let cause = join(&[(&victim, 0), (&node(1, facts), 0), (&old, 0)]).cause.unwrap();
     assert_eq!(cause.text, "n01: rank 0 lost the connection to a peer");
+}
+
+/// Node 2 of three leaves; whether each of the others counts a failure of its own, as it lost the connection, or follows.
+fn one_leaves(counts: [bool; 2]) -> Vec<Vec<(u64, Fact)>> {
+    let restarts = |counts: bool, world_size| {
+        let lost = Cause {
+            rank: None,
+            kind: CauseKind::Unknown,
+            text: "lost a peer".into(),
+            evidence: vec![],
+            hint: None,
+        };
+        if counts {
+            vec![
+                (T + 5_100, Fact::JobState { state: JobState::Restarting, deadline: None }),
+                (T + 5_200, Fact::CauseFound { attempt: 0, cause: lost }),
+                (
+                    T + 6_000,
+                    Fact::Restart {
+                        attempt: 1,
+                        restarts: 1,
+                        reason: Reason::Failure,
+                        cause: None,
+                        world_size,
+                    },
+                ),
+            ]
+        } else {
+            vec![
+                (T + 5_300, Fact::JobState { state: JobState::MembershipChange, deadline: None }),
+                (T + 6_100, Fact::MembershipChanged { attempt: 1, from: Some(3), world_size }),
+            ]
+        }
+    };
+    let goes_on = |rank, counts: bool| {
+        let mut facts = begin(rank, 3);
+        facts.extend(restarts(counts, Some(2)));
+        facts.push((T + 6_500, Fact::JobState { state: JobState::Running, deadline: None }));
+        facts
+    };
+    let mut leaves = begin(2, 3);
+    leaves.push((T + 5_000, Fact::JobState { state: JobState::TearingDown, deadline: None }));
+    leaves.push((T + 7_000, Fact::JobEnded { state: JobState::Stopped, exit_code: None, cause: None }));
+    vec![goes_on(0, counts[0]), goes_on(1, counts[1]), leaves]
+}
+
+/// The attempts of the job after each event, in an order of arrival that `turns` picks: which node is heard next.
+fn as_heard(nodes: &[Vec<(u64, Fact)>], turns: &[usize], order: &[usize]) -> Vec<State> {
+    let mut states = vec![State::default(); nodes.len()];
+    let mut heard = vec![0; nodes.len()];
+    let mut told = Vec::new();
+    let rest = (0..nodes.len()).flat_map(|node| std::iter::repeat_n(node, nodes[node].len()));
+    for node in turns.iter().copied().chain(rest) {
+        let Some((at, fact)) = nodes[node].get(heard[node]) else { continue };
+        heard[node] += 1;
+        states[node].apply(&Event { seq: heard[node] as u64, at: Stamp(*at), fact: fact.clone() });
+        let hosts = ["n01", "n02", "n03"];
+        let member = |node: &usize| Member { host: hosts[*node], state: &states[*node], ahead_ms: 0 };
+        told.push(whole(&order.iter().map(member).collect::<Vec<_>>()));
+    }
+    told
+}
+
+fn lanes(job: &State) -> Vec<(u32, Reason, u32, Option<u32>)> {
+    job.attempts.iter().map(|lane| (lane.n, lane.reason, lane.restarts, lane.world_size)).collect()
+}
+
+#[test]
+fn a_node_that_leaves_changes_the_membership_whatever_others_make_of_it() {
+    for counts in [[true, false], [false, true], [true, true], [false, false]] {
+        let told = as_heard(&one_leaves(counts), &[], &[0, 1, 2]);
+        let job = told.last().unwrap();
+        let spent = u32::from(counts.contains(&true));
+        assert_eq!(
+            lanes(job),
+            [(0, Reason::First, 0, Some(3)), (1, Reason::Membership, spent, Some(2))],
+            "{counts:?}"
+        );
+        assert_eq!(job.restarts, spent, "{counts:?}");
+        let cause = job.attempts[0].cause.as_ref().unwrap();
+        assert!(cause.text.starts_with("n03: the node left: the job was stopped there"), "{cause:?}");
+        assert_eq!(job.attempts[0].ended_at, Some(job.attempts[1].started_at));
+    }
+}
+
+#[test]
+fn a_rank_that_failed_makes_it_a_failure_for_all() {
+    let own = Cause {
+        rank: Some(1),
+        kind: CauseKind::Signal,
+        text: "SIGKILL".into(),
+        evidence: vec![],
+        hint: None,
+    };
+    let failed = vec![
+        (T + 5_000, Fact::CauseFound { attempt: 0, cause: own.clone() }),
+        (
+            T + 6_000,
+            Fact::Restart {
+                attempt: 1,
+                restarts: 1,
+                reason: Reason::Failure,
+                cause: None,
+                world_size: Some(2),
+            },
+        ),
+    ];
+    let follows =
+        vec![(T + 6_050, Fact::MembershipChanged { attempt: 1, from: Some(2), world_size: Some(2) })];
+    for (one, two) in [(failed.clone(), follows.clone()), (follows, failed.clone())] {
+        let job = join(&[(&node(0, one), 0), (&node(1, two), 0)]);
+        assert_eq!(lanes(&job)[1], (1, Reason::Failure, 1, Some(2)));
+        assert!(job.attempts[0].cause.as_ref().unwrap().text.ends_with(": SIGKILL"));
+    }
+    // The node whose rank it was had no restart left: it left, but that is not what was first.
+    let mut nodes = one_leaves([false, true]);
+    nodes[2].pop();
+    nodes[2].push((T + 7_000, Fact::JobEnded { state: JobState::Failed, exit_code: None, cause: Some(own) }));
+    let told = as_heard(&nodes, &[], &[0, 1, 2]);
+    assert_eq!(lanes(told.last().unwrap())[1], (1, Reason::Failure, 1, Some(2)));
+}
+
+#[test]
+fn a_node_that_joins_late_is_of_the_group_that_it_joined() {
+    let grows =
+        |attempt| vec![(T + 60_000, Fact::MembershipChanged { attempt, from: Some(2), world_size: Some(3) })];
+    let mut late = begin(2, 3);
+    late.iter_mut().for_each(|(at, _)| *at = T + 59_900);
+    let late = late.into_iter().collect();
+    let nodes: Vec<Vec<(u64, Fact)>> = vec![
+        begin(0, 2).into_iter().chain(grows(1)).collect(),
+        begin(1, 2).into_iter().chain(grows(1)).collect(),
+        late,
+    ];
+    let told = as_heard(&nodes, &[], &[0, 1, 2]);
+    let job = told.last().unwrap();
+    assert_eq!(lanes(job), [(0, Reason::First, 0, Some(2)), (1, Reason::Membership, 0, Some(3))]);
+}
+
+#[test]
+fn what_somebody_asked_of_one_node_is_what_it_was_for_all() {
+    let asked = |reason| {
+        let restart = Fact::Restart { attempt: 1, restarts: 0, reason, cause: None, world_size: Some(2) };
+        vec![(T + 6_000, restart)]
+    };
+    let job = join(&[(&node(0, asked(Reason::Failure)), 0), (&node(1, asked(Reason::Manual)), 0)]);
+    assert_eq!(lanes(&job)[1].1, Reason::Manual);
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_arrival_changes_no_attempt(
+        turns in prop::collection::vec(0_usize..3, 0..40),
+        order in Just(vec![0_usize, 1, 2]).prop_shuffle(),
+        counts in any::<[bool; 2]>(),
+    ) {
+        let nodes = one_leaves(counts);
+        let told = as_heard(&nodes, &turns, &order);
+        let usual = as_heard(&nodes, &[], &[0, 1, 2]);
+        prop_assert_eq!(&told.last().unwrap().attempts, &usual.last().unwrap().attempts);
+        for job in &told {
+            // Nor does it say one thing first and another later.
+            if let Some(lane) = job.attempts.get(1) {
+                prop_assert_eq!((lane.n, lane.reason), (1, Reason::Membership));
+            }
+            prop_assert_eq!(job.attempts.back().map_or(0, |lane| lane.restarts), job.restarts);
+        }
+    }
 }

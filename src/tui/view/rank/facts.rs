@@ -119,7 +119,8 @@ fn identity(app: &App, rank: &Rank) -> Facts {
         Some(index) => format!("{}, index {index}", node.name),
         None => node.name.clone(),
     });
-    let spent = app.state.attempts.iter().rev().find(|attempt| attempt.n == rank.attempt);
+    let own = app.state_of(app.node).unwrap_or(&app.state);
+    let spent = own.attempts.iter().rev().find(|attempt| attempt.n == rank.attempt);
     let attempt = match spent {
         Some(attempt) if attempt.restarts == 1 => format!("{}, 1 restart spent", rank.attempt),
         Some(attempt) => format!("{}, {} restarts spent", rank.attempt, attempt.restarts),
