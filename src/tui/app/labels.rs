@@ -6,7 +6,7 @@ use crate::{domain::fleet::NodeRow, tui::text};
 #[derive(Debug, Default)]
 pub(crate) struct Labels {
     names: Vec<String>,
-    labels: Vec<String>,
+    short: Vec<String>,
     /// Cells of the widest.
     pub(crate) widest: u16,
 }
@@ -14,7 +14,7 @@ pub(crate) struct Labels {
 impl Labels {
     /// Of the node at this place; empty when there is none.
     pub(crate) fn of(&self, node: u32) -> &str {
-        self.labels.get(node as usize).map_or("", String::as_str)
+        self.short.get(node as usize).map_or("", String::as_str)
     }
 
     /// Makes them anew if nodes have come, gone, or changed their names.
@@ -23,8 +23,8 @@ impl Labels {
             return;
         }
         self.names = nodes.iter().map(|node| node.name.clone()).collect();
-        self.labels = labels(nodes);
-        self.widest = self.labels.iter().map(|label| text::width(label)).max().unwrap_or(0) as u16;
+        self.short = labels(nodes);
+        self.widest = self.short.iter().map(|label| text::width(label)).max().unwrap_or(0) as u16;
     }
 }
 
