@@ -11,16 +11,6 @@ use crate::{
     wandb_server::{Fault, KEY, Run, Server, What},
 };
 
-/// Run mode and rank scope.
-const COMBINATIONS: [[&str; 2]; 6] = [
-    ["auto", "global"],
-    ["auto", "worker"],
-    ["shared", "global"],
-    ["shared", "worker"],
-    ["new", "global"],
-    ["new", "worker"],
-];
-
 /// Steps of the job whose supervisor is killed.
 const STEPS: i64 = 2000;
 
@@ -95,7 +85,7 @@ fn wait_until_sent(job: &Job<'_>) {
 }
 
 /// The same script under the real SDK alone: a process for each rank, told by `elastictop plan` where to log.
-fn run_sdk(lab: &Lab, server: &Server, [mode, scope]: [&str; 2], nodes: u32, code: &str) {
+fn run_sdk(lab: &Lab, server: &Server, [mode, scope]: [&str; 2], nodes: u32) {
     let nnodes = nodes.to_string();
     let mut args = vec!["plan", "--json", "--nnodes", &nnodes, "--nproc-per-node", "2"];
     args.extend(wandb_args(mode, scope, "sdk", "b"));
@@ -105,7 +95,7 @@ fn run_sdk(lab: &Lab, server: &Server, [mode, scope]: [&str; 2], nodes: u32, cod
         let id = rank["run_id"].as_str()?;
         let number = rank["rank"].to_string();
         let mut command = lab.command(&python);
-        command.args([&script("log_rows.py"), "sdk", "5", code]).envs(environment(server));
+        command.args([&script("log_rows.py"), "sdk", "5", "0"]).envs(environment(server));
         command.envs([("RANK", number.as_str()), ("WANDB_RUN_ID", id), ("WANDB_PROJECT", "sdk")]);
         command.env("WANDB_DIR", lab.dir()).env("WANDB_CONSOLE", "off").env("WANDB_X_DISABLE_STATS", "true");
         if let Some(group) = rank["group"].as_str() {
@@ -130,7 +120,7 @@ fn run_sdk(lab: &Lab, server: &Server, [mode, scope]: [&str; 2], nodes: u32, cod
 }
 
 /// One node, or two supervisors on this host that meet through torchrun's own rendezvous.
-fn run_elastictop(lab: &Lab, server: &Server, [mode, scope]: [&str; 2], nodes: u32, code: &str) {
+fn run_elastictop(lab: &Lab, server: &Server, [mode, scope]: [&str; 2], nodes: u32) {
     let port = free_port().to_string();
     let endpoint = format!("127.0.0.1:{port}");
     let nnodes = nodes.to_string();
@@ -142,7 +132,7 @@ fn run_elastictop(lab: &Lab, server: &Server, [mode, scope]: [&str; 2], nodes: u
         args.extend(rdzv);
         args.extend(["--rdzv-endpoint", endpoint.as_str()]);
     }
-    args.extend([script.as_str(), "sdk", "5", code]);
+    args.extend([script.as_str(), "sdk", "5", "0"]);
     let jobs: Vec<_> =
         (0..nodes).map(|node| start(lab, server, &format!("{mode}-{scope}-{nodes}-{node}"), &args)).collect();
     for job in &jobs {
@@ -157,15 +147,16 @@ fn free_port() -> u16 {
 }
 
 /// Each job is one of elastictop with real torchrun, and one of the SDK alone; servers of their own keep them apart.
-fn compare(nodes: u32, code: &str) {
+fn compare(mode: &str, nodes: u32) {
     let Some(lab) = Lab::with_torch() else { return };
     if !has_sdk(&lab) {
         return;
     }
-    for combination in COMBINATIONS {
+    for scope in ["global", "worker"] {
+        let combination = [mode, scope];
         let (ours, theirs) = (Server::start(), Server::start());
-        run_sdk(&lab, &theirs, combination, nodes, code);
-        run_elastictop(&lab, &ours, combination, nodes, code);
+        run_sdk(&lab, &theirs, combination, nodes);
+        run_elastictop(&lab, &ours, combination, nodes);
         let runs = seen(&theirs, "sdk").len();
         ours.wait_for("all runs are complete", |store| {
             store.runs.len() == runs && store.runs.values().all(|run| run.complete)
@@ -182,13 +173,33 @@ fn has_sdk(lab: &Lab) -> bool {
 }
 
 #[test]
-fn a_job_on_one_node_leaves_what_the_sdk_leaves() {
-    compare(1, "0");
+fn mode_auto_on_one_node_leaves_what_the_sdk_leaves() {
+    compare("auto", 1);
 }
 
 #[test]
-fn a_job_on_two_nodes_leaves_what_the_sdk_leaves() {
-    compare(2, "0");
+fn mode_auto_on_two_nodes_leaves_what_the_sdk_leaves() {
+    compare("auto", 2);
+}
+
+#[test]
+fn mode_shared_on_one_node_leaves_what_the_sdk_leaves() {
+    compare("shared", 1);
+}
+
+#[test]
+fn mode_shared_on_two_nodes_leaves_what_the_sdk_leaves() {
+    compare("shared", 2);
+}
+
+#[test]
+fn mode_new_on_one_node_leaves_what_the_sdk_leaves() {
+    compare("new", 1);
+}
+
+#[test]
+fn mode_new_on_two_nodes_leaves_what_the_sdk_leaves() {
+    compare("new", 2);
 }
 
 /// A job without torch whose ranks log in one of the ways.

@@ -133,8 +133,9 @@ impl Address {
     fn refused(&self, error: io::Error) -> Error {
         let text = format!("cannot serve on {self}: {error}");
         match error.kind() {
-            io::ErrorKind::AddrInUse => Error::environment(text)
-                .hint("another job or program listens there: name another address"),
+            io::ErrorKind::AddrInUse => {
+                Error::environment(text).hint("another job or program listens there: name another address")
+            }
             _ => Error::environment(text),
         }
     }

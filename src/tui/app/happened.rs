@@ -9,6 +9,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Happened {
     marks: Vec<Mark>,
+    hosts: Vec<String>,
     lines: Vec<EventLine>,
 }
 
@@ -34,9 +35,10 @@ impl App {
         let of_nodes = || self.nodes.iter().map(|node| Mark::of(&node.state, node.status.ahead_ms()));
         let own = self.nodes.is_empty().then(|| Mark::of(&self.state, 0));
         let marks = || own.into_iter().chain(of_nodes());
-        if !marks().eq(self.happened.marks.iter().copied()) {
-            let marks = marks().collect();
-            self.happened = Happened { marks, lines: self.lines_of_all() };
+        let hosts = || self.nodes.iter().map(|node| &node.status.host);
+        if !marks().eq(self.happened.marks.iter().copied()) || !hosts().eq(&self.happened.hosts) {
+            let (marks, hosts) = (marks().collect(), hosts().cloned().collect());
+            self.happened = Happened { marks, hosts, lines: self.lines_of_all() };
         }
     }
 
