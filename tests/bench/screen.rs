@@ -24,7 +24,8 @@ const SIZE: (u16, u16) = (200, 50);
 const NODES: [u32; 4] = [1, 8, 64, 512];
 
 fn take(app: &mut App, now: Stamp, messages: Vec<Msg>) {
-    app.update(Msg::Tick(now));
+    // As the screen's loop does: the clock is set, and ranks are looked at once, with all that came.
+    app.update(Msg::Clock(now));
     for msg in messages {
         app.update(msg);
     }
