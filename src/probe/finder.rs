@@ -170,8 +170,21 @@ impl Finder {
                 looks.push(RankLook { sighting: rank.sighting.clone(), look, fresh: true });
             }
         }
+        self.complete_facts();
         let agent_wchan = agent.and_then(|_| proc::wchan(&self.root, self.agent.pid));
         TreeLook { agent, agent_wchan, ranks: looks, gone, undecided }
+    }
+
+    /// Reads again what was read in the middle of an exec, when a process has no environment: a rank's shim is met
+    /// right before its.
+    fn complete_facts(&mut self) {
+        let is_whole = |facts: &ProcFacts| facts.env.as_ref().is_none_or(|env| env.bytes > 0);
+        for rank in self.ranks.iter_mut().filter(|rank| !rank.facts.as_ref().is_some_and(is_whole)) {
+            let proc = rank.sighting.proc;
+            let facts = proc::read_facts(&self.root, proc.pid);
+            let facts = facts.filter(|facts| facts.proc == proc && facts.kernel != Kernel::Dead);
+            rank.facts = facts.or(rank.facts.take());
+        }
     }
 
     fn sample_ranks(&mut self) -> (Vec<RankLook>, Vec<ProcId>) {

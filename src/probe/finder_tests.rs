@@ -169,6 +169,22 @@ fn ranks_known_from_a_journal_are_followed_without_an_agent() {
 }
 
 #[test]
+fn a_rank_that_is_met_in_the_middle_of_an_exec_is_read_again() {
+    let mut rank = Fake::rank(200, 1, 0);
+    let environ = std::mem::take(&mut rank.environ);
+    let tree = FakeProc::new(&[init(), rank.clone()]);
+    let mut finder = Finder::new(tree.root(), ProcId { pid: 100, start: 1 });
+    let place = crate::domain::sample::Place::default();
+    finder.follow(Sighting { proc: rank.proc(), agent_pid: 100, place });
+    finder.look();
+    let place_of = |finder: &Finder| Some(finder.facts(rank.proc())?.env.as_ref()?.place.rank);
+    assert_eq!(place_of(&finder), Some(None));
+    tree.put(&Fake { environ, ..rank.clone() });
+    finder.look();
+    assert_eq!(place_of(&finder), Some(Some(0)));
+}
+
+#[test]
 fn the_scan_finds_each_job_once() {
     let mut orphan = Fake::rank(500, 1, 0);
     orphan.environ = b"LOCAL_RANK=0\0RANK=8\0TORCHELASTIC_RUN_ID=lost\0".to_vec();
