@@ -211,6 +211,16 @@ pub(super) fn tab_at(column: u16) -> Option<View> {
 /// Actions that matter here, the most useful first, each with a word; the table in `keys` has them all.
 fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
     const SELECT: &[Action] = &[Action::Down, Action::Up];
+    const LOGS: &[(&[Action], &str)] = &[
+        (&[Action::NextNodeLog, Action::PreviousNodeLog], "node"),
+        (&[Action::Follow], "follow"),
+        (&[Action::Search], "search"),
+        (&[Action::FirstError], "first error"),
+        (&[Action::Wrap], "wrap"),
+        (&[Action::Fold], "fold"),
+        (&[Action::Help], "help"),
+        (&[Action::Detach], "detach"),
+    ];
     if app.help.is_some() {
         return &[(&[Action::Back], "back"), (SELECT, "scroll")];
     }
@@ -238,25 +248,8 @@ fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
             (&[Action::Help], "help"),
             (&[Action::Detach], "detach"),
         ],
-        View::Logs if app.nodes.len() > 1 => &[
-            (&[Action::NextNodeLog, Action::PreviousNodeLog], "node"),
-            (&[Action::Follow], "follow"),
-            (&[Action::Search], "search"),
-            (&[Action::FirstError], "first error"),
-            (&[Action::Wrap], "wrap"),
-            (&[Action::Fold], "fold"),
-            (&[Action::Help], "help"),
-            (&[Action::Detach], "detach"),
-        ],
-        View::Logs => &[
-            (&[Action::Follow], "follow"),
-            (&[Action::Search], "search"),
-            (&[Action::FirstError], "first error"),
-            (&[Action::Wrap], "wrap"),
-            (&[Action::Fold], "fold"),
-            (&[Action::Help], "help"),
-            (&[Action::Detach], "detach"),
-        ],
+        // The first is of use where there are several nodes.
+        View::Logs => &LOGS[usize::from(app.nodes.len() <= 1)..],
         View::Hang => &[
             (&[Action::Back], "back"),
             (SELECT, "scroll"),
