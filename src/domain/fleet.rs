@@ -225,33 +225,28 @@ impl Order {
         }
     }
 
-    /// Sorts indices into [`Fleet::ranks`].
+    /// Sorts indices into [`Fleet::ranks`]. Those that are alike stay in the order of the fleet.
     pub fn sort(self, ranks: &[RankRow], rows: &mut [u32]) {
-        let of = |row: &u32| &ranks[*row as usize];
+        rows.sort_by_cached_key(|row| (self.key(&ranks[*row as usize]), *row));
+    }
+
+    /// Lowest first.
+    fn key(self, row: &RankRow) -> u64 {
+        // Whole numbers, so that rows do not change places for a tenth.
+        let falling = |value: f32| u64::MAX - value.round() as u64;
         match self {
             Order::Suspicion => {
-                let key = |row: &RankRow| (u8::MAX - row.level, !row.is_cause, !row.has_failed());
-                rows.sort_by_key(|row| (key(of(row)), *row));
+                u64::from(u8::MAX - row.level) << 2
+                    | u64::from(!row.is_cause) << 1
+                    | u64::from(!row.has_failed())
             }
-            Order::Rank => rows.sort_by_key(|row| (of(row).rank.unwrap_or(u32::MAX), *row)),
-            Order::Step => rows.sort_by_key(|row| (of(row).step.unwrap_or(u64::MAX), *row)),
-            Order::Cpu => rows.sort_by(|a, b| falling(of(a).figures.cpu_pct, of(b).figures.cpu_pct)),
-            Order::Memory => rows.sort_by_key(|row| (std::cmp::Reverse(of(row).rss_bytes), *row)),
-            Order::Gpu => rows.sort_by(|a, b| {
-                of(a)
-                    .figures
-                    .gpu_pct
-                    .unwrap_or(f32::MAX)
-                    .total_cmp(&of(b).figures.gpu_pct.unwrap_or(f32::MAX))
-            }),
+            Order::Rank => u64::from(row.rank.unwrap_or(u32::MAX)),
+            Order::Step => row.step.unwrap_or(u64::MAX),
+            Order::Cpu => row.figures.cpu_pct.map_or(u64::MAX, falling),
+            Order::Memory => row.rss_bytes.map_or(u64::MAX, |bytes| u64::MAX - 1 - bytes),
+            Order::Gpu => row.figures.gpu_pct.map_or(u64::MAX, |share| share.round() as u64),
         }
     }
-}
-
-fn falling(one: Option<f32>, other: Option<f32>) -> std::cmp::Ordering {
-    // Whole numbers, so that rows do not change places for a tenth.
-    let key = |value: Option<f32>| value.map_or(-1, |value| value.round() as i64);
-    key(other).cmp(&key(one))
 }
 
 /// All ranks, by node and position.
@@ -265,8 +260,19 @@ pub struct Fleet {
     pub norms: Norms,
     /// What the cells tell.
     metric: Metric,
-    former: Vec<RankRow>,
+    /// What the ranks were given last, in the same order.
+    given: Vec<Given>,
+    former: Vec<Given>,
     front: Option<Front>,
+}
+
+/// What a rank was given, by which it is judged the next time. Kept apart from the rows: of thousands of ranks those are
+/// more than a processor has at hand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Given {
+    id: RankId,
+    level: u8,
+    heat: Option<u8>,
 }
 
 /// Ranks are looked at once in this time.
@@ -283,12 +289,6 @@ struct Front {
 }
 
 impl Front {
-    fn of(ranks: &[RankRow], pace: f32) -> Option<Front> {
-        let steps = ranks.iter().filter_map(|rank| Some((rank.step?, rank.step_at)));
-        let (step, at) = steps.max_by_key(|(step, _)| *step)?;
-        Some(Front { step, at, pace })
-    }
-
     /// How far behind a rank is that told of `step` at `at`. Ranks are heard at different moments: what the job makes
     /// in between is no lag.
     fn lag(&self, step: u64, at: Option<Stamp>) -> f32 {
@@ -310,83 +310,90 @@ impl Fleet {
     /// Looks at all nodes anew. Levels depend on those before, so that they do not flicker.
     pub fn refresh<'a>(&mut self, now: Stamp, metric: Metric, sources: impl Iterator<Item = Source<'a>>) {
         if self.metric != metric {
-            self.ranks.iter_mut().for_each(|rank| rank.heat = None);
+            self.given.iter_mut().for_each(|given| given.heat = None);
             self.metric = metric;
         }
-        std::mem::swap(&mut self.former, &mut self.ranks);
+        std::mem::swap(&mut self.former, &mut self.given);
         self.ranks.clear();
-        let pace = self.take_nodes(now, sources);
-        self.front = Front::of(&self.ranks, pace);
-        self.take_lags();
-        // A rank that is gone, or not there yet, is no peer.
-        let peers = self.ranks.iter().filter(|rank| rank.state.is_alive());
-        self.norms = Norms::of(peers.map(|rank| &rank.figures));
+        self.front = self.take_nodes(now, sources);
+        self.compare();
         self.judge(metric);
     }
 
-    /// Takes over what all nodes tell; gives the steps that the fastest of them makes in a second.
-    fn take_nodes<'a>(&mut self, now: Stamp, sources: impl Iterator<Item = Source<'a>>) -> f32 {
+    /// Takes over what all nodes tell; gives the rank that is furthest.
+    fn take_nodes<'a>(&mut self, now: Stamp, sources: impl Iterator<Item = Source<'a>>) -> Option<Front> {
         let (mut count, mut fastest) = (0, 0.0_f32);
+        let mut furthest: Option<(u64, Option<Stamp>)> = None;
         for (n, source) in sources.enumerate() {
-            let first = self.ranks.len() as u32;
+            let first = self.ranks.len();
             let over = source.state.state.is_over();
             let there = shift(now, -source.ahead_ms);
-            let cause = source.state.attempts.back().and_then(|attempt| attempt.cause.as_ref()?.rank);
             fastest = pace(source.state).map_or(fastest, |pace| pace.max(fastest));
-            self.ranks.extend(
-                source
-                    .state
-                    .ranks
-                    .iter()
-                    .map(|rank| row(there, n as u32, rank, source.silent.is_some() || over))
-                    .map(|row| RankRow {
-                        since: shift(row.since, source.ahead_ms),
-                        step_at: row.step_at.map(|at| shift(at, source.ahead_ms)),
-                        is_cause: cause.is_some() && cause == row.rank && !row.state.is_alive(),
-                        ..row
-                    }),
-            );
-            if let Some(gpus) = source.state.gpus.as_ref().filter(|_| !over) {
-                self.ranks[first as usize..].iter_mut().for_each(|row| take_gpu(there, gpus, row));
-            }
-            let own = source.state.job.as_ref().map_or("?", |job| job.node.as_str());
-            let name = source.host.unwrap_or(own);
-            let state = source.state.state;
-            let row = NodeRow {
-                name: String::new(),
-                state,
-                silent: source.silent,
-                first,
-                count: self.ranks.len() as u32 - first,
-                worst: 0,
-                worst_rank: None,
-            };
-            match self.nodes.get_mut(n) {
-                Some(known) => {
-                    let mut kept = std::mem::take(&mut known.name);
-                    if kept != name {
-                        name.clone_into(&mut kept);
-                    }
-                    *known = NodeRow { name: kept, ..row };
+            let cause = source.state.attempts.back().and_then(|attempt| attempt.cause.as_ref()?.rank);
+            let gpus = source.state.gpus.as_ref().filter(|_| !over);
+            for rank in &source.state.ranks {
+                let mut row = row(there, &source, n as u32, rank);
+                row.is_cause = cause.is_some() && cause == row.rank && !row.state.is_alive();
+                if let Some(gpus) = gpus {
+                    take_gpu(there, gpus, &mut row);
                 }
-                None => self.nodes.push(NodeRow { name: name.to_owned(), ..row }),
+                if let Some(step) = row.step
+                    && furthest.is_none_or(|(front, _)| step >= front)
+                {
+                    furthest = Some((step, row.step_at));
+                }
+                self.ranks.push(row);
             }
+            self.put_node(n, first as u32, &source);
             count = n + 1;
         }
         self.nodes.truncate(count);
-        fastest
+        furthest.map(|(step, at)| Front { step, at, pace: fastest })
     }
 
-    fn take_lags(&mut self) {
-        let Some(front) = self.front else { return };
-        for rank in &mut self.ranks {
-            rank.figures.step_lag = rank.step.map(|step| front.lag(step, rank.step_at));
+    fn put_node(&mut self, n: usize, first: u32, source: &Source) {
+        let own = source.state.job.as_ref().map_or("?", |job| job.node.as_str());
+        let name = source.host.unwrap_or(own);
+        let row = NodeRow {
+            name: String::new(),
+            state: source.state.state,
+            silent: source.silent,
+            first,
+            count: self.ranks.len() as u32 - first,
+            worst: 0,
+            worst_rank: None,
+        };
+        match self.nodes.get_mut(n) {
+            Some(known) => {
+                let mut kept = std::mem::take(&mut known.name);
+                if kept != name {
+                    name.clone_into(&mut kept);
+                }
+                *known = NodeRow { name: kept, ..row };
+            }
+            None => self.nodes.push(NodeRow { name: name.to_owned(), ..row }),
         }
     }
 
+    /// Learns how far behind each rank is, and what is normal.
+    fn compare(&mut self) {
+        let front = self.front;
+        let figures = self.ranks.iter_mut().filter_map(|rank| {
+            let lag = front.zip(rank.step).map(|(front, step)| front.lag(step, rank.step_at));
+            rank.figures.step_lag = lag;
+            // A rank that is gone, or not there yet, is no peer.
+            rank.state.is_alive().then_some(rank.figures)
+        });
+        self.norms = Norms::of(figures);
+    }
+
     fn judge(&mut self, metric: Metric) {
-        let largest = self.ranks.iter().filter_map(|rank| rank.rss_bytes).max().unwrap_or(0);
+        let largest = match metric {
+            Metric::Memory => self.ranks.iter().filter_map(|rank| rank.rss_bytes).max().unwrap_or(0),
+            _ => 0,
+        };
         let mut former = self.former.iter().peekable();
+        self.given.clear();
         for (at, rank) in self.ranks.iter_mut().enumerate() {
             while former.next_if(|before| before.id < rank.id).is_some() {}
             let before = former.peek().filter(|before| before.id == rank.id);
@@ -401,6 +408,7 @@ impl Fleet {
                     .value(rank, largest)
                     .map(|value| suspicion::step(value, &edges, margin, before.and_then(|b| b.heat))),
             };
+            self.given.push(Given { id: rank.id, level: rank.level, heat: rank.heat });
             let node = &mut self.nodes[rank.id.node as usize];
             if node.worst_rank.is_none() || rank.level > node.worst {
                 (node.worst, node.worst_rank) = (rank.level, Some(at as u32));
@@ -474,9 +482,10 @@ fn own_score(rank: &RankRow) -> f32 {
     }
 }
 
-/// `frozen` says that ages mean nothing: nobody tells of new heartbeats.
-fn row(now: Stamp, node: u32, rank: &Rank, frozen: bool) -> RankRow {
+/// `now` is by the node's clock. Of a node that tells nothing any more, ages of heartbeats mean nothing.
+fn row(now: Stamp, source: &Source, node: u32, rank: &Rank) -> RankRow {
     let alive = rank.state.is_alive();
+    let frozen = source.silent.is_some() || source.state.state.is_over();
     // Who told of groups and stands in none is with the others.
     let standing = rank.standing.as_ref().map(|standing| standing.behind as f32);
     let behind = standing.or((!rank.groups.is_empty()).then_some(0.0)).filter(|_| alive);
@@ -484,13 +493,13 @@ fn row(now: Stamp, node: u32, rank: &Rank, frozen: bool) -> RankRow {
         id: RankId { node, local: rank.local_rank },
         rank: rank.place.rank,
         state: rank.state,
-        since: rank.state_since,
+        since: shift(rank.state_since, source.ahead_ms),
         // SIGTERM is how the agent ends the peers of a rank that failed.
         ended_well: rank.exit.is_some_and(|exit| exit.is_success() || exit == super::exit::Exit::Signal(15)),
         is_cause: false,
         figures: Figures { collective_lag: behind, cpu_pct: rank.cpu_pct, ..Figures::default() },
         step: rank.step,
-        step_at: rank.step_at,
+        step_at: rank.step_at.map(|at| shift(at, source.ahead_ms)),
         rss_bytes: rank.rss_bytes.filter(|_| alive),
         beat_age: rank.beat_at.filter(|_| alive && !frozen).map(|at| now.since(at)),
         score: 0.0,

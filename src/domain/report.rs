@@ -256,7 +256,7 @@ impl RankReport {
                 behind: standing.behind,
                 abort_in_s: standing.aborts_at().map(|at| at.since(now).as_secs_f64()),
             }),
-            guard: rank.guard.clone(),
+            guard: rank.guard.as_deref().cloned(),
             gpu: state.gpus.as_ref().and_then(|gpus| RankGpuReport::new(gpus, rank)),
         }
     }

@@ -32,7 +32,7 @@ pub struct RankSample {
     pub groups: Vec<GroupStatus>,
     /// Whether it waits in a collective, or others wait for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub standing: Option<Standing>,
+    pub standing: Option<Box<Standing>>,
     /// The last line that the rank wrote, cut to [`MAX_LAST_LINE`] bytes; only present when it changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_line: Option<String>,

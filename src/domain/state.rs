@@ -150,10 +150,10 @@ pub struct Rank {
     pub groups: Vec<GroupStatus>,
     /// Whether it waits in a collective, or others wait for it.
     #[serde(default)]
-    pub standing: Option<Standing>,
+    pub standing: Option<Box<Standing>>,
     /// What would end it when its heart stops, once that is known.
     #[serde(default)]
-    pub guard: Option<Guard>,
+    pub guard: Option<Box<Guard>>,
     /// The last line it wrote.
     pub last_line: Option<String>,
     /// Lines it has written.
@@ -170,6 +170,20 @@ impl State {
             self.recent.push_back(event.clone());
             if self.recent.len() > MAX_RECENT {
                 self.recent.pop_front();
+            }
+        }
+    }
+
+    /// The same of an event that nobody needs any more: what it holds is moved, which counts with thousands of ranks.
+    pub fn take(&mut self, event: Event) {
+        let (Fact::Sample { ranks } | Fact::Progress { ranks }) = event.fact else {
+            return self.apply(&event);
+        };
+        self.at = self.at.max(event.at);
+        self.seq = self.seq.max(event.seq);
+        for sample in ranks {
+            if let Some(rank) = self.take_figures(event.at, &sample) {
+                rank.take_words(sample);
             }
         }
     }
@@ -252,7 +266,7 @@ impl State {
             }
             Fact::RankGuarded { local_rank, guard } => {
                 if let Some(rank) = self.rank_mut(*local_rank) {
-                    rank.guard = Some(guard.clone());
+                    rank.guard = Some(Box::new(guard.clone()));
                 }
             }
             Fact::AlertRaised { alert } => {
@@ -276,7 +290,9 @@ impl State {
             }
             Fact::Sample { ranks } | Fact::Progress { ranks } => {
                 for sample in ranks {
-                    self.take_sample(at, sample);
+                    if let Some(rank) = self.take_figures(at, sample) {
+                        rank.copy_words(sample);
+                    }
                 }
             }
             Fact::WandbPlanned { settings, pending } => {
@@ -350,19 +366,21 @@ impl State {
         }
     }
 
-    fn take_sample(&mut self, at: Stamp, sample: &RankSample) {
-        let Some(rank) = self.rank_mut(sample.local_rank) else { return };
-        rank.take_sample(at, sample);
-        let (attempt, step) = (rank.attempt, rank.step);
-        let told = step.zip(sample.step_at.or(Some(at)));
-        if let Some(entry) = self.attempts.back_mut().filter(|entry| entry.n == attempt)
-            && let Some((step, told_at)) = told
+    /// The rank, when it is there.
+    fn take_figures(&mut self, at: Stamp, sample: &RankSample) -> Option<&mut Rank> {
+        let place = self.place_of(sample.local_rank)?;
+        let rank = &mut self.ranks[place];
+        rank.take_figures(at, sample);
+        if let Some(step) = rank.step
+            && let Some(entry) = self.attempts.back_mut().filter(|entry| entry.n == rank.attempt)
         {
+            let told_at = sample.step_at.unwrap_or(at);
             entry.first_step.get_or_insert((step, told_at));
             if entry.last_step.is_none_or(|last| step > last) {
                 (entry.last_step, entry.last_step_at) = (Some(step), Some(told_at));
             }
         }
+        Some(rank)
     }
 
     /// The newest incarnation of the rank at this position.
@@ -422,7 +440,7 @@ impl Rank {
         }
     }
 
-    fn take_sample(&mut self, at: Stamp, sample: &RankSample) {
+    fn take_figures(&mut self, at: Stamp, sample: &RankSample) {
         if let Some(cpu_ns) = sample.cpu_ns {
             if let Some((before, earlier_ns)) = self.cpu_at.filter(|(before, _)| at > *before) {
                 let nanoseconds = cpu_ns.saturating_sub(earlier_ns) as f32;
@@ -435,6 +453,10 @@ impl Rank {
         self.step = sample.step.or(self.step);
         self.step_at = sample.step_at.or(self.step_at);
         self.beat_at = sample.beat_at.or(self.beat_at);
+        self.lines = sample.lines.max(self.lines);
+    }
+
+    fn copy_words(&mut self, sample: &RankSample) {
         self.standing.clone_from(&sample.standing);
         if !sample.groups.is_empty() {
             self.groups.clone_from(&sample.groups);
@@ -442,7 +464,16 @@ impl Rank {
         if sample.last_line.is_some() {
             self.last_line.clone_from(&sample.last_line);
         }
-        self.lines = sample.lines.max(self.lines);
+    }
+
+    fn take_words(&mut self, sample: RankSample) {
+        self.standing = sample.standing;
+        if !sample.groups.is_empty() {
+            self.groups = sample.groups;
+        }
+        if sample.last_line.is_some() {
+            self.last_line = sample.last_line;
+        }
     }
 
     /// The number to show: the global rank, or the position on the node while that is all that is known.

@@ -138,17 +138,19 @@ pub struct Norms {
 
 impl Norms {
     /// Of these ranks. Order does not matter.
-    pub fn of<'a>(figures: impl Iterator<Item = &'a Figures> + Clone) -> Norms {
-        let mut values: Vec<f32> = Vec::new();
-        let known = KINDS.map(|kind| {
-            values.clear();
-            values.extend(figures.clone().filter_map(|figures| kind.of(figures)));
+    pub fn of(figures: impl Iterator<Item = Figures>) -> Norms {
+        let mut columns: [Vec<f32>; KINDS.len()] = Default::default();
+        for figures in figures {
+            KINDS.iter().zip(&mut columns).for_each(|(kind, column)| column.extend(kind.of(&figures)));
+        }
+        let known = std::array::from_fn(|at| {
+            let (kind, values) = (KINDS[at], columns[at].as_mut_slice());
             if values.len() < FEWEST {
                 return None;
             }
-            let median = median(&mut values);
+            let median = median(values);
             values.iter_mut().for_each(|value| *value = (*value - median).abs());
-            let spread = self::median(&mut values) * MAD_TO_SIGMA;
+            let spread = self::median(values) * MAD_TO_SIGMA;
             Some((median, spread.max(kind.floor(median))))
         });
         Norms { known }
@@ -238,7 +240,7 @@ mod tests {
         };
         let mut all: Vec<_> = (0..63).map(usual).collect();
         all.push(odd);
-        (Norms::of(all.iter()), odd)
+        (Norms::of(all.iter().copied()), odd)
     }
 
     #[test]
@@ -270,7 +272,7 @@ mod tests {
         assert_eq!((level(norms.score(&usual), 0), norms.explain(&usual)), (0, String::new()));
         assert!(norms.score(&Figures::default()).abs() < f32::EPSILON);
         let three = [Figures { step_lag: Some(900.0), ..Figures::default() }; 3];
-        assert!(Norms::of(three.iter()).score(&three[0]).abs() < f32::EPSILON, "three are no peers");
+        assert!(Norms::of(three.iter().copied()).score(&three[0]).abs() < f32::EPSILON, "three are no peers");
     }
 
     #[test]
@@ -308,7 +310,7 @@ mod tests {
                 .iter()
                 .map(|(lag, power)| Figures { step_lag: Some(*lag), power_w: Some(*power), ..Figures::default() })
                 .collect();
-            let norms = Norms::of(all.iter());
+            let norms = Norms::of(all.iter().copied());
             for figures in &all {
                 prop_assert!(norms.score(figures) >= 0.0);
                 prop_assert!(level(norms.score(figures), 3) < LEVELS);

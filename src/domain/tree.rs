@@ -5,7 +5,10 @@
 //! variables; a rank between fork and exec still looks like its agent; zombies have neither command line nor
 //! environment.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    borrow::Borrow,
+    collections::{HashMap, HashSet},
+};
 
 use super::{
     id::ProcId,
@@ -304,9 +307,10 @@ fn is_before_exec(agent: &ProcFacts, child: &ProcFacts) -> bool {
 ///
 /// In function mode, and for ranks that were dead before anybody saw their environment, the position on the
 /// node is the order of start, which is how torch starts them; it is left out where a known one contradicts.
-pub fn ranks_of(agent: &ProcFacts, facts: &[ProcFacts]) -> Ranks {
+pub fn ranks_of<F: Borrow<ProcFacts>>(agent: &ProcFacts, facts: &[F]) -> Ranks {
     let children: Vec<(&ProcFacts, Role)> = facts
         .iter()
+        .map(Borrow::borrow)
         .filter(|facts| facts.ppid == agent.proc.pid && facts.proc != agent.proc)
         .map(|facts| (facts, role(agent, facts)))
         .collect();

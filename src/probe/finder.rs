@@ -62,7 +62,7 @@ pub struct Finder {
     agent_watch: Option<Watch>,
     agent_facts: Option<ProcFacts>,
     /// What somebody read of children just now, so that it need not be read again.
-    handed: HashMap<i32, ProcFacts>,
+    handed: HashMap<i32, Arc<ProcFacts>>,
     children: HashMap<i32, Child>,
     /// The agent's children at the last look, when there was nothing to be told of any of them.
     settled: Vec<i32>,
@@ -79,7 +79,7 @@ pub struct Finder {
 
 #[derive(Debug)]
 struct Child {
-    facts: ProcFacts,
+    facts: Arc<ProcFacts>,
     role: Role,
     looks: u32,
 }
@@ -87,7 +87,7 @@ struct Child {
 #[derive(Debug)]
 struct Tracked {
     sighting: Arc<Sighting>,
-    facts: Option<ProcFacts>,
+    facts: Option<Arc<ProcFacts>>,
     watch: Watch,
     fresh: bool,
 }
@@ -119,12 +119,12 @@ impl Finder {
     pub fn follow(&mut self, rank: Sighting) {
         if self.ranks.iter().all(|known| known.sighting.proc != rank.proc) {
             let facts = proc::read_facts(&self.root, rank.proc.pid).filter(|facts| facts.proc == rank.proc);
-            self.track(rank, facts);
+            self.track(rank, facts.map(Arc::new));
         }
     }
 
     /// Takes over what somebody read of the agent's children just now: the next look need not read it.
-    pub fn know(&mut self, facts: Vec<ProcFacts>) {
+    pub fn know(&mut self, facts: Vec<Arc<ProcFacts>>) {
         self.handed.extend(facts.into_iter().map(|facts| (facts.proc.pid, facts)));
     }
 
@@ -142,12 +142,12 @@ impl Finder {
     ///
     /// `None` for what is not followed (any more) and for a rank that was dead when it was seen first.
     pub fn facts(&self, rank: ProcId) -> Option<&ProcFacts> {
-        self.ranks.iter().find(|known| known.sighting.proc == rank)?.facts.as_ref()
+        self.ranks.iter().find(|known| known.sighting.proc == rank)?.facts.as_deref()
     }
 
     /// The same of all ranks that have it.
     pub fn all_facts(&self) -> impl Iterator<Item = (ProcId, &ProcFacts)> {
-        self.ranks.iter().filter_map(|known| Some((known.sighting.proc, known.facts.as_ref()?)))
+        self.ranks.iter().filter_map(|known| Some((known.sighting.proc, known.facts.as_deref()?)))
     }
 
     /// Looks at the agent, its children and all known ranks.
@@ -165,8 +165,8 @@ impl Finder {
         }
         for rank in self.ranks.iter_mut().filter(|rank| rank.fresh) {
             rank.fresh = false;
-            // Gone between two lines of this function: the next look tells.
-            if let Ok(look) = rank.watch.sample() {
+            // The look by which it was found: no two lines of this function are far apart.
+            if let Some(look) = rank.watch.last() {
                 looks.push(RankLook { sighting: rank.sighting.clone(), look, fresh: true });
             }
         }
@@ -179,11 +179,11 @@ impl Finder {
     /// right before its.
     fn complete_facts(&mut self) {
         let is_whole = |facts: &ProcFacts| facts.env.as_ref().is_none_or(|env| env.bytes > 0);
-        for rank in self.ranks.iter_mut().filter(|rank| !rank.facts.as_ref().is_some_and(is_whole)) {
+        for rank in self.ranks.iter_mut().filter(|rank| !rank.facts.as_deref().is_some_and(is_whole)) {
             let proc = rank.sighting.proc;
             let facts = proc::read_facts(&self.root, proc.pid);
             let facts = facts.filter(|facts| facts.proc == proc && facts.kernel != Kernel::Dead);
-            rank.facts = facts.or(rank.facts.take());
+            rank.facts = facts.map(Arc::new).or(rank.facts.take());
         }
     }
 
@@ -257,14 +257,16 @@ impl Finder {
         let mut undecided = false;
         for pid in open {
             let handed = self.handed.remove(&pid);
-            let Some(facts) = handed.or_else(|| proc::read_facts(&self.root, pid)) else { continue };
+            let Some(facts) = handed.or_else(|| proc::read_facts(&self.root, pid).map(Arc::new)) else {
+                continue;
+            };
             let role = tree::role(agent, &facts);
             let looks = self.children.get(&pid).map_or(0, |child| child.looks) + 1;
             undecided |= role == Role::Undecided && looks < QUICK_LOOKS;
             self.children.insert(pid, Child { facts, role, looks });
         }
         self.handed.clear();
-        let children: Vec<ProcFacts> = self.children.values().map(|child| child.facts.clone()).collect();
+        let children: Vec<&ProcFacts> = self.children.values().map(|child| &*child.facts).collect();
         let found = tree::ranks_of(agent, &children);
         self.mode = found.mode.or(self.mode);
         let known: HashSet<ProcId> = self.ranks.iter().map(|known| known.sighting.proc).collect();
@@ -277,7 +279,7 @@ impl Finder {
                 let last = self.ranks.iter().filter_map(|known| known.sighting.place.local_rank).max();
                 rank.place.local_rank = Some(last.map_or(0, |last| last + 1));
             }
-            let facts = self.children.get(&rank.proc.pid).map(|child| child.facts.clone());
+            let facts = self.children.get(&rank.proc.pid).map(|child| Arc::clone(&child.facts));
             self.track(rank, facts.filter(|facts| facts.kernel != Kernel::Dead));
         }
         undecided
@@ -298,12 +300,12 @@ impl Finder {
             let is_known = self.seen.contains(&(rank.place.slot(), rank.place.restart_count));
             if !is_known && self.ranks.iter().all(|known| known.sighting.proc.pid != rank.agent_pid) {
                 let facts = all.iter().find(|facts| facts.proc == rank.proc).cloned();
-                self.track(Sighting { agent_pid: self.agent.pid, ..rank }, facts);
+                self.track(Sighting { agent_pid: self.agent.pid, ..rank }, facts.map(Arc::new));
             }
         }
     }
 
-    fn track(&mut self, sighting: Sighting, facts: Option<ProcFacts>) {
+    fn track(&mut self, sighting: Sighting, facts: Option<Arc<ProcFacts>>) {
         // First, so that the start time, which is looked at next, tells whose death is waited for.
         if let Some(deaths) = &mut self.deaths {
             // One that cannot be watched is looked at more closely.

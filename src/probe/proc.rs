@@ -180,6 +180,11 @@ impl Watch {
         self.proc
     }
 
+    /// What the last look showed.
+    pub fn last(&self) -> Option<Look> {
+        self.last
+    }
+
     /// Looks at all of it: two system calls.
     ///
     /// # Errors
@@ -259,22 +264,25 @@ pub(super) fn process_dir(proc_root: &Path, pid: i32) -> PathBuf {
 /// two calls would put the pieces of two programs together.
 fn read_up_to(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
-    let mut bytes = vec![0; most.min(FIRST_READ)];
-    let mut length = 0;
+    let mut bytes = Vec::with_capacity(most.min(FIRST_READ));
     loop {
-        length += file.read_at(&mut bytes[length..], length as u64).map_err(gone_if_esrch)?;
-        if length < bytes.len() || length == most {
-            bytes.truncate(length);
+        let (at, room) = (bytes.len() as u64, bytes.capacity() - bytes.len());
+        let read = rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), at);
+        if read.map_err(|error| gone_if_esrch(error.into()))? < room || bytes.len() >= most {
+            bytes.truncate(most);
             return Ok(bytes);
         }
-        bytes.resize(most.min(bytes.len() * 4), 0);
+        bytes.reserve_exact(most.min(bytes.len() * 4) - bytes.len());
     }
 }
 
 /// Reads `stat` of `pid` and hands it to `take`. `None` when there is no such process.
 pub(super) fn with_stat<T>(proc_root: &Path, pid: i32, take: impl FnOnce(&Stat<'_>) -> T) -> Option<T> {
+    read_stat(&File::open(process_dir(proc_root, pid).join("stat")).ok()?, pid, take)
+}
+
+fn read_stat<T>(file: &File, pid: i32, take: impl FnOnce(&Stat<'_>) -> T) -> Option<T> {
     let mut buffer = [0; STAT_BYTES];
-    let file = File::open(process_dir(proc_root, pid).join("stat")).ok()?;
     let length = file.read_at(&mut buffer, 0).ok()?;
     Stat::parse(&buffer[..length]).filter(|stat| stat.proc.pid == pid).map(|stat| take(&stat))
 }
@@ -341,12 +349,13 @@ pub fn pids(proc_root: &Path) -> Vec<i32> {
 /// Costs about 20 µs. A process in the middle of an exec is read in an order that can show new things beside
 /// old ones only so that [`crate::domain::tree::role`] says [`crate::domain::tree::Role::Undecided`].
 pub fn read_facts(proc_root: &Path, pid: i32) -> Option<ProcFacts> {
-    let before = identify(proc_root, pid)?;
+    // Opened first: what it shows at the end is the process that it showed at the beginning, or nothing.
+    let stat = File::open(process_dir(proc_root, pid).join("stat")).ok()?;
     // A child calls setsid, then exec; exec sets the arguments, then the environment. Read in this order, a new
     // command line comes with a new environment or none, and with the new session.
     let cmdline = read_cmdline(proc_root, pid);
     let env = read_env(proc_root, pid);
-    with_stat(proc_root, pid, |stat| facts_of(stat, cmdline, env)).filter(|facts| facts.proc == before)
+    read_stat(&stat, pid, |stat| facts_of(stat, cmdline, env))
 }
 
 /// The facts of a process whose `stat` is known.

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::domain::{
@@ -45,7 +46,7 @@ pub struct FoundJob {
     /// Restarts that the agent may spend, from the ranks' environment or `--max-restarts`.
     pub max_restarts: Option<u32>,
     /// What was read of the agent's children, where that was all that was read.
-    pub facts: Vec<ProcFacts>,
+    pub facts: Vec<Arc<ProcFacts>>,
 }
 
 /// More generations are not looked at.
@@ -73,8 +74,7 @@ pub fn job_near(proc_root: &Path, agent: i32) -> Option<FoundJob> {
     near.extend(proc::children(proc_root, agent).into_iter().filter_map(|pid| read_one(proc_root, pid)));
     let jobs = jobs_among(proc_root, &near).into_iter();
     let mut job = jobs.into_iter().find(|job| job.agent.is_some_and(|found| found.pid == agent))?;
-    near.retain(|facts| facts.ppid == agent);
-    job.facts = near;
+    job.facts = near.into_iter().filter(|facts| facts.ppid == agent).map(Arc::new).collect();
     Some(job)
 }
 

@@ -1,7 +1,7 @@
 //! Jobs without a supervisor of ours, served to viewers by this very process: foreign ones, from `/proc` alone, and
 //! those that are over, from their files.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -29,7 +29,7 @@ use crate::{
         gpu::Status,
         id::{JobId, ProcId, name_from_path},
         redact::Secrets,
-        sample::Kernel,
+        sample::{Kernel, Sighting},
         state::State,
         time::Stamp,
     },
@@ -59,6 +59,8 @@ pub struct Observer {
     /// Whether the driver has told figures, or that it never will.
     knows_gpus: bool,
     histories: Histories,
+    /// Ranks whose files are looked for with the next look.
+    unopened: Vec<Arc<Sighting>>,
 }
 
 impl Observer {
@@ -90,6 +92,7 @@ impl Observer {
             gpus,
             knows_gpus: false,
             histories: Histories::default(),
+            unopened: Vec::new(),
         };
         observer.look();
         observer
@@ -109,18 +112,13 @@ impl Observer {
             // A zombie, when whoever started it does not collect it, is as good as gone.
             look.agent.is_none_or(|agent| agent.kernel == Kernel::Dead);
         let mut inputs = Vec::new();
+        self.open_logs();
         reading::read_logs(&mut self.logbook, &mut AgentReader::default(), now, &mut inputs);
-        let mut fresh = look.ranks.iter().filter(|rank| rank.fresh).peekable();
-        if fresh.peek().is_some() {
-            // Without redirection all ranks write where the agent does: nobody can tell whose line it is.
-            let shared = <[_; 2]>::from(proc::log_paths(Path::new(ROOT), self.finder.agent().pid));
-            for rank in fresh {
-                let own = <[_; 2]>::from(proc::log_paths(Path::new(ROOT), rank.sighting.proc.pid));
-                let own = own.map(|path| path.filter(|path| !shared.contains(&Some(path.clone()))));
-                let local_rank = rank.sighting.place.slot().unwrap_or(0);
-                reading::add_rank(&mut self.logbook, own, &rank.sighting, local_rank, 0);
-            }
-            shared.into_iter().flatten().for_each(|path| reading::add_shared(&mut self.logbook, path));
+        let fresh = look.ranks.iter().filter(|rank| rank.fresh);
+        self.unopened.extend(fresh.map(|rank| Arc::clone(&rank.sighting)));
+        // With the first look somebody waits for the screen. A rank that comes later may be gone at the next.
+        if !self.core.state().ranks.is_empty() {
+            self.open_logs();
         }
         inputs.push(Input::Looked { look, sample: true });
         if let Some(agent) = self.core.state().agent.as_ref().filter(|agent| agent_gone && agent.alive) {
@@ -133,6 +131,22 @@ impl Observer {
         }
         out.events.iter().for_each(|event| self.histories.take(self.core.state(), event));
         out
+    }
+
+    fn open_logs(&mut self) {
+        let fresh = std::mem::take(&mut self.unopened);
+        if fresh.is_empty() {
+            return;
+        }
+        // Without redirection all ranks write where the agent does: nobody can tell whose line it is.
+        let shared = <[_; 2]>::from(proc::log_paths(Path::new(ROOT), self.finder.agent().pid));
+        for rank in fresh {
+            let own = <[_; 2]>::from(proc::log_paths(Path::new(ROOT), rank.proc.pid));
+            let own = own.map(|path| path.filter(|path| !shared.contains(&Some(path.clone()))));
+            let local_rank = rank.place.slot().unwrap_or(0);
+            reading::add_rank(&mut self.logbook, own, &rank, local_rank, 0);
+        }
+        shared.into_iter().flatten().for_each(|path| reading::add_shared(&mut self.logbook, path));
     }
 
     fn look_at_gpus(&mut self, out: &mut Out) {

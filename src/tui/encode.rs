@@ -95,18 +95,27 @@ pub(crate) fn erase(next: &Buffer, in_colour: bool) -> (Vec<u8>, Buffer) {
 
 /// The cells that differ, row by row. Both buffers have the same area.
 fn diff<'a>(last: &Buffer, next: &'a Buffer) -> Vec<(u16, u16, &'a Cell)> {
-    let same = |one: &Cell, other: &Cell| {
-        let (before, after) = (Look::of(one), Look::of(other));
-        one.symbol() == other.symbol() && (before == after || one.symbol() == " " && before.same_blank(after))
+    let width = usize::from(next.area.width).max(1);
+    let rows = last.content.chunks(width).zip(next.content.chunks(width));
+    let mut changes = Vec::new();
+    for (y, (before, after)) in (next.area.y..).zip(rows) {
+        let cells = (next.area.x..).zip(before.iter().zip(after));
+        changes.extend(
+            cells.filter(|(_, (before, after))| !same(before, after)).map(|(x, (_, cell))| (x, y, cell)),
+        );
+    }
+    changes
+}
+
+/// Whether two cells show the same.
+fn same(one: &Cell, other: &Cell) -> bool {
+    let is_same_symbol = match (one.symbol().as_bytes(), other.symbol().as_bytes()) {
+        // Nearly all cells of all frames: a call to compare one byte would cost more than the rest of this.
+        ([one], [other]) => one == other,
+        (one, other) => one == other,
     };
-    let cells = last.content.iter().zip(&next.content).enumerate();
-    cells
-        .filter(|(_, (before, after))| !same(before, after))
-        .map(|(at, (_, after))| {
-            let (x, y) = next.pos_of(at);
-            (x, y, after)
-        })
-        .collect()
+    let (before, after) = (Look::of(one), Look::of(other));
+    is_same_symbol && (before == after || one.symbol() == " " && before.same_blank(after))
 }
 
 /// Where wide characters come or go, cells lie over each other, and terminals differ about what is left of those that

@@ -168,7 +168,11 @@ pub(crate) fn hung() -> Story {
             step_at: Some(since),
             beat_at: Some(since + Duration::from_secs(134)),
             groups: vec![if lags { group(6649, 6649) } else { group(6650, 6649) }],
-            standing: Some(if lags { standing(Role::Lagging, 1) } else { standing(Role::Waiting, 0) }),
+            standing: Some(Box::new(if lags {
+                standing(Role::Lagging, 1)
+            } else {
+                standing(Role::Waiting, 0)
+            })),
             lines: 1086,
             ..RankSample::default()
         }

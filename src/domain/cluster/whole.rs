@@ -38,9 +38,9 @@ impl Member<'_> {
         self.state.state.is_over()
     }
 
-    /// The lowest global rank.
+    /// The lowest global rank: torchrun counts through a node's positions.
     fn first_rank(&self) -> u32 {
-        self.state.ranks.iter().filter_map(|rank| rank.place.rank).min().unwrap_or(u32::MAX)
+        self.state.ranks.iter().find_map(|rank| rank.place.rank).unwrap_or(u32::MAX)
     }
 }
 
@@ -56,12 +56,7 @@ pub fn whole(members: &[Member]) -> State {
     let Some(lead) = telling.iter().min_by_key(|member| (member.first_rank(), member.host)).copied() else {
         return State::default();
     };
-    // Of several that are as grave, the first that came to that.
-    let order = |member: &Member| {
-        let since = member.at(member.state.state_since);
-        (Reverse(gravity(member.state.state)), since, member.host.to_owned())
-    };
-    let gravest = telling.iter().min_by_key(|member| order(member)).copied().unwrap_or(lead);
+    let gravest = telling.iter().copied().min_by_key(|member| order_of_gravity(member)).unwrap_or(lead);
     let over = gravest.is_over();
     let restarts = telling.iter().map(|member| member.state.restarts).max().unwrap_or(0);
     let mut attempts = attempts::attempts(&known);
@@ -103,6 +98,11 @@ fn last_to_end<'a>(known: &[&'a Member<'a>]) -> Vec<&'a Member<'a>> {
     let anew = known.iter().filter_map(|member| began(member)).max().unwrap_or(0);
     let counts = |at: u64| at.saturating_add(TOGETHER_MS) >= last && at >= anew;
     known.iter().copied().filter(|member| counts(ended(member))).collect()
+}
+
+/// The gravest first; of several that are as grave, the first that came to that.
+fn order_of_gravity<'a>(member: &Member<'a>) -> (Reverse<u8>, Stamp, &'a str) {
+    (Reverse(gravity(member.state.state)), member.at(member.state.state_since), member.host)
 }
 
 fn gravity(state: JobState) -> u8 {

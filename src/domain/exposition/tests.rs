@@ -165,7 +165,7 @@ fn full(name: &str, run: &str) -> State {
         beat_at: Some(AT),
         lines: 5,
         groups: vec![GroupStatus { name: "0".into(), ..GroupStatus::default() }],
-        standing: Some(standing),
+        standing: Some(Box::new(standing)),
         ..RankSample::default()
     };
     apply(&mut state, Fact::Sample { ranks: vec![sample] });

@@ -88,7 +88,7 @@ impl Redaction {
         for group in &mut sample.groups {
             self.group(group);
         }
-        if let Some(Standing { group, .. }) = &mut sample.standing {
+        if let Some(Standing { group, .. }) = sample.standing.as_deref_mut() {
             *group = self.name(group);
         }
     }

@@ -244,7 +244,7 @@ fn telling_facts() -> Vec<Fact> {
         step: Some(12),
         last_line: Some(word()),
         groups: vec![group],
-        standing: Some(standing),
+        standing: Some(Box::new(standing)),
         ..RankSample::default()
     };
     let alert = Alert {

@@ -368,7 +368,7 @@ impl Core {
             let members = self.crew.iter_mut().filter(|(_, member)| !member.gone);
             let mut ranks: Vec<_> = members.map(|(local, member)| member.sample(local, now)).collect();
             for sample in &mut ranks {
-                sample.standing = self.verdict.standing(sample.local_rank).cloned();
+                sample.standing = self.verdict.standing(sample.local_rank).cloned().map(Box::new);
             }
             if now.since(self.kept_at) >= KEEP_EVERY {
                 self.kept_at = now;

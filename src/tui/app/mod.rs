@@ -328,10 +328,9 @@ impl App {
             ToViewer::Nodes { nodes } => self.take_status(nodes),
             ToViewer::From { node, message } => self.heard_from(node, *message),
             ToViewer::Events { events } => {
-                for event in &events {
-                    self.state.apply(event);
-                }
-                self.page_hears(0, &events);
+                let of_page = self.page.hears(0, &events);
+                events.into_iter().for_each(|event| self.state.take(event));
+                self.keep_for_page(0, &of_page);
                 self.logs.count(&self.state);
                 self.look_at_ranks();
             }

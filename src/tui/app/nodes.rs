@@ -90,8 +90,9 @@ impl App {
                 self.tell_lost(lost);
             }
             ToViewer::Events { events } => {
-                events.iter().for_each(|event| node.state.apply(event));
-                self.page_hears(number, &events);
+                let of_page = self.page.hears(number, &events);
+                events.into_iter().for_each(|event| node.state.take(event));
+                self.keep_for_page(number, &of_page);
             }
             ToViewer::Logs { .. } if number != self.log_node => return,
             message => return self.heard(message),

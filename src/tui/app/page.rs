@@ -112,6 +112,18 @@ impl Page {
         }
     }
 
+    /// When these events of a node tell of the rank that is shown.
+    pub(super) fn hears(&self, node: u32, events: &[Event]) -> Vec<Stamp> {
+        let Some(id) = self.id.filter(|id| id.node == node) else { return Vec::new() };
+        let tells = |event: &&Event| match &event.fact {
+            Fact::Sample { ranks } | Fact::Progress { ranks } => {
+                ranks.iter().any(|sample| sample.local_rank == id.local)
+            }
+            _ => false,
+        };
+        events.iter().filter(tells).map(|event| event.at).collect()
+    }
+
     /// Whether this has to be asked now.
     fn wants(&self, question: Question, now: Stamp, renew: bool) -> bool {
         let is_asked = self
@@ -180,18 +192,12 @@ impl App {
         self.page.told_at.remove(&(Question::History as u8));
     }
 
-    /// Adds what was just heard of a node to the figures of the rank that is shown.
-    pub(super) fn page_hears(&mut self, node: u32, events: &[Event]) {
-        let Some(id) = self.page.id.filter(|id| id.node == node) else { return };
-        for event in events {
-            let (Fact::Sample { ranks } | Fact::Progress { ranks }) = &event.fact else { continue };
-            if !ranks.iter().any(|sample| sample.local_rank == id.local) {
-                continue;
-            }
-            let rank = self.state_of(node).and_then(|state| state.rank(id.local)).cloned();
-            if let (Some(rank), Some(history)) = (rank, &mut self.page.history) {
-                history.look(event.at, &rank);
-            }
+    /// Adds what was just heard of a node, at these times, to the figures of the rank that is shown.
+    pub(super) fn keep_for_page(&mut self, node: u32, times: &[Stamp]) {
+        let Some(id) = self.page.id.filter(|id| id.node == node && !times.is_empty()) else { return };
+        let rank = self.state_of(node).and_then(|state| state.rank(id.local)).cloned();
+        if let (Some(rank), Some(history)) = (rank, &mut self.page.history) {
+            times.iter().for_each(|at| history.look(*at, &rank));
         }
     }
 
