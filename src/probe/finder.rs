@@ -31,7 +31,7 @@ const CALM_LOOKS: u32 = 5;
 pub struct TreeLook {
     /// The agent; `None` when it is gone.
     pub agent: Option<Look>,
-    /// What the agent's main thread waits for in the kernel, when that can be seen.
+    /// What the agent's main thread waits for in the kernel, when that can be seen; asked only beside a dead rank.
     pub agent_wchan: Option<String>,
     /// The ranks that are alive or zombies, oldest first.
     pub ranks: Vec<RankLook>,
@@ -171,7 +171,9 @@ impl Finder {
             }
         }
         self.complete_facts();
-        let agent_wchan = agent.and_then(|_| proc::wchan(&self.root, self.agent.pid));
+        // Only the dead make it matter.
+        let any_dead = looks.iter().any(|rank| rank.look.kernel == Kernel::Dead);
+        let agent_wchan = agent.filter(|_| any_dead).and_then(|_| proc::wchan(&self.root, self.agent.pid));
         TreeLook { agent, agent_wchan, ranks: looks, gone, undecided }
     }
 

@@ -40,7 +40,7 @@ fn a_groups_life_is_followed() {
     let mut finder = Finder::new(tree.root(), agent.proc());
     let look = finder.look();
     assert!(look.agent.is_some() && look.ranks.is_empty() && !look.undecided);
-    assert_eq!(look.agent_wchan.as_deref(), Some("futex_do_wait"));
+    assert_eq!(look.agent_wchan, None, "nobody is dead");
 
     let mut forked = agent.clone();
     (forked.pid, forked.start, forked.ppid) = (200, r0.start, 100);
@@ -61,6 +61,7 @@ fn a_groups_life_is_followed() {
     tree.put(&r0.clone().zombie(9));
     let look = finder.look();
     assert_eq!((look.ranks[0].look.kernel, look.ranks.len()), (Kernel::Dead, 2));
+    assert_eq!(look.agent_wchan.as_deref(), Some("futex_do_wait"));
     tree.reap(&r0);
     tree.reap(&r1);
     tree.put(&Fake::rank(400, 100, 0));

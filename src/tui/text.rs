@@ -106,7 +106,7 @@ impl GlyphSet {
 /// Tabs become spaces; controls and bidirectional marks become dots; joiners and variation selectors go, since
 /// terminals disagree about the width of what they make.
 pub(crate) fn clean(text: &str, glyphs: Glyphs) -> Cow<'_, str> {
-    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+    if is_plain(text) {
         return Cow::Borrowed(text);
     }
     let plain = |c: char| !c.is_control() && (c.is_ascii() || !glyphs.ascii && !is_odd(c));
@@ -132,9 +132,14 @@ fn is_odd(c: char) -> bool {
         | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{e0000}'..='\u{e0fff}' | '\u{ad}')
 }
 
+/// Whether each byte is a character that takes one cell.
+pub(crate) fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
 /// Cells that `text` takes.
 pub(crate) fn width(text: &str) -> usize {
-    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+    if is_plain(text) {
         return text.len();
     }
     text.chars().map(|c| c.width().unwrap_or(0)).sum()

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use super::standing::names;
 use crate::domain::{
     alert::{Alert, AlertKind},
     time::{Stamp, human},
@@ -60,8 +61,7 @@ impl Memory {
     pub(super) fn judge(
         &self,
         now: Stamp,
-        local_rank: u32,
-        name: &str,
+        (local_rank, number): (u32, u32),
         told: Option<&Alert>,
     ) -> Option<Alert> {
         if let Some(told) = told {
@@ -78,7 +78,11 @@ impl Memory {
             kind: AlertKind::MemoryLeak,
             local_rank: Some(local_rank),
             since,
-            text: format!("{name} takes ever more memory: {} MiB more each minute", per_minute >> 20),
+            text: format!(
+                "{} takes ever more memory: {} MiB more each minute",
+                names([number]),
+                per_minute >> 20
+            ),
             evidence: vec![
                 format!(
                     "{} MiB, then {} MiB after {}, without a pause",
@@ -105,7 +109,7 @@ mod tests {
         for second in 0..minutes * 60 {
             let now = Stamp(second * 1000);
             memory.look(now, rss(second), STRETCH);
-            told = memory.judge(now, 1, "rank 1", told.as_ref());
+            told = memory.judge(now, (1, 1), told.as_ref());
         }
         told
     }

@@ -409,10 +409,9 @@ impl Verdict {
         let slow = self.told.values().find(|alert| alert.kind == AlertKind::Straggler);
         alerts.extend(straggler::judge(&mut self.members, now, slow));
         for (local, member) in self.members.iter().filter(|(_, member)| member.is_alive()) {
-            let name = standing::names([member.number(*local)]);
             let told = self.told.get(&(AlertKind::MemoryLeak, Some(*local)));
-            alerts.extend(member.memory.judge(now, *local, &name, told));
-            alerts.extend(self.nan(now, *local, &name, member));
+            alerts.extend(member.memory.judge(now, (*local, member.number(*local)), told));
+            alerts.extend(self.nan(now, *local, member));
         }
         let times = (self.began, now);
         alerts.extend(life::slow_start(&self.members, &self.standings, &self.policy, times));
@@ -453,11 +452,12 @@ impl Verdict {
         alert
     }
 
-    fn nan(&self, now: Stamp, local: u32, name: &str, member: &Member) -> Option<Alert> {
+    fn nan(&self, now: Stamp, local: u32, member: &Member) -> Option<Alert> {
         let (key, step, rows) = member.nan.as_ref().filter(|(.., rows)| *rows >= NAN_ROWS)?;
         if let Some(told) = self.told.get(&(AlertKind::NanLoss, Some(local))) {
             return Some(told.clone());
         }
+        let name = standing::names([member.number(local)]);
         let at = step.map(|step| format!(" at step {step}")).unwrap_or_default();
         Some(Alert {
             kind: AlertKind::NanLoss,

@@ -50,7 +50,7 @@ struct Told {
     gpus: Vec<GpuInfo>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Owners {
     agent: Option<ProcId>,
     ranks: Vec<RankFacts>,
@@ -75,13 +75,12 @@ impl Core {
         if reading.round > self.gpus.round && look.sample {
             self.gpus.round = reading.round;
             self.keep_gpu_figures(now, reading, out);
-            let owners = self.owners(&look);
-            if self.gpus.owners.as_ref() != Some(&owners) {
+            if !self.gpus.owners.as_ref().is_some_and(|known| self.are_owners(known, &look)) {
                 self.join_gpus(now, &look, out);
                 self.list_leftovers(now, reading, out);
                 // Another look may be needed to believe that the driver names strangers only.
                 let may_change = (1..FOREIGN_LOOKS).contains(&self.gpus.foreign_looks);
-                self.gpus.owners = Some(owners).filter(|_| !may_change);
+                self.gpus.owners = (!may_change).then(|| self.owners(&look));
             }
             self.watch_gpus(now, out);
         }
@@ -131,16 +130,26 @@ impl Core {
 
     /// All that bears on whose GPUs and processes are whose.
     fn owners(&self, look: &GpuLook) -> Owners {
-        let samples = look.reading.samples.iter();
-        let on =
-            samples.flat_map(|sample| sample.procs.iter().flatten().map(|proc| (sample.index, proc.pid)));
         Owners {
             agent: self.agent.filter(|_| self.agent_alive),
             ranks: look.ranks.clone(),
-            not_gone: self.crew.values().filter(|member| !member.gone).count(),
+            not_gone: self.not_gone(),
             holders: Arc::clone(&look.reading.holders),
-            on: on.collect(),
+            on: on(&look.reading).collect(),
         }
+    }
+
+    /// Whether a look shows the owners that are known, as nearly all do.
+    fn are_owners(&self, known: &Owners, look: &GpuLook) -> bool {
+        known.agent == self.agent.filter(|_| self.agent_alive)
+            && known.not_gone == self.not_gone()
+            && known.ranks == look.ranks
+            && known.holders == look.reading.holders
+            && on(&look.reading).eq(known.on.iter().copied())
+    }
+
+    fn not_gone(&self) -> usize {
+        self.crew.values().filter(|member| !member.gone).count()
     }
 
     fn join_gpus(&mut self, now: Stamp, look: &GpuLook, out: &mut Out) {
@@ -277,4 +286,10 @@ impl Core {
         let more = if signal == SIGTERM { "; ask again for SIGKILL" } else { "" };
         self.answer(now, asker, command, Outcome::Done(format!("{name} sent to process {proc}{more}")), out);
     }
+}
+
+/// Which process is on which GPU.
+fn on(reading: &Reading) -> impl Iterator<Item = (u32, i32)> {
+    let samples = reading.samples.iter();
+    samples.flat_map(|sample| sample.procs.iter().flatten().map(|proc| (sample.index, proc.pid)))
 }

@@ -336,7 +336,7 @@ impl Core {
             self.died(now, *proc, None, out);
             self.gone(now, *proc, out);
         }
-        let mut told = Vec::new();
+        let mut told = Vec::with_capacity(look.ranks.len());
         for rank in &look.ranks {
             let Some((local_rank, member)) = self.by_pid(rank.sighting.proc.pid) else { continue };
             if member.proc != rank.sighting.proc {
@@ -345,20 +345,20 @@ impl Core {
             member.look = Some(rank.look);
             let fresh_death = member.died_at.is_some_and(|at| now.since(at) < REAPED_WITHIN);
             if rank.look.kernel == Kernel::Dead && (fresh_death || member.died_at.is_none()) {
+                told.push((local_rank, rank.look, Vec::new()));
                 self.died(now, rank.sighting.proc, None, out);
                 continue;
             }
             let mut health = Vec::new();
             let (state, cpu_ns) = (rank.look.kernel, rank.look.cpu_ns);
             member.health.handle(now, health::Input::Look { state, cpu_ns }, &mut health);
-            told.push((local_rank, health));
+            told.push((local_rank, rank.look, health));
         }
-        for (local_rank, outputs) in told {
-            self.tell_health(now, local_rank, outputs, out);
+        for (local_rank, _, outputs) in &mut told {
+            self.tell_health(now, *local_rank, std::mem::take(outputs), out);
         }
-        for rank in &look.ranks {
-            let Some(local_rank) = self.crew.position_of(rank.sighting.proc) else { continue };
-            let crate::probe::proc::Look { kernel, cpu_ns, rss_bytes, .. } = rank.look;
+        for (local_rank, look, _) in told {
+            let (kernel, cpu_ns, rss_bytes) = (look.kernel, look.cpu_ns, look.rss_bytes);
             let seen = verdict::Input::Look { local_rank, kernel, cpu_ns, rss_bytes };
             self.verdict.handle(now, seen, &mut Vec::new());
         }

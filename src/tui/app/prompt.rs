@@ -98,7 +98,7 @@ impl App {
             deed,
         };
         let mut all: Vec<Candidate> = Vec::new();
-        for (binding, keys) in self.keymap.lines() {
+        for (binding, mut keys) in self.keymap.lines() {
             let command = binding.action.name();
             let is_off = binding.scope == Scope::Replay && self.replay.is_none();
             if is_off || binding.action == Action::Palette || all.iter().any(|known| known.command == command)
@@ -108,7 +108,7 @@ impl App {
             all.push(Candidate {
                 command,
                 help: binding.help.to_owned(),
-                key: keys.first().map(ToString::to_string),
+                key: keys.next().map(str::to_owned),
                 changes: binding.changes,
                 deed: Deed::Act(binding.action),
             });

@@ -1,6 +1,6 @@
 //! The key table with the user's own keys in it.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use ratatui::crossterm::event::KeyEvent;
 
@@ -56,15 +56,17 @@ impl Keymap {
         Ok(())
     }
 
-    fn of<'a>(&'a self, row: usize, binding: &Binding) -> Vec<Cow<'a, str>> {
-        match self.own.get(&row) {
-            Some(keys) => keys.iter().map(|key| Cow::Borrowed(key.as_str())).collect(),
-            None => binding.keys.iter().map(|key| Cow::Borrowed(*key)).collect(),
-        }
+    /// The keys that hold in a line of the table.
+    fn of(&self, row: usize, binding: &'static Binding) -> impl Iterator<Item = &str> + Clone {
+        let own = self.own.get(&row);
+        let given = if own.is_none() { binding.keys } else { &[] };
+        own.into_iter().flatten().map(String::as_str).chain(given.iter().copied())
     }
 
     /// The lines of the table with the keys that hold.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = (&'static Binding, Vec<Cow<'_, str>>)> {
+    pub(crate) fn lines(
+        &self,
+    ) -> impl Iterator<Item = (&'static Binding, impl Iterator<Item = &str> + Clone)> {
         TABLE.iter().enumerate().map(|(row, binding)| (binding, self.of(row, binding)))
     }
 
@@ -87,17 +89,17 @@ impl Keymap {
         let mut rows = self.lines().filter(|(binding, _)| binding.action == action);
         let taken = |key: &str, by: &Binding| {
             by.scope != scope
-                && self.lines().any(|(other, keys)| {
-                    other.scope == scope && other.action != action && keys.iter().any(|known| known == key)
+                && self.lines().any(|(other, mut keys)| {
+                    other.scope == scope && other.action != action && keys.any(|known| known == key)
                 })
         };
-        rows.find_map(|(binding, keys)| keys.iter().find(|key| !taken(key, binding)).map(ToString::to_string))
+        rows.find_map(|(binding, mut keys)| keys.find(|key| !taken(key, binding)).map(str::to_owned))
     }
 
     /// The first key of an action, to be shown; `None` where it has none.
     pub(crate) fn shown(&self, action: Action) -> Option<String> {
         let mut rows = self.lines().filter(|(binding, _)| binding.action == action);
-        rows.find_map(|(_, keys)| keys.first().map(ToString::to_string))
+        rows.find_map(|(_, mut keys)| keys.next().map(str::to_owned))
     }
 }
 

@@ -19,8 +19,10 @@ fn lines(app: &App, scopes: &[Scope]) -> Vec<Line> {
             lines.push(Line::Gap);
         }
         lines.push(Line::Heading(scope.name()));
-        let bound = app.keymap.lines().filter(|(binding, keys)| binding.scope == *scope && !keys.is_empty());
-        lines.extend(bound.map(|(binding, keys)| Line::Keys(keys.join(" "), binding.help, binding.changes)));
+        let lines_of = app.keymap.lines().filter(|(binding, _)| binding.scope == *scope);
+        let bound = lines_of.map(|(binding, keys)| (binding, keys.collect::<Vec<_>>().join(" ")));
+        let bound = bound.filter(|(_, keys)| !keys.is_empty());
+        lines.extend(bound.map(|(binding, keys)| Line::Keys(keys, binding.help, binding.changes)));
     }
     lines
 }

@@ -67,7 +67,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) -> Vec<Link> {
     pen.fill(area);
     let plan = Plan::of(app, area);
     header::draw(app, &mut pen, &plan);
-    strip::draw(app, &mut pen, plan.strip);
+    strip::draw(&mut pen, plan.strip, &plan.said);
     match app.view {
         View::Overview => match app.zoom {
             Zoom::Rank => rank::draw(app, &mut pen, plan.body),
@@ -104,12 +104,14 @@ pub(crate) fn help_end(app: &App, size: (u16, u16)) -> usize {
 }
 
 /// Where the regions lie.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     header: Rect,
     /// Empty on low screens.
     tabs: Rect,
     strip: Rect,
+    /// What the strip says.
+    said: Vec<strip::Line>,
     body: Rect,
     /// Empty but in a replay.
     transport: Rect,
@@ -132,12 +134,12 @@ impl Plan {
             16..32 => room / 3,
             _ => (room / 3).min(14),
         };
-        let strip_height = strip::height(app, area.width, budget);
-        let strip = row(area, top, strip_height);
+        let said = strip::lines(app, area.width, budget);
+        let strip = row(area, top, said.len() as u16);
         let body = row(area, top + strip.height, room.saturating_sub(strip.height));
         let transport = row(area, area.height.saturating_sub(low), transport_height);
         let footer = row(area, area.height.saturating_sub(footer_height), footer_height);
-        Plan { header, tabs, strip, body, transport, footer }
+        Plan { header, tabs, strip, said, body, transport, footer }
     }
 }
 

@@ -57,19 +57,19 @@ impl<'a> Pen<'a> {
             return 0;
         }
         let cells = cells.min(area.right() - x);
-        let what = text::clean(what, self.glyphs);
-        let what = text::cut(&what, usize::from(cells), self.glyphs);
         let mut style = self.theme.style(Role::Text).patch(self.theme.style(role)).add_modifier(extra);
         // What lay there before, a faint rule say, leaves nothing behind.
         style.sub_modifier = Modifier::all().difference(style.add_modifier);
-        if what.is_ascii() {
-            // Most text is; it needs no look at where characters begin.
+        // Most text is plain and has room; it needs no look at where characters begin.
+        if what.len() <= usize::from(cells) && text::is_plain(what) {
             let first = self.buffer.index_of(x, y);
             for (cell, byte) in self.buffer.content[first..].iter_mut().zip(what.bytes()) {
                 cell.set_char(char::from(byte)).set_style(style);
             }
             return what.len() as u16;
         }
+        let what = text::clean(what, self.glyphs);
+        let what = text::cut(&what, usize::from(cells), self.glyphs);
         let (end, _) = self.buffer.set_stringn(x, y, what, usize::from(cells), style);
         end - x
     }
@@ -96,8 +96,8 @@ impl<'a> Pen<'a> {
         }
         let taken = self.text(area.x + 1, area.y, area.width.saturating_sub(1), name, Role::Title) + 2;
         let rest = area.width.saturating_sub(taken);
-        let line = self.glyphs.line.repeat(usize::from(rest));
-        self.text(area.x + taken, area.y, rest, &line, Role::Border);
+        let line = self.glyphs.line;
+        (area.x + taken..area.x + taken + rest).for_each(|x| self.glyph(x, area.y, line, Role::Border));
         taken
     }
 

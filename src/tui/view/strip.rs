@@ -15,20 +15,16 @@ const OLD_NEWS: Duration = Duration::from_secs(15 * 60);
 /// Nor is one that the next attempt has made steps after for this long.
 const GOT_OVER: Duration = Duration::from_secs(60);
 
-/// Lines that the strip takes of at most `budget`.
-pub(super) fn height(app: &App, width: u16, budget: u16) -> u16 {
-    lines(app, width, budget).len() as u16
-}
-
-pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
-    for (line, y) in lines(app, area.width, area.height).iter().zip(area.top()..) {
+pub(super) fn draw(pen: &mut Pen, area: Rect, lines: &[Line]) {
+    for (line, y) in lines.iter().zip(area.top()..area.bottom()) {
         pen.pieces(area.x + 1, y, area.width.saturating_sub(1), line);
     }
 }
 
-type Line = Vec<Piece>;
+pub(super) type Line = Vec<Piece>;
 
-fn lines(app: &App, width: u16, budget: u16) -> Vec<Line> {
+/// The lines of the strip, `budget` at most.
+pub(super) fn lines(app: &App, width: u16, budget: u16) -> Vec<Line> {
     // The hang view says all of it.
     let is_told = |alert: &&Alert| app.view != View::Hang || !words::is_about_waiting(alert.kind);
     let mut alerts: Vec<&Alert> = app.state.alerts.iter().filter(is_told).collect();
