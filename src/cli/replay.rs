@@ -22,6 +22,7 @@ use crate::{
         time::{Stamp, human},
     },
     error::{Error, Result},
+    probe::host::utc_offset_s,
     supervisor::{
         clock,
         place::Manifest,
@@ -127,8 +128,7 @@ fn foreign() -> Error {
 }
 
 fn place(flag: &str, text: &str, (begin, end): (Stamp, Stamp)) -> Result<Stamp> {
-    let offset_s = jiff::Zoned::now().offset().seconds();
-    parse_place(text, begin, end, begin, offset_s)
+    parse_place(text, begin, end, begin, utc_offset_s())
         .map_err(|why| Error::usage(format!("{flag}: {text:?} {why}")))
 }
 

@@ -18,6 +18,7 @@ use crate::{
     cluster::{self, Host},
     domain::{rank::JobState, state::State, telling},
     error::{Error, Result},
+    probe::host,
     supervisor::place::Roots,
     tui::{self, ColorDepth, Ending, Layout, LinksWanted, Options, Themes, wants_ascii},
 };
@@ -83,6 +84,7 @@ impl ScreenArgs {
             (None, None) => themes.load(fallback)?,
         };
         Ok(Options {
+            offset_s: host::utc_offset_s(),
             theme,
             budget: self.budget.as_deref().map(tui::parse_budget).transpose().map_err(Error::usage)?,
             layout,

@@ -2,6 +2,22 @@
 
 use std::{fs, path::Path};
 
+use jiff::tz::TimeZone;
+
+/// The local time zone: that of `TZ` where it is set, else that of `/etc/localtime`.
+///
+/// The file is read as it is. `TimeZone::system` looks for its name among all zones there are: two milliseconds, and a
+/// list of six hundred names.
+pub fn time_zone() -> TimeZone {
+    let file = || fs::read("/etc/localtime").ok().filter(|_| std::env::var_os("TZ").is_none());
+    file().and_then(|bytes| TimeZone::tzif("Local", &bytes).ok()).unwrap_or_else(TimeZone::system)
+}
+
+/// Seconds that local time is ahead of UTC now.
+pub fn utc_offset_s() -> i32 {
+    jiff::Timestamp::now().to_zoned(time_zone()).offset().seconds()
+}
+
 /// Bytes of memory that the machine has, and those that can be had without swapping.
 pub fn memory(root: &Path) -> Option<(u64, u64)> {
     let text = fs::read_to_string(root.join("meminfo")).ok()?;
@@ -63,6 +79,15 @@ pub fn figures(since: Option<(u64, u64)>) -> Vec<(String, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn local_time_is_that_of_the_system() {
+        let (ours, theirs) = (time_zone(), TimeZone::system());
+        for month in 0..24 {
+            let at = jiff::Timestamp::from_second(1_700_000_000 + month * 30 * 86_400).unwrap();
+            assert_eq!(ours.to_offset(at), theirs.to_offset(at), "at {at}");
+        }
+    }
 
     #[test]
     fn figures_of_a_made_up_machine() {

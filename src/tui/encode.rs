@@ -12,45 +12,34 @@ use ratatui::{
     style::{Color, Modifier},
 };
 
+use super::picture::{Change, Look, PLAIN, Picture};
+
 /// Up to so many changed cells both orders are tried.
 const TRY_BOTH: usize = 3000;
 /// As many unchanged cells are written again rather than jumped over.
 const REWRITE: u16 = 4;
 
-/// What a cell looks like, besides its symbol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Look {
-    ink: Color,
-    ground: Color,
-    modifier: Modifier,
+/// What turns a terminal into one that shows the next frame.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// For the terminal; none when it shows the frame already. Its style is plain before and after.
+    pub bytes: Vec<u8>,
+    /// The rows in which something is written, from the top.
+    pub(super) rows: Vec<u16>,
 }
 
-const PLAIN: Look = Look { ink: Color::Reset, ground: Color::Reset, modifier: Modifier::empty() };
-
-impl Look {
-    fn of(cell: &Cell) -> Look {
-        Look { ink: cell.fg, ground: cell.bg, modifier: cell.modifier }
-    }
-
-    /// Whether two looks show a blank alike.
-    fn same_blank(self, other: Look) -> bool {
-        let visible = Modifier::REVERSED | Modifier::UNDERLINED | Modifier::CROSSED_OUT;
-        self.ground == other.ground && !(self.modifier | other.modifier).intersects(visible)
-    }
-}
-
-/// The bytes that turn a terminal that shows `last` into one that shows `next`; none when it does already.
-///
-/// The terminal's style is plain before and after.
-pub fn encode(last: &Buffer, next: &Buffer) -> Vec<u8> {
-    let mut changes = diff(last, next);
+/// Turns what a terminal shows into the next frame, which has the same size.
+pub fn encode(shown: &mut Picture, next: &Buffer) -> Turn {
+    let (mut changes, wide) = shown.take(next);
     if changes.is_empty() {
-        return Vec::new();
+        return Turn::default();
     }
-    let overlaps = rewrite_wide_rows(last, next, &mut changes);
+    let mut rows: Vec<u16> = changes.iter().map(|(_, y, _)| *y).collect();
+    rows.dedup();
+    rewrite(next, &wide, &mut changes);
     let straight = write(next, changes.iter().copied());
-    if changes.len() > TRY_BOTH || overlaps {
-        return straight;
+    if changes.len() > TRY_BOTH || !wide.is_empty() {
+        return Turn { bytes: straight, rows };
     }
     let mut grouped = changes;
     let mut looks: Vec<Look> = Vec::new();
@@ -62,14 +51,14 @@ pub fn encode(last: &Buffer, next: &Buffer) -> Vec<u8> {
         })
     });
     let grouped = write(next, grouped.into_iter());
-    if grouped.len() < straight.len() { grouped } else { straight }
+    Turn { bytes: if grouped.len() < straight.len() { grouped } else { straight }, rows }
 }
 
 /// Erases the terminal to the blank that most of `next` is, and what it shows then.
 ///
 /// Terminals fill what they erase with the ground of the moment, which saves nearly all bytes of a first frame; those
 /// that do not are told apart by `in_colour`.
-pub(crate) fn erase(next: &Buffer, in_colour: bool) -> (Vec<u8>, Buffer) {
+pub(crate) fn erase(next: &Buffer, in_colour: bool) -> (Vec<u8>, Picture) {
     let mut grounds: Vec<(Color, usize)> = Vec::new();
     for cell in next.content.iter().filter(|cell| cell.symbol() == " " && in_colour) {
         match grounds.iter_mut().find(|(ground, _)| *ground == cell.bg) {
@@ -90,55 +79,25 @@ pub(crate) fn erase(next: &Buffer, in_colour: bool) -> (Vec<u8>, Buffer) {
     }
     let mut blank = Cell::EMPTY;
     blank.bg = ground;
-    (bytes, Buffer::filled(next.area, blank))
-}
-
-/// The cells that differ, row by row. Both buffers have the same area.
-fn diff<'a>(last: &Buffer, next: &'a Buffer) -> Vec<(u16, u16, &'a Cell)> {
-    let width = usize::from(next.area.width).max(1);
-    let rows = last.content.chunks(width).zip(next.content.chunks(width));
-    let mut changes = Vec::new();
-    for (y, (before, after)) in (next.area.y..).zip(rows) {
-        let cells = (next.area.x..).zip(before.iter().zip(after));
-        changes.extend(
-            cells.filter(|(_, (before, after))| !same(before, after)).map(|(x, (_, cell))| (x, y, cell)),
-        );
-    }
-    changes
-}
-
-/// Whether two cells show the same.
-fn same(one: &Cell, other: &Cell) -> bool {
-    let is_same_symbol = match (one.symbol().as_bytes(), other.symbol().as_bytes()) {
-        // Nearly all cells of all frames: a call to compare one byte would cost more than the rest of this.
-        ([one], [other]) => one == other,
-        (one, other) => one == other,
-    };
-    let (before, after) = (Look::of(one), Look::of(other));
-    is_same_symbol && (before == after || one.symbol() == " " && before.same_blank(after))
+    (bytes, Picture::filled(next.area, &blank))
 }
 
 /// Where wide characters come or go, cells lie over each other, and terminals differ about what is left of those that
-/// are cut in half: such rows are written from end to end. Whether there are any.
-fn rewrite_wide_rows<'a>(last: &Buffer, next: &'a Buffer, changes: &mut Vec<(u16, u16, &'a Cell)>) -> bool {
-    let wide = |cell: &Cell| cell.symbol().len() > 1 && super::text::width(cell.symbol()) > 1;
-    let overlap = |(x, y, cell): &&(u16, u16, &Cell)| wide(cell) || wide(&last[(*x, *y)]);
-    let mut rows: Vec<u16> = changes.iter().filter(overlap).map(|(_, y, _)| *y).collect();
-    rows.dedup();
+/// are cut in half: such rows are written from end to end.
+fn rewrite<'a>(next: &'a Buffer, rows: &[u16], changes: &mut Vec<Change<'a>>) {
     if rows.is_empty() {
-        return false;
+        return;
     }
     changes.retain(|(_, y, _)| !rows.contains(y));
     for y in rows {
         let mut x = next.area.left();
         while x < next.area.right() {
-            let cell = &next[(x, y)];
-            changes.push((x, y, cell));
+            let cell = &next[(x, *y)];
+            changes.push((x, *y, cell));
             x += super::text::width(cell.symbol()).max(1) as u16;
         }
     }
     changes.sort_by_key(|(x, y, _)| (*y, *x));
-    true
 }
 
 /// The bytes that write these cells of one row, whatever the terminal shows there.
@@ -333,6 +292,10 @@ mod tests {
         cells.map(look).collect()
     }
 
+    fn empty(area: Rect) -> Picture {
+        Picture::filled(area, &Cell::EMPTY)
+    }
+
     fn terminal() -> vt100::Parser {
         vt100::Parser::new(NonZero::new(SIZE.1).unwrap(), NonZero::new(SIZE.0).unwrap(), 0)
     }
@@ -340,15 +303,15 @@ mod tests {
     proptest! {
         #[test]
         fn the_terminal_shows_what_was_drawn(buffers in proptest::collection::vec(any_buffer(), 1..6)) {
-            let mut last = Buffer::empty(buffers[0].area);
+            let mut last = empty(buffers[0].area);
             let mut parser = terminal();
             for next in &buffers {
-                parser.process(&encode(&last, next));
+                parser.process(&encode(&mut last, next).bytes);
                 let mut whole = terminal();
-                whole.process(&encode(&Buffer::empty(next.area), next));
+                whole.process(&encode(&mut empty(next.area), next).bytes);
                 prop_assert_eq!(shown(&parser), shown(&whole));
-                last = next.clone();
             }
+            let last = buffers[buffers.len() - 1].clone();
             // And the whole is what ratatui's own backend makes of it.
             let mut bytes = Vec::new();
             let blank = Buffer::empty(last.area);
@@ -368,14 +331,14 @@ mod tests {
         next.set_style(next.area, Style::new().bg(Color::Rgb(20, 30, 40)).fg(Color::White));
         next.set_string(3, 2, "four", Style::new().fg(Color::Red));
         for in_colour in [true, false] {
-            let (mut bytes, blank) = erase(&next, in_colour);
-            bytes.extend(encode(&blank, &next));
+            let (mut bytes, mut blank) = erase(&next, in_colour);
+            bytes.extend(encode(&mut blank, &next).bytes);
             assert_eq!(bytes.len() < 80, in_colour, "{} bytes", bytes.len());
             let mut parser = terminal();
             parser.process(b"\x1b[31;42mwhat was there before\x1b[H");
             parser.process(&bytes);
             let mut whole = terminal();
-            whole.process(&encode(&Buffer::empty(next.area), &next));
+            whole.process(&encode(&mut empty(next.area), &next).bytes);
             assert_eq!(shown(&parser), shown(&whole));
         }
     }
@@ -383,10 +346,22 @@ mod tests {
     #[test]
     fn nothing_new_is_no_byte_and_one_cell_is_few() {
         let mut last = Buffer::empty(Rect::new(0, 0, 200, 50));
-        assert!(encode(&last, &last).is_empty());
-        let before = last.clone();
+        let mut shown = Picture::from(&last);
+        assert!(encode(&mut shown, &last).bytes.is_empty());
         last[(120, 30)].set_symbol("7");
-        assert_eq!(encode(&before, &last), b"\x1b[31;121H7");
+        assert_eq!(encode(&mut shown, &last).bytes, b"\x1b[31;121H7");
+    }
+
+    #[test]
+    fn a_symbol_too_long_to_be_kept_is_written_each_time() {
+        let mut next = Buffer::empty(Rect::new(0, 0, SIZE.0, SIZE.1));
+        next[(3, 2)].set_symbol("👨\u{200d}👩\u{200d}👧");
+        let mut shown = empty(next.area);
+        let first = encode(&mut shown, &next).bytes;
+        assert!(!first.is_empty());
+        assert_eq!(encode(&mut shown, &next).bytes, first);
+        next[(3, 2)].set_symbol("x");
+        assert!(encode(&mut shown, &next).bytes.contains(&b'x'));
     }
 
     #[test]
@@ -397,7 +372,7 @@ mod tests {
         for n in 0..40_u16 {
             next[(n * 4 % 190, n)].set_symbol("█").set_style(looks[usize::from(n % 2)]);
         }
-        let bytes = encode(&last, &next);
+        let bytes = encode(&mut Picture::from(&last), &next).bytes;
         assert!(bytes.len() < 40 * 12 + 60, "{} bytes", bytes.len());
     }
 }

@@ -502,6 +502,7 @@ pub(crate) fn log_lines(count: u64) -> Vec<LogLine> {
 
 pub(crate) fn options() -> Options {
     Options {
+        offset_s: 0,
         theme: Theme::load("default-dark").unwrap(),
         ascii: false,
         color: ColorDepth::True,

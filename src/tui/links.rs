@@ -133,15 +133,13 @@ impl Link {
     }
 }
 
-/// What follows a frame that turned `last` into `next`, so that all links are where they belong.
-pub(crate) fn encode_links((last, had): (&Buffer, &[Link]), (next, has): (&Buffer, &[Link])) -> Vec<u8> {
+/// What follows a frame in which these rows were written, so that all links are where they belong.
+pub(crate) fn encode_links(had: &[Link], (next, has): (&Buffer, &[Link]), touched: &[u16]) -> Vec<u8> {
     let mut out = Vec::new();
     if had.is_empty() && has.is_empty() {
         return out;
     }
-    let whole = last.area != next.area;
-    let touched: Vec<u16> = last.diff(next).iter().map(|(_, y, _)| *y).collect();
-    let is_touched = |link: &Link| whole || touched.binary_search(&link.y).is_ok();
+    let is_touched = |link: &Link| touched.binary_search(&link.y).is_ok();
     for link in had.iter().filter(|link| !has.contains(link)) {
         out.extend(encode::cells(next, link.area()));
     }
@@ -162,6 +160,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tui::picture::Picture;
 
     fn links(pairs: &[(&str, &str)], plain: bool) -> bool {
         let get =
@@ -272,7 +271,7 @@ mod tests {
         #[test]
         fn links_are_where_they_belong_and_nowhere_else(frames in proptest::collection::vec(any_frame(), 1..6)) {
             let area = Rect::new(0, 0, SIZE.0, SIZE.1);
-            let (mut last, mut had) = (Buffer::empty(area), Vec::new());
+            let (mut shown, mut had) = (Picture::from(&Buffer::empty(area)), Vec::new());
             let mut cells = vec![vec![None; usize::from(SIZE.0)]; usize::from(SIZE.1)];
             for (texts, places) in frames {
                 let mut next = Buffer::empty(area);
@@ -286,8 +285,9 @@ mod tests {
                         has.push(link);
                     }
                 }
-                leads(&encode::encode(&last, &next), &mut cells);
-                leads(&encode_links((&last, &had), (&next, &has)), &mut cells);
+                let turn = encode::encode(&mut shown, &next);
+                leads(&turn.bytes, &mut cells);
+                leads(&encode_links(&had, (&next, &has), &turn.rows), &mut cells);
                 for y in 0..SIZE.1 {
                     for x in 0..SIZE.0 {
                         let at = ratatui::layout::Position::new(x, y);
@@ -295,7 +295,7 @@ mod tests {
                         prop_assert_eq!(&cells[usize::from(y)][usize::from(x)], &wanted, "at {} {}", x, y);
                     }
                 }
-                (last, had) = (next, has);
+                had = has;
             }
         }
     }

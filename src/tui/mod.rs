@@ -18,6 +18,7 @@ mod jobs;
 mod keys;
 mod layout;
 mod links;
+mod picture;
 mod run;
 mod said;
 mod screen;
@@ -35,11 +36,12 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use self::{
     app::{App, Cmd, LinkState, Msg, Node},
     budget::{Thrift, parse as parse_budget},
-    encode::encode,
+    encode::{Turn, encode},
     jobs::JobRow,
     keys::KeyOverrides,
     layout::Layout,
     links::LinksWanted,
+    picture::Picture,
     theme::{ColorDepth, Role, Theme, Themes, wants_ascii},
     view::draw,
 };
@@ -70,6 +72,8 @@ pub struct Options {
     pub color: ColorDepth,
     /// Whether the terminal gets hyperlinks (OSC 8).
     pub links: bool,
+    /// Seconds that the times on screen are ahead of UTC.
+    pub offset_s: i32,
     /// Who looks, for the timeline: `user on tty`.
     pub viewer: String,
     /// Whether to capture the mouse; then the terminal cannot select text.
@@ -116,7 +120,7 @@ pub enum Ending {
 pub async fn watch(mut connector: Connector, options: &Options) -> Result<(Ending, State)> {
     let link = connector().await?;
     let size = size()?;
-    let mut app = App::new(options, size, now(), jiff::Zoned::now().offset().seconds());
+    let mut app = App::new(options, size, now(), options.offset_s);
     let _guard = Guard::take(app.mouse()).map_err(|error| run::terminal(&error))?;
     let keyboard = Keyboard::open().map_err(|error| run::terminal(&error))?;
     let writer = Writer::new().map_err(|error| run::terminal(&error))?;

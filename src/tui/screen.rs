@@ -13,7 +13,7 @@ use std::{
 };
 
 use ratatui::{
-    buffer::Buffer,
+    buffer::{Buffer, Cell},
     crossterm::{
         clipboard::CopyToClipboard,
         cursor::{Hide, Show},
@@ -32,6 +32,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{
     encode::{encode, erase},
     links::{Link, encode_links},
+    picture::Picture,
 };
 
 /// Takes the bytes of frames.
@@ -196,7 +197,7 @@ fn give_back() {
 /// What the terminal shows, and the bytes that make it show something else.
 pub(crate) struct Screen {
     sink: Box<dyn Sink>,
-    shown: Buffer,
+    shown: Picture,
     /// Where the terminal has links.
     links: Vec<Link>,
     /// What is drawn into; what it holds before does not matter.
@@ -214,7 +215,7 @@ impl Screen {
         let empty = Buffer::empty(Rect::new(0, 0, size.0, size.1));
         Screen {
             sink,
-            shown: empty.clone(),
+            shown: Picture::filled(empty.area, &Cell::EMPTY),
             links: Vec::new(),
             next: empty,
             sent: 0,
@@ -230,8 +231,8 @@ impl Screen {
     }
 
     pub(crate) fn resize(&mut self, size: (u16, u16)) {
-        self.shown = Buffer::empty(Rect::new(0, 0, size.0, size.1));
-        self.next = self.shown.clone();
+        self.next = Buffer::empty(Rect::new(0, 0, size.0, size.1));
+        self.shown = Picture::filled(self.next.area, &Cell::EMPTY);
         self.blank = true;
     }
 
@@ -259,8 +260,7 @@ impl Screen {
         if !self.sink.is_idle() {
             return Ok(false);
         }
-        // The buffer before the last one is drawn into: two are enough for ever.
-        let links = draw(self.shown.area, &mut self.next);
+        let links = draw(self.next.area, &mut self.next);
         let mut bytes = Vec::new();
         bytes.append(&mut self.extra);
         if self.blank {
@@ -269,8 +269,9 @@ impl Screen {
             self.shown = erased.1;
             self.links.clear();
         }
-        bytes.extend(encode(&self.shown, &self.next));
-        bytes.extend(encode_links((&self.shown, &self.links), (&self.next, &links)));
+        let turn = encode(&mut self.shown, &self.next);
+        bytes.extend(turn.bytes);
+        bytes.extend(encode_links(&self.links, (&self.next, &links), &turn.rows));
         self.links = links;
         if !bytes.is_empty() {
             let mut frame = Vec::with_capacity(bytes.len() + 16);
@@ -280,7 +281,6 @@ impl Screen {
             self.sent = frame.len();
             self.sink.send(frame);
         }
-        std::mem::swap(&mut self.shown, &mut self.next);
         self.blank = false;
         Ok(true)
     }

@@ -6,7 +6,7 @@ use std::{fs, hint::black_box, time::Duration};
 
 use criterion::{BatchSize, Criterion};
 use elastictop::domain::time::Stamp;
-use elastictop::tui::{App, Msg, draw, encode};
+use elastictop::tui::{App, Msg, Picture, draw, encode};
 use ratatui::{
     Terminal,
     backend::TestBackend,
@@ -67,16 +67,14 @@ fn times(criterion: &mut Criterion) {
         criterion.bench_function(&format!("draw {ranks} ranks at 200x50"), |bench| {
             bench.iter(|| black_box(glass.draw(&app)));
         });
-        let mut last = glass.draw(&app);
+        let mut shown = Picture::from(&glass.draw(&app));
         let mut down = false;
         criterion.bench_function(&format!("key to bytes with {ranks} ranks"), |bench| {
             bench.iter(|| {
                 down = !down;
                 key(&mut app, if down { KeyCode::Right } else { KeyCode::Left });
                 let next = glass.draw(&app);
-                let bytes = encode(&last, &next);
-                last = next;
-                black_box(bytes)
+                black_box(encode(&mut shown, &next))
             });
         });
     }
@@ -98,12 +96,12 @@ fn bytes() {
         let messages = Fleet::messages(fleet.second());
         take(&mut app, fleet.now(), messages);
         let third = glass.draw(&app);
+        let mut shown = Picture::from(&empty);
+        let [whole, quiet, few, none] =
+            [first, second, third.clone(), third].map(|next| encode(&mut shown, &next).bytes.len());
         println!(
-            "{ranks:>5} ranks: whole {:>6}, a quiet second {:>5}, one rank in a hundred changes {:>5}, nothing new {}",
-            encode(&empty, &first).len(),
-            encode(&first, &second).len(),
-            encode(&second, &third).len(),
-            encode(&third, &third).len(),
+            "{ranks:>5} ranks: whole {whole:>6}, a quiet second {quiet:>5}, one rank in a hundred changes {few:>5}, \
+             nothing new {none}",
         );
     }
 }

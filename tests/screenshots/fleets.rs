@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use elastictop::tui::{App, Msg, Options, Theme, Themes, draw, encode};
+use elastictop::tui::{App, Msg, Options, Picture, Theme, Themes, draw, encode};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::{
@@ -50,8 +50,8 @@ fn take(name: &str, fleet: &Fleet, theme: &str, size: Size, keys: &str) {
     let backend = ratatui::backend::TestBackend::new(size.0, size.1);
     let mut terminal = ratatui::Terminal::new(backend).unwrap();
     let next = terminal.draw(|frame| draw(&app, frame)).unwrap().buffer.clone();
-    let empty = ratatui::buffer::Buffer::empty(next.area);
+    let mut empty = Picture::from(&ratatui::buffer::Buffer::empty(next.area));
     let mut parser = parser(size);
-    parser.process(&encode(&empty, &next));
+    parser.process(&encode(&mut empty, &next).bytes);
     save(parser.screen(), name, size);
 }

@@ -58,6 +58,7 @@ fn noise(a: u64, b: u64) -> u64 {
 /// A screen in the dark theme that nobody has changed anything of.
 pub fn options() -> Options {
     Options {
+        offset_s: 0,
         theme: Theme::load("default-dark").unwrap(),
         ascii: false,
         color: ColorDepth::True,

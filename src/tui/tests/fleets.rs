@@ -21,6 +21,7 @@ use crate::{
         app::{App, Cmd, Msg, Zoom},
         fixture,
         keys::View,
+        picture::Picture,
         theme::Theme,
         view,
     },
@@ -254,21 +255,20 @@ fn a_node_that_falls_silent_is_shown_with_its_age() {
 /// A screen that takes in a second of events, and the bytes of the frame that follows.
 struct Line {
     app: App,
-    last: Buffer,
+    shown: Picture,
+    next: Buffer,
 }
 
 impl Line {
     fn new(fleet: &Fleet, size: (u16, u16)) -> Line {
         let app = app(fleet, size);
-        Line { app, last: Buffer::empty(Rect::new(0, 0, size.0, size.1)) }
+        let next = Buffer::empty(Rect::new(0, 0, size.0, size.1));
+        Line { app, shown: Picture::from(&next), next }
     }
 
     fn frame(&mut self) -> usize {
-        let mut next = Buffer::empty(self.last.area);
-        view::paint(&self.app, next.area, &mut next);
-        let bytes = crate::tui::encode(&self.last, &next).len();
-        self.last = next;
-        bytes
+        view::paint(&self.app, self.next.area, &mut self.next);
+        crate::tui::encode(&mut self.shown, &self.next).bytes.len()
     }
 
     fn second(&mut self, fleet: &mut Fleet) {

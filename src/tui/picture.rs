@@ -1,0 +1,114 @@
+//! What a terminal shows, so that the next frame need not say it again.
+//!
+//! Kept in a third of the room of a [`Buffer`]: pictures are the largest part of what a monitor holds that is no program,
+//! and each of them is gone through once a frame.
+
+use ratatui::{
+    buffer::{Buffer, Cell},
+    layout::Rect,
+    style::{Color, Modifier},
+};
+
+/// What a cell looks like, besides its symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Look {
+    pub(super) ink: Color,
+    pub(super) ground: Color,
+    pub(super) modifier: Modifier,
+}
+
+pub(super) const PLAIN: Look = Look { ink: Color::Reset, ground: Color::Reset, modifier: Modifier::empty() };
+
+impl Look {
+    pub(super) fn of(cell: &Cell) -> Look {
+        Look { ink: cell.fg, ground: cell.bg, modifier: cell.modifier }
+    }
+
+    /// Whether two looks show a blank alike.
+    pub(super) fn same_blank(self, other: Look) -> bool {
+        let visible = Modifier::REVERSED | Modifier::UNDERLINED | Modifier::CROSSED_OUT;
+        self.ground == other.ground && !(self.modifier | other.modifier).intersects(visible)
+    }
+}
+
+/// Bytes of the longest symbol that is kept.
+const LONGEST: usize = 6;
+/// A longer one: like no other, so that it is written anew each time.
+const UNKNOWN: [u8; LONGEST] = [0; LONGEST];
+const BLANK: [u8; LONGEST] = [b' ', 0, 0, 0, 0, 0];
+
+/// One cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    symbol: [u8; LONGEST],
+    look: Look,
+}
+
+impl Seen {
+    fn of(cell: &Cell) -> Seen {
+        let mut symbol = UNKNOWN;
+        match cell.symbol().as_bytes() {
+            // Most are one byte.
+            [byte] => symbol[0] = *byte,
+            bytes if bytes.len() <= LONGEST => symbol[..bytes.len()].copy_from_slice(bytes),
+            _ => {}
+        }
+        Seen { symbol, look: Look::of(cell) }
+    }
+
+    /// Whether both look the same on a terminal.
+    fn is_like(&self, other: &Seen) -> bool {
+        let same = self.look == other.look || self.symbol == BLANK && self.look.same_blank(other.look);
+        self.symbol == other.symbol && self.symbol != UNKNOWN && same
+    }
+
+    fn is_wide(&self) -> bool {
+        let length = self.symbol.iter().position(|byte| *byte == 0).unwrap_or(LONGEST);
+        length != 1 && str::from_utf8(&self.symbol[..length]).is_ok_and(|text| super::text::width(text) != 1)
+    }
+}
+
+/// All cells of a terminal.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    area: Rect,
+    cells: Vec<Seen>,
+}
+
+/// A cell that differs, and its place.
+pub(super) type Change<'a> = (u16, u16, &'a Cell);
+
+impl Picture {
+    /// A terminal of this size whose cells are all like `cell`.
+    pub fn filled(area: Rect, cell: &Cell) -> Picture {
+        Picture { area, cells: vec![Seen::of(cell); area.area() as usize] }
+    }
+
+    /// Takes over what a frame of the same size shows. Gives the cells that differ, row by row, and the rows in which wide
+    /// characters come or go.
+    pub(super) fn take<'a>(&mut self, next: &'a Buffer) -> (Vec<Change<'a>>, Vec<u16>) {
+        let width = usize::from(self.area.width).max(1);
+        let rows = self.cells.chunks_mut(width).zip(next.content.chunks(width));
+        let (mut changes, mut wide) = (Vec::new(), Vec::new());
+        for (y, (before, after)) in (self.area.y..).zip(rows) {
+            for (x, (seen, cell)) in (self.area.x..).zip(before.iter_mut().zip(after)) {
+                let now = Seen::of(cell);
+                if now.is_like(seen) {
+                    continue;
+                }
+                if (now.is_wide() || seen.is_wide()) && wide.last() != Some(&y) {
+                    wide.push(y);
+                }
+                *seen = now;
+                changes.push((x, y, cell));
+            }
+        }
+        (changes, wide)
+    }
+}
+
+impl From<&Buffer> for Picture {
+    fn from(buffer: &Buffer) -> Picture {
+        Picture { area: buffer.area, cells: buffer.content.iter().map(Seen::of).collect() }
+    }
+}
