@@ -230,21 +230,23 @@ impl Order {
         rows.sort_by_cached_key(|row| (self.key(&ranks[*row as usize]), *row));
     }
 
-    /// Lowest first.
+    /// Lowest first; what is not known last.
     fn key(self, row: &RankRow) -> u64 {
+        const UNKNOWN: u64 = u64::MAX;
+        let falling = |value: u64| (UNKNOWN - 1).saturating_sub(value);
         // Whole numbers, so that rows do not change places for a tenth.
-        let falling = |value: f32| u64::MAX - value.round() as u64;
+        let whole = |value: f32| value.round() as u64;
         match self {
             Order::Suspicion => {
                 u64::from(u8::MAX - row.level) << 2
                     | u64::from(!row.is_cause) << 1
                     | u64::from(!row.has_failed())
             }
-            Order::Rank => u64::from(row.rank.unwrap_or(u32::MAX)),
-            Order::Step => row.step.unwrap_or(u64::MAX),
-            Order::Cpu => row.figures.cpu_pct.map_or(u64::MAX, falling),
-            Order::Memory => row.rss_bytes.map_or(u64::MAX, |bytes| u64::MAX - 1 - bytes),
-            Order::Gpu => row.figures.gpu_pct.map_or(u64::MAX, |share| share.round() as u64),
+            Order::Rank => row.rank.map_or(UNKNOWN, u64::from),
+            Order::Step => row.step.unwrap_or(UNKNOWN),
+            Order::Cpu => row.figures.cpu_pct.map_or(UNKNOWN, |share| falling(whole(share))),
+            Order::Memory => row.rss_bytes.map_or(UNKNOWN, falling),
+            Order::Gpu => row.figures.gpu_pct.map_or(UNKNOWN, whole),
         }
     }
 }

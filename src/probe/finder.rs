@@ -23,6 +23,10 @@ use super::{
 const QUICK_LOOKS: u32 = 20;
 /// Up to so many ranks are looked at whole each time.
 const ALL_WHOLE: usize = 16;
+/// Of more, one whole look in so many; of more than [`MANY`], in so many.
+const WHOLE_IN: [u32; 2] = [5, 10];
+/// More ranks than a machine has GPUs.
+const MANY: usize = 128;
 /// With more of them, an agent whose ranks all live is asked for new children at each of so many looks.
 const CALM_LOOKS: u32 = 5;
 
@@ -192,6 +196,7 @@ impl Finder {
     fn sample_ranks(&mut self) -> (Vec<RankLook>, Vec<ProcId>) {
         let (mut looks, mut gone) = (Vec::with_capacity(self.ranks.len()), Vec::new());
         let all_whole = self.ranks.len() <= ALL_WHOLE;
+        let every = WHOLE_IN[usize::from(self.ranks.len() > MANY)];
         let died = self.deaths.as_mut().map(Deaths::take).unwrap_or_default();
         if !died.is_empty() {
             self.settled.clear();
@@ -201,7 +206,7 @@ impl Finder {
             let pid = watch.proc().pid;
             // Whose death is not told is looked at.
             let is_told = deaths.as_ref().is_some_and(|deaths| deaths.watches(pid));
-            if is_told && !all_whole { watch.glance() } else { watch.sample() }
+            if is_told && !all_whole { watch.glance(every) } else { watch.sample() }
         };
         self.ranks.retain_mut(|rank| match look(&mut rank.watch) {
             Ok(_) if rank.fresh => true,

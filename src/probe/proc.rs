@@ -142,14 +142,12 @@ pub struct Watch {
     /// Where its CPU time is read for little; `None` where that shows something else than `stat` does.
     clock: Option<CpuClock>,
     last: Option<Look>,
-    /// Since the last whole look.
-    glances: u32,
+    /// Counted from a number of its own, so that the whole looks at many processes do not come together.
+    looks: u32,
     /// Whether it used CPU time between the last two looks.
     ran: bool,
 }
 
-/// After so many glances comes a whole look.
-const GLANCES: u32 = 4;
 /// How far CPU clock and `stat` may be apart, in nanoseconds: ticks are rounded, and threads go on in between.
 const APART: u64 = 100_000_000;
 
@@ -165,13 +163,10 @@ impl Watch {
             // The clock is of this machine's process, whatever tree the files are in.
             clock: (proc_root == Path::new(ROOT)).then(|| CpuClock::of(proc.pid)),
             last: None,
-            // So that the whole looks at many processes do not come together.
-            glances: proc.pid.unsigned_abs() % (GLANCES + 1),
+            looks: proc.pid.unsigned_abs(),
             ran: false,
         };
-        let first = watch.glances;
         watch.sample()?;
-        watch.glances = first;
         Ok(watch)
     }
 
@@ -208,18 +203,19 @@ impl Watch {
             threads: (!is_dead && stat.threads > 0).then_some(stat.threads),
             ppid: stat.ppid,
         };
-        self.glances = 0;
         Ok(self.keep(look))
     }
 
     /// Looks at CPU time alone, for a tenth of the cost, where the process's death is told by other means: its clock
-    /// goes by the process id. The rest is that of the last whole look, which is never more than a few glances ago. A
+    /// goes by the process id. The rest is that of the last whole look, which is at most `every` looks ago. A
     /// whole look it is at once for a process that stopped using the CPU, or that was last seen stopped or blocked.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] when it is gone; [`is_gone`] tells.
-    pub fn glance(&mut self) -> io::Result<Look> {
-        let last = self.last.filter(|last| last.kernel == Kernel::Alive && self.glances < GLANCES);
+    pub fn glance(&mut self, every: u32) -> io::Result<Look> {
+        self.looks = self.looks.wrapping_add(1);
+        let is_turn = self.looks.is_multiple_of(every);
+        let last = self.last.filter(|last| last.kernel == Kernel::Alive && !is_turn);
         let Some((last, cpu_ns)) = last.zip(self.clock.and_then(CpuClock::read)) else {
             return self.sample();
         };
@@ -227,7 +223,6 @@ impl Watch {
         if self.halted(cpu_ns) || last.cpu_ns > Some(cpu_ns) {
             return self.sample();
         }
-        self.glances += 1;
         Ok(self.keep(Look { cpu_ns: Some(cpu_ns), ..last }))
     }
 

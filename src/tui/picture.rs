@@ -20,11 +20,13 @@ pub(super) struct Look {
 pub(super) const PLAIN: Look = Look { ink: Color::Reset, ground: Color::Reset, modifier: Modifier::empty() };
 
 impl Look {
+    #[inline]
     pub(super) fn of(cell: &Cell) -> Look {
         Look { ink: cell.fg, ground: cell.bg, modifier: cell.modifier }
     }
 
     /// Whether two looks show a blank alike.
+    #[inline]
     pub(super) fn same_blank(self, other: Look) -> bool {
         let visible = Modifier::REVERSED | Modifier::UNDERLINED | Modifier::CROSSED_OUT;
         self.ground == other.ground && !(self.modifier | other.modifier).intersects(visible)
@@ -56,10 +58,15 @@ impl Seen {
         Seen { symbol, look: Look::of(cell) }
     }
 
-    /// Whether both look the same on a terminal.
-    fn is_like(&self, other: &Seen) -> bool {
-        let same = self.look == other.look || self.symbol == BLANK && self.look.same_blank(other.look);
-        self.symbol == other.symbol && self.symbol != UNKNOWN && same
+    /// Whether a cell looks like this on a terminal. Asked of all cells of each frame.
+    #[inline]
+    fn is_like(&self, cell: &Cell) -> bool {
+        let look = Look::of(cell);
+        match cell.symbol().as_bytes() {
+            b" " => self.symbol == BLANK && (self.look == look || self.look.same_blank(look)),
+            [byte] => self.symbol == [*byte, 0, 0, 0, 0, 0] && self.look == look,
+            _ => *self == Seen::of(cell) && self.symbol != UNKNOWN,
+        }
     }
 
     fn is_wide(&self) -> bool {
@@ -92,10 +99,10 @@ impl Picture {
         let (mut changes, mut wide) = (Vec::new(), Vec::new());
         for (y, (before, after)) in (self.area.y..).zip(rows) {
             for (x, (seen, cell)) in (self.area.x..).zip(before.iter_mut().zip(after)) {
-                let now = Seen::of(cell);
-                if now.is_like(seen) {
+                if seen.is_like(cell) {
                     continue;
                 }
+                let now = Seen::of(cell);
                 if (now.is_wide() || seen.is_wide()) && wide.last() != Some(&y) {
                     wide.push(y);
                 }
