@@ -159,3 +159,33 @@ fn the_rank_that_failed_first_comes_first() {
     let suspects: Vec<_> = fleet.suspects().iter().map(|row| fleet.ranks[*row as usize].number()).collect();
     assert_eq!(suspects, [2, 1]);
 }
+
+#[test]
+fn what_is_not_known_comes_last_in_every_order() {
+    let unknown = |local| RankRow {
+        id: RankId { node: 0, local },
+        rank: None,
+        state: RankState::Running,
+        since: Stamp(0),
+        ended_well: false,
+        is_cause: false,
+        figures: Figures::default(),
+        step: None,
+        step_at: None,
+        rss_bytes: None,
+        beat_age: None,
+        score: 0.0,
+        level: 0,
+        heat: None,
+    };
+    // As large as another node may say.
+    let figures = Figures { cpu_pct: Some(f32::MAX), gpu_pct: Some(100.0), ..Figures::default() };
+    let known =
+        RankRow { rank: Some(7), step: Some(5), rss_bytes: Some(u64::MAX), figures, level: 1, ..unknown(1) };
+    let ranks = [unknown(0), known, unknown(2)];
+    for order in Order::ALL {
+        let mut rows = [0, 1, 2];
+        order.sort(&ranks, &mut rows);
+        assert_eq!(rows, [1, 0, 2], "by {}", order.name());
+    }
+}

@@ -373,6 +373,8 @@ impl Ledger {
         // break after the agent began to end ranks break because of it.
         let closing = self.ranks.iter().filter_map(|rank| rank.by_agent).map(|(at, _)| at).min();
         let agent_gone = self.agent_exit.map(|(at, _)| at).filter(|_| closing.is_none());
+        let was_killed = |exit: Option<Exit>| matches!(exit, Some(Exit::Signal(_)));
+        let agent_killed = agent_failed.filter(|(_, exit)| was_killed(*exit)).map(|(at, _)| at);
         // What ends after its agent was ended by somebody, mostly elastictop, who cleaned up.
         let gone = agents.filter(|_| self.deadlock.is_none());
         findings.retain(|found| {
@@ -390,6 +392,9 @@ impl Ledger {
                     && agent_gone.is_none_or(|gone| found.at <= gone + SLACK)
                     && !self.new_nodes
             }
+            // Ranks that end with their agent may be seen gone a moment before it is. An agent that a signal killed did
+            // not end because of a rank.
+            Standing::Unseen => agent_killed.is_none_or(|gone| found.at + SLACK < gone),
             Standing::Terminated => agent_gone.is_none_or(|gone| found.at + SLACK < gone) && !self.new_nodes,
             _ => true,
         });

@@ -94,6 +94,18 @@ fn verdict(script: &str) -> String {
 mod gpus;
 
 #[test]
+fn ranks_that_went_with_a_killed_agent_are_not_to_blame() {
+    let kind = |script: &str| run(script).1.map(|cause| (cause.kind, cause.rank));
+    let with_it = "5.0 unseen 0\n5.0 unseen 1\n5.025 agent-exit -9";
+    assert_eq!(kind(with_it), Some((CauseKind::Agent, None)));
+    let before_it = "5.0 unseen 0\n7.0 agent-exit -9";
+    assert_eq!(kind(before_it), Some((CauseKind::Unknown, Some(0))));
+    // Both are met dead by a supervisor that takes over: the agent's exit code follows from the rank.
+    let met_dead = "5.0 unseen 0\n5.0 agent-exit 1";
+    assert_eq!(kind(met_dead), Some((CauseKind::Unknown, Some(0))));
+}
+
+#[test]
 fn the_rank_that_raised_is_named_and_not_the_one_whose_peer_went() {
     let script = "
         9.9 1: [rank1]: ValueError: bad batch
