@@ -23,10 +23,12 @@ use super::{
 const QUICK_LOOKS: u32 = 20;
 /// Up to so many ranks are looked at whole each time.
 const ALL_WHOLE: usize = 16;
-/// Of more, one whole look in so many; of more than [`MANY`], in so many.
-const WHOLE_IN: [u32; 2] = [5, 10];
-/// More ranks than a machine has GPUs.
-const MANY: usize = 128;
+/// One whole look in so many where there are more.
+const WHOLE_IN: u32 = 5;
+/// The same on a crowded node.
+const WHOLE_IN_CROWD: u32 = 10;
+/// A node with more ranks than this is crowded: machines have fewer GPUs.
+const CROWD: usize = 128;
 /// With more of them, an agent whose ranks all live is asked for new children at each of so many looks.
 const CALM_LOOKS: u32 = 5;
 
@@ -169,7 +171,7 @@ impl Finder {
         }
         for rank in self.ranks.iter_mut().filter(|rank| rank.fresh) {
             rank.fresh = false;
-            // The look by which it was found: no two lines of this function are far apart.
+            // The look that was taken when it was found, a moment ago.
             if let Some(look) = rank.watch.last() {
                 looks.push(RankLook { sighting: rank.sighting.clone(), look, fresh: true });
             }
@@ -196,7 +198,7 @@ impl Finder {
     fn sample_ranks(&mut self) -> (Vec<RankLook>, Vec<ProcId>) {
         let (mut looks, mut gone) = (Vec::with_capacity(self.ranks.len()), Vec::new());
         let all_whole = self.ranks.len() <= ALL_WHOLE;
-        let every = WHOLE_IN[usize::from(self.ranks.len() > MANY)];
+        let every = if self.ranks.len() > CROWD { WHOLE_IN_CROWD } else { WHOLE_IN };
         let died = self.deaths.as_mut().map(Deaths::take).unwrap_or_default();
         if !died.is_empty() {
             self.settled.clear();

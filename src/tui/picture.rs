@@ -3,6 +3,8 @@
 //! Kept in a third of the room of a [`Buffer`]: pictures are the largest part of what a monitor holds that is no program,
 //! and each of them is gone through once a frame.
 
+use std::hash::{DefaultHasher, Hasher as _};
+
 use ratatui::{
     buffer::{Buffer, Cell},
     layout::Rect,
@@ -33,10 +35,10 @@ impl Look {
     }
 }
 
-/// Bytes of the longest symbol that is kept.
+/// Bytes of the longest symbol that is kept as it is.
 const LONGEST: usize = 6;
-/// A longer one: like no other, so that it is written anew each time.
-const UNKNOWN: [u8; LONGEST] = [0; LONGEST];
+/// Begins what is kept of a longer one, a flag or a syllable of many signs: forty bits of its hash. No text has this byte.
+const HASHED: u8 = 0xff;
 const BLANK: [u8; LONGEST] = [b' ', 0, 0, 0, 0, 0];
 
 /// One cell.
@@ -48,12 +50,17 @@ struct Seen {
 
 impl Seen {
     fn of(cell: &Cell) -> Seen {
-        let mut symbol = UNKNOWN;
+        let mut symbol = [0; LONGEST];
         match cell.symbol().as_bytes() {
             // Most are one byte.
             [byte] => symbol[0] = *byte,
             bytes if bytes.len() <= LONGEST => symbol[..bytes.len()].copy_from_slice(bytes),
-            _ => {}
+            bytes => {
+                let mut hasher = DefaultHasher::new();
+                hasher.write(bytes);
+                symbol[0] = HASHED;
+                symbol[1..].copy_from_slice(&hasher.finish().to_le_bytes()[..LONGEST - 1]);
+            }
         }
         Seen { symbol, look: Look::of(cell) }
     }
@@ -65,13 +72,15 @@ impl Seen {
         match cell.symbol().as_bytes() {
             b" " => self.symbol == BLANK && (self.look == look || self.look.same_blank(look)),
             [byte] => self.symbol == [*byte, 0, 0, 0, 0, 0] && self.look == look,
-            _ => *self == Seen::of(cell) && self.symbol != UNKNOWN,
+            _ => *self == Seen::of(cell),
         }
     }
 
     fn is_wide(&self) -> bool {
         let length = self.symbol.iter().position(|byte| *byte == 0).unwrap_or(LONGEST);
-        length != 1 && str::from_utf8(&self.symbol[..length]).is_ok_and(|text| super::text::width(text) != 1)
+        // Nobody knows how wide a terminal takes a long one to be.
+        length != 1
+            && str::from_utf8(&self.symbol[..length]).map_or(true, |text| super::text::width(text) != 1)
     }
 }
 
