@@ -30,7 +30,12 @@ pub struct Turn {
 
 /// Turns what a terminal shows into the next frame, which has the same size.
 pub fn encode(shown: &mut Picture, next: &Buffer) -> Turn {
-    let (mut changes, wide) = shown.take(next);
+    encode_up_to(shown, next, &vec![u16::MAX; next.area.height.into()])
+}
+
+/// The same where each row, from the top, can differ up to a column only.
+pub(super) fn encode_up_to(shown: &mut Picture, next: &Buffer, ends: &[u16]) -> Turn {
+    let (mut changes, wide) = shown.take(next, ends);
     if changes.is_empty() {
         return Turn::default();
     }

@@ -4,7 +4,6 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use ratatui::{
-    buffer::Buffer,
     crossterm::event::{Event as TerminalEvent, KeyEvent, KeyEventKind},
     layout::Rect,
 };
@@ -12,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Options,
+    canvas::Canvas,
     keys::{Action, Keymap, Scope},
     run::{Surroundings, terminal},
     screen::Screen,
@@ -134,9 +134,9 @@ impl Jobs {
         Picked::Nothing
     }
 
-    pub(crate) fn paint(&self, area: Rect, buffer: &mut Buffer) {
-        let mut pen = Pen::new(buffer, &self.theme, self.glyphs);
-        pen.fill(area);
+    pub(crate) fn paint(&self, area: Rect, canvas: &mut Canvas) {
+        let mut pen = Pen::new(canvas, &self.theme, self.glyphs);
+        pen.clear();
         if area.height < 2 {
             return;
         }
@@ -266,8 +266,8 @@ where
         if screen.is_broken() || hung_up() {
             return Ok(None);
         }
-        let draw = |area, buffer: &mut Buffer| {
-            jobs.paint(area, buffer);
+        let draw = |area, canvas: &mut Canvas| {
+            jobs.paint(area, canvas);
             Vec::new()
         };
         screen.show(draw).map_err(|error| terminal(&error))?;

@@ -6,6 +6,7 @@
 
 mod app;
 mod budget;
+mod canvas;
 mod encode;
 #[cfg(test)]
 mod fixture;

@@ -100,14 +100,15 @@ impl Picture {
         Picture { area, cells: vec![Seen::of(cell); area.area() as usize] }
     }
 
-    /// Takes over what a frame of the same size shows. Gives the cells that differ, row by row, and the rows in which wide
-    /// characters come or go.
-    pub(super) fn take<'a>(&mut self, next: &'a Buffer) -> (Vec<Change<'a>>, Vec<u16>) {
+    /// Takes over what a frame of the same size shows, of each row up to its column in `ends`. Gives the cells that differ,
+    /// row by row, and the rows in which wide characters come or go.
+    pub(super) fn take<'a>(&mut self, next: &'a Buffer, ends: &[u16]) -> (Vec<Change<'a>>, Vec<u16>) {
         let width = usize::from(self.area.width).max(1);
         let rows = self.cells.chunks_mut(width).zip(next.content.chunks(width));
         let (mut changes, mut wide) = (Vec::new(), Vec::new());
-        for (y, (before, after)) in (self.area.y..).zip(rows) {
-            for (x, (seen, cell)) in (self.area.x..).zip(before.iter_mut().zip(after)) {
+        for (y, ((before, after), end)) in (self.area.y..).zip(rows.zip(ends)) {
+            let columns = self.area.x..*end;
+            for (x, (seen, cell)) in columns.zip(before.iter_mut().zip(after)) {
                 if seen.is_like(cell) {
                     continue;
                 }

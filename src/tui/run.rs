@@ -122,7 +122,7 @@ where
                 return Ok(ending(app));
             }
             let drawn = screen
-                .show(|area, buffer| view::paint(app, area, buffer))
+                .show(|area, canvas| view::paint(app, area, canvas))
                 .map_err(|error| terminal(&error))?;
             // A terminal that is slow gets the next frame when it has taken this one.
             dirty = !drawn;

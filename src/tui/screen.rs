@@ -30,7 +30,8 @@ use ratatui::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    encode::{encode, erase},
+    canvas::Canvas,
+    encode::{encode_up_to, erase},
     links::{Link, encode_links},
     picture::Picture,
 };
@@ -201,7 +202,7 @@ pub(crate) struct Screen {
     /// Where the terminal has links.
     links: Vec<Link>,
     /// What is drawn into; what it holds before does not matter.
-    next: Buffer,
+    next: Canvas,
     sent: usize,
     /// Whether it is not known what the terminal shows.
     blank: bool,
@@ -212,12 +213,12 @@ pub(crate) struct Screen {
 
 impl Screen {
     pub(crate) fn new(sink: Box<dyn Sink>, size: (u16, u16)) -> Screen {
-        let empty = Buffer::empty(Rect::new(0, 0, size.0, size.1));
+        let next = Canvas::new(Buffer::empty(Rect::new(0, 0, size.0, size.1)));
         Screen {
             sink,
-            shown: Picture::filled(empty.area, &Cell::EMPTY),
+            shown: Picture::filled(next.area(), &Cell::EMPTY),
             links: Vec::new(),
-            next: empty,
+            next,
             sent: 0,
             blank: true,
             erases_in_colour: true,
@@ -231,8 +232,8 @@ impl Screen {
     }
 
     pub(crate) fn resize(&mut self, size: (u16, u16)) {
-        self.next = Buffer::empty(Rect::new(0, 0, size.0, size.1));
-        self.shown = Picture::filled(self.next.area, &Cell::EMPTY);
+        self.next = Canvas::new(Buffer::empty(Rect::new(0, 0, size.0, size.1)));
+        self.shown = Picture::filled(self.next.area(), &Cell::EMPTY);
         self.blank = true;
     }
 
@@ -255,23 +256,27 @@ impl Screen {
     }
 
     /// Draws and sends what changed; false when the terminal has not taken the frame before yet.
-    pub(crate) fn show(&mut self, draw: impl FnOnce(Rect, &mut Buffer) -> Vec<Link>) -> io::Result<bool> {
+    pub(crate) fn show(&mut self, draw: impl FnOnce(Rect, &mut Canvas) -> Vec<Link>) -> io::Result<bool> {
         self.sent = 0;
         if !self.sink.is_idle() {
             return Ok(false);
         }
-        let links = draw(self.next.area, &mut self.next);
+        let before = self.next.extent().clone();
+        let links = draw(self.next.area(), &mut self.next);
+        debug_assert!(self.next.is_sound(), "something was drawn where the canvas does not know of it");
+        let (next, mut ends) = (self.next.buffer(), before.with(self.next.extent()));
         let mut bytes = Vec::new();
         bytes.append(&mut self.extra);
         if self.blank {
-            let erased = erase(&self.next, self.erases_in_colour);
+            ends.fill(u16::MAX);
+            let erased = erase(next, self.erases_in_colour);
             bytes.extend(erased.0);
             self.shown = erased.1;
             self.links.clear();
         }
-        let turn = encode(&mut self.shown, &self.next);
+        let turn = encode_up_to(&mut self.shown, next, &ends);
         bytes.extend(turn.bytes);
-        bytes.extend(encode_links(&self.links, (&self.next, &links), &turn.rows));
+        bytes.extend(encode_links(&self.links, (next, &links), &turn.rows));
         self.links = links;
         if !bytes.is_empty() {
             let mut frame = Vec::with_capacity(bytes.len() + 16);

@@ -6,7 +6,7 @@ use ratatui::{buffer::Buffer, layout::Rect};
 
 use super::{
     fleet::Fleet,
-    looks::picture,
+    looks::{paint, picture},
     scripts::{press, said},
 };
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     },
     tui::{
         app::{App, Cmd, Msg, Zoom},
+        canvas::Canvas,
         fixture,
         keys::View,
         picture::Picture,
@@ -33,10 +34,7 @@ fn app(fleet: &Fleet, size: (u16, u16)) -> App {
 }
 
 fn shown(app: &App, size: (u16, u16)) -> String {
-    let area = Rect::new(0, 0, size.0, size.1);
-    let mut buffer = Buffer::empty(area);
-    view::paint(app, area, &mut buffer);
-    picture(&buffer)
+    picture(&paint(app, size))
 }
 
 fn looks(name: &str, fleet: &Fleet, keys: &str, sizes: &[(u16, u16)]) {
@@ -256,19 +254,19 @@ fn a_node_that_falls_silent_is_shown_with_its_age() {
 struct Line {
     app: App,
     shown: Picture,
-    next: Buffer,
+    next: Canvas,
 }
 
 impl Line {
     fn new(fleet: &Fleet, size: (u16, u16)) -> Line {
         let app = app(fleet, size);
-        let next = Buffer::empty(Rect::new(0, 0, size.0, size.1));
-        Line { app, shown: Picture::from(&next), next }
+        let next = Canvas::new(Buffer::empty(Rect::new(0, 0, size.0, size.1)));
+        Line { app, shown: Picture::from(next.buffer()), next }
     }
 
     fn frame(&mut self) -> usize {
-        view::paint(&self.app, self.next.area, &mut self.next);
-        crate::tui::encode(&mut self.shown, &self.next).bytes.len()
+        view::paint(&self.app, self.next.area(), &mut self.next);
+        crate::tui::encode(&mut self.shown, self.next.buffer()).bytes.len()
     }
 
     fn second(&mut self, fleet: &mut Fleet) {

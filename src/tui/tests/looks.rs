@@ -17,6 +17,7 @@ use crate::{
     },
     tui::{
         app::{App, Cmd, Msg},
+        canvas::Canvas,
         fixture::{self, Story},
         fixture_page as page, fixture_runs as runs,
         jobs::{JobRow, Jobs},
@@ -34,11 +35,13 @@ const SIZES: [(u16, u16); 4] = [(40, 12), (80, 24), (120, 40), (200, 50)];
 const LETTERS: &[u8; 34] = b".d-=TaSoiwcskmelgggggHHHHH01234567";
 const SELECTION: Color = Color::Indexed(6);
 
-fn paint(app: &App, size: (u16, u16)) -> Buffer {
+/// The screen at a size.
+pub(super) fn paint(app: &App, size: (u16, u16)) -> Buffer {
     let area = Rect::new(0, 0, size.0, size.1);
-    let mut buffer = Buffer::empty(area);
-    view::paint(app, area, &mut buffer);
-    buffer
+    let mut canvas = Canvas::new(Buffer::empty(area));
+    view::paint(app, area, &mut canvas);
+    assert!(canvas.is_sound());
+    canvas.into_buffer()
 }
 
 fn row_text(buffer: &Buffer, y: u16) -> String {
@@ -309,9 +312,9 @@ fn the_list_of_jobs() {
         jobs.take(rows, later);
         for size in SIZES {
             let area = Rect::new(0, 0, size.0, size.1);
-            let mut buffer = Buffer::empty(area);
-            jobs.paint(area, &mut buffer);
-            let _ = writeln!(pictures, "== {}x{}\n{}", size.0, size.1, picture(&buffer));
+            let mut canvas = Canvas::new(Buffer::empty(area));
+            jobs.paint(area, &mut canvas);
+            let _ = writeln!(pictures, "== {}x{}\n{}", size.0, size.1, picture(canvas.buffer()));
         }
     }
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
@@ -320,7 +323,7 @@ fn the_list_of_jobs() {
     for columns in 0..=20 {
         for rows in 0..=20 {
             let area = Rect::new(0, 0, columns, rows);
-            jobs.paint(area, &mut Buffer::empty(area));
+            jobs.paint(area, &mut Canvas::new(Buffer::empty(area)));
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use ratatui::{buffer::Buffer, layout::Rect};
-
-use super::scripts::{press, said};
+use super::{
+    looks::paint,
+    scripts::{press, said},
+};
 use crate::{
     domain::{
         closeup::Question,
@@ -26,9 +27,7 @@ use crate::{
 const SIZE: (u16, u16) = (80, 24);
 
 fn text(app: &App, size: (u16, u16)) -> String {
-    let area = Rect::new(0, 0, size.0, size.1);
-    let mut buffer = Buffer::empty(area);
-    view::paint(app, area, &mut buffer);
+    let buffer = paint(app, size);
     let row = |y: u16| (0..size.0).map(|x| buffer[(x, y)].symbol()).collect::<String>();
     (0..size.1).map(|y| row(y).trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
@@ -338,7 +337,7 @@ fn links_reach_the_terminal_only_where_they_are_wanted() {
         let mut screen = Screen::new(Box::new(tape.clone()), (120, 40));
         let frame = |screen: &mut Screen, app: &App| {
             tape.0.lock().unwrap().clear();
-            screen.show(|area, buffer| view::paint(app, area, buffer)).unwrap();
+            screen.show(|area, canvas| view::paint(app, area, canvas)).unwrap();
             String::from_utf8(tape.0.lock().unwrap().clone()).unwrap()
         };
         let first = frame(&mut screen, &app);

@@ -1,12 +1,8 @@
 //! A recording on the screen: its line, its keys, its time.
 
-use ratatui::{
-    buffer::Buffer,
-    crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind},
-    layout::Rect,
-};
+use ratatui::crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 
-use super::{press, scripts::said};
+use super::{looks::paint, press, scripts::said};
 use crate::{
     domain::{
         replay::{Control, Mark, MarkKind},
@@ -15,7 +11,6 @@ use crate::{
     tui::{
         app::{App, Cmd, Msg},
         fixture::{self, BEGIN},
-        view,
     },
     wire::message::{ToSupervisor, ToViewer},
 };
@@ -55,9 +50,7 @@ fn replay(size: (u16, u16)) -> App {
 }
 
 fn rows(app: &App, size: (u16, u16)) -> Vec<String> {
-    let area = Rect::new(0, 0, size.0, size.1);
-    let mut buffer = Buffer::empty(area);
-    view::paint(app, area, &mut buffer);
+    let buffer = paint(app, size);
     let row = |y| (0..size.0).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
     (0..size.1).map(row).collect()
 }

@@ -1,13 +1,9 @@
 //! Scripts of keys and what they leave behind.
 
 use proptest::prelude::*;
-use ratatui::{
-    buffer::Buffer,
-    crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind},
-    layout::Rect,
-};
+use ratatui::crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 
-use super::looks::picture;
+use super::looks::{paint, picture};
 
 use crate::{
     domain::{
@@ -21,7 +17,6 @@ use crate::{
         fixture::{self, log_lines},
         fixture_page::{close_up, hung_stacks, stack_of},
         keys::{self, View},
-        view,
     },
     wire::message::{ToSupervisor, ToViewer},
 };
@@ -317,9 +312,7 @@ fn a_search_goes_on_over_more_lines_than_one_answer_looks_through() {
     assert!(page.found.is_none() && page.next.is_some());
     let more = app.update(Msg::Heard(Box::new(ToViewer::Logs { id: *id, page: page.clone() })));
     assert!(find(&more) && app.logs.searched_to == page.next, "{more:?}");
-    let area = Rect::new(0, 0, 80, 24);
-    let mut buffer = Buffer::empty(area);
-    view::paint(&app, area, &mut buffer);
+    let buffer = paint(&app, (80, 24));
     assert!(picture(&buffer).contains("searching, line"), "{}", picture(&buffer));
     press(&mut app, "<Esc>", &lines);
     let [Cmd::Send(ToSupervisor::Logs { id, query })] = &more[..] else { panic!("{more:?}") };
@@ -455,9 +448,7 @@ proptest! {
             // A supervisor that answers, but not for ever.
             todo.truncate(4);
             settle(&mut app, &mut todo, &lines, &mut Vec::new());
-            let area = ratatui::layout::Rect::new(0, 0, size.0, size.1);
-            let mut buffer = ratatui::buffer::Buffer::empty(area);
-            view::paint(&app, area, &mut buffer);
+            paint(&app, size);
         }
     }
 }

@@ -141,7 +141,7 @@ mod tests {
     use ratatui::{layout::Rect, style::Style};
 
     use super::*;
-    use crate::tui::{fixture, tests::press, view};
+    use crate::tui::{canvas::Canvas, fixture, tests::press, view};
 
     fn shown(lines: &[&str]) -> (Buffer, App) {
         let mut buffer = Buffer::empty(Rect::new(0, 0, 60, lines.len() as u16));
@@ -176,7 +176,8 @@ mod tests {
         app.links = true;
         press(&mut app, "L d", &lines);
         let paint = |app: &App| {
-            view::paint(app, Rect::new(0, 0, 80, 24), &mut Buffer::empty(Rect::new(0, 0, 80, 24)))
+            let area = Rect::new(0, 0, 80, 24);
+            view::paint(app, area, &mut Canvas::new(Buffer::empty(area)))
         };
         assert!(paint(&app).len() > 15);
         press(&mut app, "?", &lines);

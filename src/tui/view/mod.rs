@@ -25,7 +25,7 @@ mod timeline;
 mod transport;
 mod verdict;
 
-use ratatui::{Frame, buffer::Buffer, layout::Rect};
+use ratatui::{Frame, layout::Rect};
 
 pub(crate) use header::key_line;
 pub(crate) use pen::Pen;
@@ -33,6 +33,7 @@ pub(crate) use rank::{page_axis, tab_length, tab_text};
 
 use super::{
     app::{App, Zoom},
+    canvas::Canvas,
     keys::View,
     links::Link,
     theme::Role,
@@ -57,14 +58,16 @@ pub(crate) fn hang_text(app: &App) -> String {
 /// Draws the job screen.
 pub fn draw(app: &App, frame: &mut Frame) {
     let area = frame.area();
+    let mut canvas = Canvas::new(std::mem::take(frame.buffer_mut()));
     // Where links lie is the terminal's affair.
-    let _links = paint(app, area, frame.buffer_mut());
+    let _links = paint(app, area, &mut canvas);
+    *frame.buffer_mut() = canvas.into_buffer();
 }
 
-/// Draws the job screen into a buffer; where links lie.
-pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) -> Vec<Link> {
-    let mut pen = Pen::new(buffer, &app.theme, app.glyphs);
-    pen.fill(area);
+/// Draws the job screen; where links lie.
+pub(crate) fn paint(app: &App, area: Rect, canvas: &mut Canvas) -> Vec<Link> {
+    let mut pen = Pen::new(canvas, &app.theme, app.glyphs);
+    pen.clear();
     let plan = Plan::of(app, area);
     header::draw(app, &mut pen, &plan);
     strip::draw(&mut pen, plan.strip, &plan.said);
@@ -95,7 +98,7 @@ pub(crate) fn paint(app: &App, area: Rect, buffer: &mut Buffer) -> Vec<Link> {
     if let Some(prompt) = &app.prompt {
         prompt::draw(app, prompt, &mut pen, area);
     }
-    links::find(app, buffer)
+    links::find(app, canvas.buffer())
 }
 
 /// The largest first line that the help can be scrolled to.

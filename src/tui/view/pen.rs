@@ -1,19 +1,20 @@
 //! The only way onto the buffer: text that is cleaned and cut, inside of the buffer, in a role.
 
 use ratatui::{
-    buffer::{Buffer, Cell},
+    buffer::Cell,
     layout::Rect,
     style::{Modifier, Style},
 };
 
 use crate::tui::{
+    canvas::Canvas,
     text::{self, Glyphs},
     theme::{Role, Theme},
 };
 
 /// Draws text in roles. What lies outside of the buffer is left out.
 pub(crate) struct Pen<'a> {
-    buffer: &'a mut Buffer,
+    canvas: &'a mut Canvas,
     theme: &'a Theme,
     pub(crate) glyphs: Glyphs,
 }
@@ -22,8 +23,8 @@ pub(crate) struct Pen<'a> {
 pub(crate) type Piece = (String, Role);
 
 impl<'a> Pen<'a> {
-    pub(crate) fn new(buffer: &'a mut Buffer, theme: &'a Theme, glyphs: Glyphs) -> Pen<'a> {
-        Pen { buffer, theme, glyphs }
+    pub(crate) fn new(canvas: &'a mut Canvas, theme: &'a Theme, glyphs: Glyphs) -> Pen<'a> {
+        Pen { canvas, theme, glyphs }
     }
 
     /// Writes into at most `cells` from (x, y) on; how many cells it took.
@@ -33,7 +34,8 @@ impl<'a> Pen<'a> {
 
     /// One of our own glyphs, which takes one cell: many of them are drawn, so it goes the short way.
     pub(crate) fn glyph(&mut self, x: u16, y: u16, glyph: &'static str, role: Role) {
-        if let Some(cell) = self.buffer.cell_mut((x, y)) {
+        let place = Rect { x, y, width: 1, height: 1 };
+        if let Some(cell) = self.canvas.touch(place).cell_mut((x, y)) {
             cell.set_symbol(glyph).set_style(self.theme.style(role));
         }
     }
@@ -52,7 +54,7 @@ impl<'a> Pen<'a> {
     }
 
     fn styled(&mut self, x: u16, y: u16, cells: u16, what: &str, role: Role, extra: Modifier) -> u16 {
-        let area = self.buffer.area;
+        let area = self.canvas.area();
         if x < area.x || x >= area.right() || y < area.y || y >= area.bottom() {
             return 0;
         }
@@ -62,16 +64,16 @@ impl<'a> Pen<'a> {
         style.sub_modifier = Modifier::all().difference(style.add_modifier);
         // Most text is plain and has room; it needs no look at where characters begin.
         if what.len() <= usize::from(cells) && text::is_plain(what) {
-            let first = self.buffer.index_of(x, y);
-            for (cell, byte) in self.buffer.content[first..].iter_mut().zip(what.bytes()) {
+            let buffer = self.canvas.touch(Rect { x, y, width: what.len() as u16, height: 1 });
+            let first = buffer.index_of(x, y);
+            for (cell, byte) in buffer.content[first..].iter_mut().zip(what.bytes()) {
                 cell.set_char(char::from(byte)).set_style(style);
             }
             return what.len() as u16;
         }
         let what = text::clean(what, self.glyphs);
         let what = text::cut(&what, usize::from(cells), self.glyphs);
-        let (end, _) = self.buffer.set_stringn(x, y, what, usize::from(cells), style);
-        end - x
+        self.canvas.write((x, y), &what, usize::from(cells), style) - x
     }
 
     /// The same, ending at the right end of the cells.
@@ -101,37 +103,44 @@ impl<'a> Pen<'a> {
         taken
     }
 
-    /// Blanks, on the theme's ground.
-    pub(crate) fn fill(&mut self, area: Rect) {
-        let area = area.intersection(self.buffer.area);
+    fn blank(&self) -> Cell {
         let mut blank = Cell::EMPTY;
         blank.set_style(self.theme.style(Role::Text));
-        for y in (area.top()..area.bottom()).filter(|_| area.width > 0) {
-            let first = self.buffer.index_of(area.x, y);
-            self.buffer.content[first..first + usize::from(area.width)].fill(blank.clone());
-        }
+        blank
+    }
+
+    /// Begins a frame: blanks everywhere, on the theme's ground.
+    pub(crate) fn clear(&mut self) {
+        let blank = self.blank();
+        self.canvas.clear(&blank);
+    }
+
+    /// Blanks, on the theme's ground.
+    pub(crate) fn fill(&mut self, area: Rect) {
+        let blank = self.blank();
+        let buffer = self.canvas.touch(area);
+        area.intersection(buffer.area).positions().for_each(|at| buffer[at] = blank.clone());
     }
 
     /// Lays a role over what is drawn.
     pub(crate) fn over(&mut self, area: Rect, role: Role) {
-        let area = area.intersection(self.buffer.area);
-        let style = self.theme.style(role);
+        let (style, plain) = (self.theme.style(role), self.theme.style(Role::Text));
+        let buffer = self.canvas.touch(area);
         if style.add_modifier.contains(Modifier::REVERSED) {
             // Reversed, the colours of single cells would become blocks of their own.
-            self.buffer.set_style(area, self.theme.style(Role::Text));
+            buffer.set_style(area, plain);
         }
-        self.buffer.set_style(area, style);
+        buffer.set_style(area, style);
     }
 
     /// Turns ink and ground around, for what is too small to be seen otherwise.
     pub(crate) fn invert(&mut self, area: Rect) {
-        let area = area.intersection(self.buffer.area);
-        self.buffer.set_style(area, Style::new().add_modifier(Modifier::REVERSED));
+        self.canvas.touch(area).set_style(area, Style::new().add_modifier(Modifier::REVERSED));
     }
 
     /// An empty box with a title, on top of what is drawn; the inside.
     pub(crate) fn boxed(&mut self, area: Rect, title: &str, role: Role) -> Rect {
-        let area = area.intersection(self.buffer.area);
+        let area = area.intersection(self.canvas.area());
         self.fill(area);
         if area.width < 2 || area.height < 2 {
             return Rect { width: 0, height: 0, ..area };
