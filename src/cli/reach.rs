@@ -108,7 +108,7 @@ impl Target {
     /// Whatever keeps it from being reached.
     pub async fn open(&self, adopt: bool) -> Result<Opened> {
         match self {
-            Target::Foreign(pid) => Ok(Opened::Served(Observer::new(&aside::find_foreign(*pid)?).serve())),
+            Target::Foreign(pid) => Ok(Opened::Served(Observer::new(&aside::meet_foreign(*pid)?).serve())),
             Target::Own { roots, manifest } => open_own(roots, &manifest.id, adopt).await,
         }
     }

@@ -1,8 +1,12 @@
 //! Names of things: processes, ranks, nodes, jobs.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use serde::{Deserialize, Serialize};
+
+/// Things by process id. Ids come from the kernel: nobody can choose them so that they collide, and hundreds of them are
+/// looked up each second.
+pub type PidMap<T> = HashMap<i32, T, foldhash::fast::RandomState>;
 
 /// A process, told from a later one that got the same pid by its start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! A figure over time, in three bounded rings: by the second, by ten seconds, by the minute.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, iter};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -57,13 +57,15 @@ pub struct Series {
 /// A cell in which nothing was told.
 const EMPTY: u16 = u16::MAX;
 
-/// The cells up to the one that is being filled.
+/// The cells that are full, and the one that is being filled.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Ring {
-    cells: VecDeque<u16>,
-    /// Number of the newest cell, counted from the epoch; what it holds is in `sum` and `count`.
+    full: VecDeque<u16>,
+    /// Number of the cell that is being filled, counted from the epoch.
     last: u64,
+    /// What was told in it: hundreds of series grow each second, and most of that stays out of the rings.
     sum: u64,
+    /// How often; 0 while nothing was told at all.
     count: u64,
 }
 
@@ -80,7 +82,7 @@ impl Series {
     fn make_room(&mut self, value: u32) {
         while value >> self.shift >= u32::from(EMPTY) {
             self.shift += 1;
-            let cells = self.rings.iter_mut().flat_map(|ring| &mut ring.cells);
+            let cells = self.rings.iter_mut().flat_map(|ring| &mut ring.full);
             cells.filter(|cell| **cell != EMPTY).for_each(|cell| *cell >>= 1);
         }
     }
@@ -97,36 +99,50 @@ impl Series {
             .rev()
             .map(|back| {
                 let behind = ring.last.checked_sub(end.checked_sub(back)?)?;
-                let at = ring.cells.len().checked_sub(1 + usize::try_from(behind).ok()?)?;
-                self.value(ring.cells[at])
+                self.value(ring.cell(usize::try_from(behind).ok()?, self.shift)?)
             })
             .collect()
     }
 
     /// Whether nothing was ever told.
     pub fn is_empty(&self) -> bool {
-        self.rings[0].cells.is_empty()
+        self.rings[0].count == 0
     }
 }
 
 impl Ring {
     fn push(&mut self, cell: u64, value: u32, most: usize, shift: u8) {
-        if self.cells.is_empty() || cell > self.last {
-            let gap = if self.cells.is_empty() { 1 } else { cell - self.last };
-            // A gap longer than the ring leaves nothing of what was before.
-            let gap = gap.min(most as u64) as usize;
-            // Never longer than the ring, so that it takes no more room than that.
-            self.cells.drain(..(self.cells.len() + gap).saturating_sub(most).min(self.cells.len()));
-            self.cells.extend((0..gap).map(|_| EMPTY));
-            (self.last, self.sum, self.count) = (cell, 0, 0);
-        } else if cell < self.last {
+        if self.count > 0 && cell < self.last {
             return;
         }
-        self.sum += u64::from(value);
-        self.count += 1;
-        if let Some(newest) = self.cells.back_mut() {
-            *newest = ((self.sum / self.count) >> shift) as u16;
+        if self.count > 0 && cell > self.last {
+            // A gap longer than the ring leaves nothing of what was before.
+            let more = (cell - self.last).min(most as u64) as usize;
+            // Never longer than the ring, so that it takes no more room than that.
+            let over = (self.full.len() + more).saturating_sub(most - 1);
+            let new = iter::once(self.filling(shift)).chain(iter::repeat(EMPTY)).take(more);
+            let kept = new.skip(over.saturating_sub(self.full.len()));
+            self.full.drain(..over.min(self.full.len()));
+            self.full.extend(kept);
+            (self.sum, self.count) = (0, 0);
         }
+        self.last = cell;
+        self.sum = self.sum.saturating_add(value.into());
+        self.count += 1;
+    }
+
+    /// What the cell that is being filled holds.
+    fn filling(&self, shift: u8) -> u16 {
+        let mean = self.sum.checked_div(self.count).map_or(EMPTY.into(), |mean| mean >> shift);
+        mean.min(EMPTY.into()) as u16
+    }
+
+    /// The cell so many before the newest; `None` before the first one that is kept.
+    fn cell(&self, behind: usize, shift: u8) -> Option<u16> {
+        if behind == 0 {
+            return Some(self.filling(shift));
+        }
+        self.full.get(self.full.len().checked_sub(behind)?).copied()
     }
 }
 
@@ -137,7 +153,9 @@ struct Flat(u64, u64, u64, Vec<i64>);
 impl Serialize for Series {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let flat = |ring: &Ring| {
-            let cells = ring.cells.iter().map(|cell| self.value(*cell).map_or(-1, i64::from)).collect();
+            let filling = (ring.count > 0).then(|| ring.filling(self.shift));
+            let cells = ring.full.iter().copied().chain(filling);
+            let cells = cells.map(|cell| self.value(cell).map_or(-1, i64::from)).collect();
             Flat(ring.last, ring.sum, ring.count, cells)
         };
         [flat(&self.rings[0]), flat(&self.rings[1]), flat(&self.rings[2])].serialize(serializer)
@@ -152,11 +170,12 @@ impl<'de> Deserialize<'de> for Series {
         series.make_room(largest.and_then(|cell| u32::try_from(cell).ok()).unwrap_or(0));
         let shift = series.shift;
         let mut most = RINGS.iter().map(|(_, most)| *most);
-        series.rings = flat.map(|Flat(last, sum, count, cells)| {
-            let most = most.next().unwrap_or(0);
-            let skip = cells.len().saturating_sub(most);
+        series.rings = flat.map(|Flat(last, sum, count, mut cells)| {
+            // The newest one is told by its sum.
+            cells.pop();
+            let skip = (cells.len() + 1).saturating_sub(most.next().unwrap_or(0));
             let kept = |cell| u32::try_from(cell).map_or(EMPTY, |value| (value >> shift) as u16);
-            Ring { cells: cells.into_iter().skip(skip).map(kept).collect(), last, sum, count }
+            Ring { full: cells.into_iter().skip(skip).map(kept).collect(), last, sum, count }
         });
         Ok(series)
     }
@@ -179,6 +198,12 @@ mod tests {
         let shown = series.window(Resolution::Second, Stamp(T + 5000), 7);
         assert_eq!(shown, [None, Some(15), Some(30), None, None, Some(50), None]);
         assert_eq!(series.window(Resolution::TenSeconds, Stamp(T + 5000), 1), [Some(27)]);
+        let told = "[[1795167604,50,1,[15,30,-1,-1,50]],[179516760,110,4,[27]],[29919460,110,4,[27]]]";
+        assert_eq!(
+            serde_json::to_string(&series).unwrap(),
+            told,
+            "as those say it who are of another version"
+        );
         series.push(Stamp(T), 1000);
         assert_eq!(series.window(Resolution::Second, Stamp(T), 1), [Some(15)], "the past does not change");
     }
@@ -189,7 +214,7 @@ mod tests {
         for second in 0..100_000 {
             series.push(Stamp(T + second * 1000), (second % 100) as u32);
         }
-        let kept: Vec<usize> = series.rings.iter().map(|ring| ring.cells.len()).collect();
+        let kept: Vec<usize> = series.rings.iter().map(|ring| ring.full.len() + 1).collect();
         assert_eq!(kept, [120, 120, 240]);
         let json = serde_json::to_string(&series).unwrap();
         assert_eq!(serde_json::from_str::<Series>(&json).unwrap(), series);

@@ -1,6 +1,6 @@
 //! Which of many processes died, asked with one system call.
 
-use std::{collections::HashMap, io, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd};
 
 use rustix::{
     event::{Timespec, epoll},
@@ -8,12 +8,14 @@ use rustix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
+use crate::domain::id::PidMap;
+
 /// Process descriptors, watched together.
 #[derive(Debug)]
 pub struct Deaths {
     all: OwnedFd,
     /// By process id. Closing a descriptor ends its watch.
-    held: HashMap<i32, OwnedFd>,
+    held: PidMap<OwnedFd>,
 }
 
 impl Deaths {
@@ -22,7 +24,7 @@ impl Deaths {
     /// # Errors
     /// No descriptor is left.
     pub fn new() -> io::Result<Deaths> {
-        Ok(Deaths { all: epoll::create(epoll::CreateFlags::CLOEXEC)?, held: HashMap::new() })
+        Ok(Deaths { all: epoll::create(epoll::CreateFlags::CLOEXEC)?, held: PidMap::default() })
     }
 
     /// Watches the process that has this id now. Whoever looks at its start time after this call knows whom.

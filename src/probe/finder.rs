@@ -45,6 +45,8 @@ pub struct TreeLook {
     pub gone: Vec<ProcId>,
     /// Whether a child of the agent could not be told yet: look again soon.
     pub undecided: bool,
+    /// Whether children were left unread for the next look, see [`Finder::in_portions`]: look again at once.
+    pub unread: bool,
 }
 
 /// One look at one rank.
@@ -72,9 +74,13 @@ pub struct Finder {
     children: HashMap<i32, Child>,
     /// The agent's children at the last look, when there was nothing to be told of any of them.
     settled: Vec<i32>,
+    /// Up to so many new children are read in one look.
+    portion: usize,
     /// Looks since the agent was asked for its children, while nobody died.
     calm: u32,
     ranks: Vec<Tracked>,
+    /// Counts what was learned of ranks.
+    learned: u64,
     /// Tells of deaths, for ranks of this machine's own `/proc`.
     deaths: Option<Deaths>,
     mode: Option<Mode>,
@@ -88,6 +94,15 @@ struct Child {
     facts: Arc<ProcFacts>,
     role: Role,
     looks: u32,
+}
+
+/// What a look at the agent's children leaves open.
+#[derive(Clone, Copy, Debug, Default)]
+struct Open {
+    /// Whether a child could not be told yet.
+    undecided: bool,
+    /// Whether children were not read.
+    unread: bool,
 }
 
 #[derive(Debug)]
@@ -112,12 +127,19 @@ impl Finder {
             handed: HashMap::new(),
             children: HashMap::new(),
             settled: Vec::new(),
+            portion: usize::MAX,
             calm: 0,
             ranks: Vec::new(),
+            learned: 0,
             mode: None,
             seen: HashSet::new(),
             orphans_sought: false,
         }
+    }
+
+    /// Reads up to so many new children in one look, for those who cannot wait for all of them.
+    pub fn in_portions(&mut self, most: usize) {
+        self.portion = most;
     }
 
     /// Follows a rank that is known from elsewhere, such as the journal of a supervisor that died: it needs no
@@ -151,6 +173,11 @@ impl Finder {
         self.ranks.iter().find(|known| known.sighting.proc == rank)?.facts.as_deref()
     }
 
+    /// Grows whenever there is something new in [`Finder::facts`].
+    pub fn learned(&self) -> u64 {
+        self.learned
+    }
+
     /// The same of all ranks that have it.
     pub fn all_facts(&self) -> impl Iterator<Item = (ProcId, &ProcFacts)> {
         self.ranks.iter().filter_map(|known| Some((known.sighting.proc, known.facts.as_deref()?)))
@@ -164,9 +191,9 @@ impl Finder {
         }
         // First, so that the number of a rank that is gone is free for its successor.
         let (mut looks, gone) = self.sample_ranks();
-        let mut undecided = false;
+        let mut open = Open::default();
         match agent {
-            Some(look) if look.kernel != Kernel::Dead => undecided = self.look_at_children(),
+            Some(look) if look.kernel != Kernel::Dead => open = self.look_at_children(),
             _ => self.seek_orphans(),
         }
         for rank in self.ranks.iter_mut().filter(|rank| rank.fresh) {
@@ -180,7 +207,8 @@ impl Finder {
         // Only the dead make it matter.
         let any_dead = looks.iter().any(|rank| rank.look.kernel == Kernel::Dead);
         let agent_wchan = agent.filter(|_| any_dead).and_then(|_| proc::wchan(&self.root, self.agent.pid));
-        TreeLook { agent, agent_wchan, ranks: looks, gone, undecided }
+        let Open { undecided, unread } = open;
+        TreeLook { agent, agent_wchan, ranks: looks, gone, undecided, unread }
     }
 
     /// Reads again what was read in the middle of an exec, when a process has no environment: a rank's shim is met
@@ -191,6 +219,7 @@ impl Finder {
             let proc = rank.sighting.proc;
             let facts = proc::read_facts(&self.root, proc.pid);
             let facts = facts.filter(|facts| facts.proc == proc && facts.kernel != Kernel::Dead);
+            self.learned += u64::from(facts.is_some());
             rank.facts = facts.map(Arc::new).or(rank.facts.take());
         }
     }
@@ -235,17 +264,17 @@ impl Finder {
         }
     }
 
-    /// Finds new ranks among the agent's children. Answers whether some child is undecided.
-    fn look_at_children(&mut self) -> bool {
+    /// Finds new ranks among the agent's children.
+    fn look_at_children(&mut self) -> Open {
         // An agent starts ranks at its own start and in the place of others.
         self.calm += 1;
         if self.ranks.len() > ALL_WHOLE && !self.settled.is_empty() && self.calm < CALM_LOOKS {
-            return false;
+            return Open::default();
         }
         self.calm = 0;
         let pids = proc::children(&self.root, self.agent.pid);
         if !pids.is_empty() && pids == self.settled && self.children.len() >= pids.len() {
-            return false;
+            return Open::default();
         }
         self.settled.clear();
         let there: HashSet<i32> = pids.iter().copied().collect();
@@ -257,21 +286,27 @@ impl Finder {
             pids.iter().copied().filter(|pid| self.children.get(pid).is_none_or(is_open)).collect();
         if open.is_empty() {
             self.settled = pids;
-            return false;
+            return Open::default();
         }
         // Read anew: when the agent was met first, it may not have come to its own exec.
         self.agent_facts =
             proc::read_facts(&self.root, self.agent.pid).filter(|facts| facts.proc == self.agent);
-        let Some(agent) = &self.agent_facts else { return true };
-        let mut undecided = false;
+        let Some(agent) = &self.agent_facts else { return Open { undecided: true, unread: false } };
+        let mut still = Open::default();
+        let mut left = self.portion.saturating_sub(self.handed.len());
         for pid in open {
             let handed = self.handed.remove(&pid);
+            if handed.is_none() && left == 0 {
+                still.unread = true;
+                continue;
+            }
+            left -= usize::from(handed.is_none());
             let Some(facts) = handed.or_else(|| proc::read_facts(&self.root, pid).map(Arc::new)) else {
                 continue;
             };
             let role = tree::role(agent, &facts);
             let looks = self.children.get(&pid).map_or(0, |child| child.looks) + 1;
-            undecided |= role == Role::Undecided && looks < QUICK_LOOKS;
+            still.undecided |= role == Role::Undecided && looks < QUICK_LOOKS;
             self.children.insert(pid, Child { facts, role, looks });
         }
         self.handed.clear();
@@ -291,7 +326,7 @@ impl Finder {
             let facts = self.children.get(&rank.proc.pid).map(|child| Arc::clone(&child.facts));
             self.track(rank, facts.filter(|facts| facts.kernel != Kernel::Dead));
         }
-        undecided
+        still
     }
 
     /// Once after the agent's death: ranks that it started so shortly before that nobody saw them.
@@ -324,6 +359,7 @@ impl Finder {
         match Watch::open(&self.root, sighting.proc) {
             Ok(watch) => {
                 self.seen.insert((sighting.place.slot(), sighting.place.restart_count));
+                self.learned += 1;
                 self.ranks.push(Tracked { sighting: Arc::new(sighting), facts, watch, fresh: true });
             }
             Err(_) => self.forget_death(sighting.proc.pid),

@@ -1,7 +1,7 @@
 use super::{
     super::{
         fake::{Fake, FakeProc},
-        scan::scan,
+        scan::{job_near, scan},
     },
     *,
 };
@@ -118,6 +118,27 @@ fn function_ranks_keep_their_numbers() {
     tree.reap(&spawned(202, 100));
     tree.put(&spawned(300, 100));
     assert_eq!(shown(&finder.look()), ["300:0+"], "a new group counts from 0");
+}
+
+#[test]
+fn ranks_are_read_in_portions_for_those_who_ask() {
+    let agent = Fake::agent(100);
+    let ranks: Vec<Fake> = (0..10).map(|n| Fake::rank(200 + n, 100, n as u32)).collect();
+    let tree = FakeProc::new(&[&[agent.clone()], ranks.as_slice()].concat());
+    let met = job_near(tree.root(), 100, 4).unwrap();
+    assert_eq!((met.ranks.len(), met.facts.len(), met.has_more), (4, 4, true));
+    let mut finder = Finder::new(tree.root(), agent.proc());
+    finder.know(met.facts);
+    finder.in_portions(4);
+    let mut look = || {
+        let look = finder.look();
+        (look.ranks.len(), look.ranks.iter().filter(|rank| rank.fresh).count(), look.unread)
+    };
+    assert_eq!(
+        [look(), look(), look(), look()],
+        [(4, 4, true), (8, 4, true), (10, 2, false), (10, 0, false)]
+    );
+    assert!(!job_near(tree.root(), 100, 10).unwrap().has_more);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct FoundJob {
     pub max_restarts: Option<u32>,
     /// What was read of the agent's children, where that was all that was read.
     pub facts: Vec<Arc<ProcFacts>>,
+    /// Whether the agent has children that were not read.
+    pub has_more: bool,
 }
 
 /// More generations are not looked at.
@@ -60,9 +62,9 @@ pub fn scan(proc_root: &Path) -> Vec<FoundJob> {
     jobs_among(proc_root, &read_all(proc_root))
 }
 
-/// The job of an agent, from the agent, its children and its ancestors alone: what it costs does not depend on what
-/// else runs on the machine. `None` when that is not enough to tell.
-pub fn job_near(proc_root: &Path, agent: i32) -> Option<FoundJob> {
+/// The job of an agent, from the agent, its ancestors and up to `most` of its children alone: what it costs does not
+/// depend on what else runs on the machine. `None` when that is not enough to tell.
+pub fn job_near(proc_root: &Path, agent: i32, most: usize) -> Option<FoundJob> {
     let mut near = vec![read_one(proc_root, agent)?];
     while let Some(last) = near.last()
         && last.ppid > 0
@@ -71,10 +73,12 @@ pub fn job_near(proc_root: &Path, agent: i32) -> Option<FoundJob> {
     {
         near.push(parent);
     }
-    near.extend(proc::children(proc_root, agent).into_iter().filter_map(|pid| read_one(proc_root, pid)));
+    let children = proc::children(proc_root, agent);
+    near.extend(children.iter().take(most).filter_map(|pid| read_one(proc_root, *pid)));
     let jobs = jobs_among(proc_root, &near).into_iter();
     let mut job = jobs.into_iter().find(|job| job.agent.is_some_and(|found| found.pid == agent))?;
     job.facts = near.into_iter().filter(|facts| facts.ppid == agent).map(Arc::new).collect();
+    job.has_more = children.len() > most;
     Some(job)
 }
 
@@ -153,6 +157,7 @@ fn job_of(
             .or_else(|| main.option("max-restarts")?.parse().ok()),
         ranks,
         facts: Vec::new(),
+        has_more: false,
     })
 }
 

@@ -13,7 +13,8 @@ use super::{
     clock::Clock,
     closeup::{CloseUps, Known},
     core::{Core, Input, Out},
-    desk, gpus,
+    desk,
+    gpus::{self, Devices},
     hub::{Hub, Said, ViewerId},
     journal,
     logbook::Logbook,
@@ -44,6 +45,11 @@ use crate::{
     wire::{link::Link, message::ToSupervisor},
 };
 
+/// So many ranks of a job are read before it is shown, and as many at a time later: to read hundreds takes longer than
+/// anybody waits for a screen.
+const PORTION: usize = 64;
+/// Until the next portion is read, so that the one before is drawn and keys are heard.
+const NEXT_PORTION: Duration = Duration::from_millis(2);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the first answer to a viewer waits for the driver.
 const FIRST_FIGURES: Duration = Duration::from_millis(10);
@@ -56,9 +62,12 @@ pub struct Observer {
     logbook: Logbook,
     clock: Clock,
     gpus: GpuProbe,
+    devices: Devices,
     /// Whether the driver has told figures, or that it never will.
     knows_gpus: bool,
     histories: Histories,
+    /// Whether ranks are there that were not read yet.
+    has_more: bool,
     /// Ranks whose files are looked for with the next look.
     unopened: Vec<Arc<Sighting>>,
 }
@@ -74,6 +83,9 @@ impl Observer {
         let mut finder = Finder::new(ROOT, found.agent.unwrap_or(nobody));
         if found.agent.is_some() && !found.facts.is_empty() {
             finder.know(found.facts.clone());
+            if found.has_more {
+                finder.in_portions(PORTION);
+            }
         } else {
             found.ranks.iter().cloned().for_each(|rank| finder.follow(rank));
         }
@@ -90,8 +102,10 @@ impl Observer {
             logbook: Logbook::in_memory(),
             clock,
             gpus,
+            devices: Devices::default(),
             knows_gpus: false,
             histories: Histories::default(),
+            has_more: false,
             unopened: Vec::new(),
         };
         observer.look();
@@ -108,19 +122,24 @@ impl Observer {
         let now = self.clock.now();
         let mut out = Out::default();
         let look = self.finder.look();
+        // Figures need time between two looks, and log files are for later: somebody waits for the screen.
+        let is_hurried = std::mem::replace(&mut self.has_more, look.unread);
+        let is_first = self.core.state().ranks.is_empty();
         let agent_gone =
             // A zombie, when whoever started it does not collect it, is as good as gone.
             look.agent.is_none_or(|agent| agent.kernel == Kernel::Dead);
         let mut inputs = Vec::new();
-        self.open_logs();
+        if !is_hurried {
+            self.open_logs();
+        }
         reading::read_logs(&mut self.logbook, &mut AgentReader::default(), now, &mut inputs);
         let fresh = look.ranks.iter().filter(|rank| rank.fresh);
         self.unopened.extend(fresh.map(|rank| Arc::clone(&rank.sighting)));
-        // With the first look somebody waits for the screen. A rank that comes later may be gone at the next.
-        if !self.core.state().ranks.is_empty() {
+        // A rank that comes later may be gone at the next look.
+        if !is_first && !is_hurried {
             self.open_logs();
         }
-        inputs.push(Input::Looked { look, sample: true });
+        inputs.push(Input::Looked { look, sample: !is_hurried });
         if let Some(agent) = self.core.state().agent.as_ref().filter(|agent| agent_gone && agent.alive) {
             inputs.push(Input::AgentGone { proc: agent.proc, exit: None });
         }
@@ -150,7 +169,7 @@ impl Observer {
     }
 
     fn look_at_gpus(&mut self, out: &mut Out) {
-        let look = gpus::look(&self.gpus, self.core.state(), Some(&self.finder), true);
+        let look = self.devices.look(&self.gpus, self.core.state(), Some(&self.finder), true);
         self.knows_gpus = look.reading.round > 0 || matches!(look.reading.status, Status::Absent(_));
         self.core.handle(self.clock.now(), Input::Gpus(look), out);
     }
@@ -173,14 +192,14 @@ impl Observer {
         tokio::spawn(async move {
             self.await_gpus().await;
             let mut alarm = Alarm::unset();
-            let mut next_look = Instant::now() + LOOK;
+            let mut next_look = Instant::now() + if self.has_more { NEXT_PORTION } else { LOOK };
             let mut bell = self.finder.bell();
             let mut close_ups = CloseUps::default();
             while !hub.is_empty() {
                 tokio::select! {
                     () = alarm.until(next_look) => {
-                        next_look = Instant::now() + LOOK;
                         let out = self.look();
+                        next_look = Instant::now() + if self.has_more { NEXT_PORTION } else { LOOK };
                         hub.tell(&out.events);
                         hub.flush(self.core.state());
                     }
@@ -239,12 +258,25 @@ fn describe(found: &FoundJob) -> JobInfo {
 /// # Errors
 /// There is no such job.
 pub fn find_foreign(pid: i32) -> Result<FoundJob> {
+    find(pid, usize::MAX)
+}
+
+/// The same with the first of its ranks, for a screen that is to be there at once: an [`Observer`] finds the others while
+/// it serves.
+///
+/// # Errors
+/// There is no such job.
+pub fn meet_foreign(pid: i32) -> Result<FoundJob> {
+    find(pid, PORTION)
+}
+
+fn find(pid: i32, most: usize) -> Result<FoundJob> {
     let fits = |job: &FoundJob| match job.agent {
         Some(agent) => agent.pid == pid,
         None => job.ranks.iter().any(|rank| rank.proc.pid == pid),
     };
     let root = Path::new(ROOT);
-    let found = scan::job_near(root, pid).or_else(|| scan::scan(root).into_iter().find(fits));
+    let found = scan::job_near(root, pid, most).or_else(|| scan::scan(root).into_iter().find(fits));
     found.or_else(|| scan::job_of_agent(root, pid)).ok_or_else(|| {
         Error::job(format!("process {pid} is no torchrun agent that can be seen from here"))
             .hint("elastictop ps --all lists the agents of this machine")

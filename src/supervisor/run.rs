@@ -35,6 +35,7 @@ use super::{
     core::{Asker, Core, Effect, Input, Out},
     desk, door,
     forward::Told,
+    gpus::Devices,
     hub::{Hub, Said, ViewerId},
     journal::{self, Journal},
     logbook::Logbook,
@@ -102,6 +103,7 @@ pub struct Supervisor {
     last_sample: Stamp,
     asked_for_logs: Option<Instant>,
     gpus: GpuProbe,
+    devices: Devices,
     /// Whether the driver has told figures, or that it never will.
     knows_gpus: bool,
     /// An agent that waits for GPU memory.
@@ -172,6 +174,7 @@ impl Supervisor {
             last_sample: Stamp(0),
             asked_for_logs: None,
             gpus,
+            devices: Devices::default(),
             knows_gpus: false,
             waiting: None,
             leaders: VecDeque::new(),

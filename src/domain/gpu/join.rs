@@ -84,7 +84,8 @@ pub fn join(ranks: &[RankFacts], reading: &Reading, foreign: bool, before: &[Ran
 
 /// Whether the driver names processes, and none of them exists here: another pid namespace than the driver's.
 pub fn names_strangers_only(reading: &Reading) -> bool {
-    !reading.holders.is_empty() && reading.holders.iter().all(|holder| holder.proc.is_none())
+    let holders = reading.known_holders();
+    !holders.is_empty() && holders.iter().all(|holder| holder.proc.is_none())
 }
 
 /// The driver's process lists, by process.
@@ -106,7 +107,7 @@ impl Lists {
                 }
             }
         }
-        for holder in reading.holders.iter().filter(|holder| holder.proc.is_some()) {
+        for holder in reading.known_holders().iter().filter(|holder| holder.proc.is_some()) {
             for pid in holder.ancestors.iter().copied().chain([holder.pid]) {
                 lists.below.entry(pid).or_default().push(holder.pid);
             }
@@ -192,14 +193,15 @@ mod tests {
                 })
                 .collect(),
             samples: on.iter().enumerate().map(sample).collect(),
-            holders: pids
-                .map(|pid| Holder {
+            holders: Some(
+                pids.map(|pid| Holder {
                     pid: *pid,
                     proc: (*pid < 1000).then_some(ProcId { pid: *pid, start: 1 }),
                     ancestors: vec![pid / 10, 1],
                     ..Holder::default()
                 })
                 .collect(),
+            ),
             ..Reading::default()
         }
     }

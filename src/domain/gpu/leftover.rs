@@ -68,7 +68,7 @@ pub fn find(reading: &Reading, ours: impl Fn(i32) -> bool) -> Vec<Leftover> {
         let reason = if was_rank { LeftoverKind::DeadJob } else { LeftoverKind::Other };
         Some(Leftover { proc, uid: holder.uid, command: holder.command.clone(), reason, gpus, used_bytes })
     };
-    let mut found: Vec<_> = reading.holders.iter().filter_map(one).collect();
+    let mut found: Vec<_> = reading.known_holders().iter().filter_map(one).collect();
     found.sort_by_key(|leftover| leftover.proc.pid);
     found
 }
@@ -128,15 +128,17 @@ mod tests {
                     ..GpuSample::default()
                 },
             ],
-            holders: [
-                holder(10, &[5, 1], true, true),
-                holder(11, &[10, 5, 1], true, true),
-                holder(20, &[1], true, false),
-                holder(30, &[8, 1], true, true),
-                holder(40, &[1], false, false),
-                Holder { proc: None, ..holder(50, &[], true, false) },
-            ]
-            .into(),
+            holders: Some(
+                [
+                    holder(10, &[5, 1], true, true),
+                    holder(11, &[10, 5, 1], true, true),
+                    holder(20, &[1], true, false),
+                    holder(30, &[8, 1], true, true),
+                    holder(40, &[1], false, false),
+                    Holder { proc: None, ..holder(50, &[], true, false) },
+                ]
+                .into(),
+            ),
             ..Reading::default()
         };
         let found = find(&reading, |pid| pid == 10);

@@ -235,8 +235,15 @@ pub struct Reading {
     pub gpus: Vec<GpuInfo>,
     /// One look at each; empty before the first.
     pub samples: Vec<GpuSample>,
-    /// Who the processes on them are.
-    pub holders: Arc<[Holder]>,
-    /// Counts the rounds from 1; 0 before the first look.
+    /// Who the processes on them are; `None` while that is looked up.
+    pub holders: Option<Arc<[Holder]>>,
+    /// Counts the answers with samples from 1; 0 before the first.
     pub round: u64,
+}
+
+impl Reading {
+    /// Who the processes on the GPUs are, as far as it was looked up.
+    pub fn known_holders(&self) -> &[Holder] {
+        self.holders.as_deref().unwrap_or_default()
+    }
 }

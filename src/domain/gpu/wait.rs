@@ -31,7 +31,7 @@ pub fn blocked(
 ) -> Blocked {
     match reading.status {
         Status::Absent(_) => return Blocked::No,
-        _ if reading.round <= after => {
+        _ if reading.round <= after || reading.holders.is_none() => {
             let patience = DRIVER_PATIENCE.min(limit);
             return if waited < patience { Blocked::Unknown } else { Blocked::No };
         }
@@ -68,13 +68,15 @@ mod tests {
                 procs: Some(vec![GpuProc { pid: 7, used_bytes: Some(1 << 30), gpu_instance_id: None }]),
                 ..GpuSample::default()
             }],
-            holders: [Holder {
-                pid: 7,
-                proc: Some(ProcId { pid: 7, start: 1 }),
-                env: Some(EnvFacts { place, has_local_rank: is_rank, ..EnvFacts::default() }),
-                ..Holder::default()
-            }]
-            .into(),
+            holders: Some(
+                [Holder {
+                    pid: 7,
+                    proc: Some(ProcId { pid: 7, start: 1 }),
+                    env: Some(EnvFacts { place, has_local_rank: is_rank, ..EnvFacts::default() }),
+                    ..Holder::default()
+                }]
+                .into(),
+            ),
             ..Reading::default()
         }
     }
@@ -85,6 +87,8 @@ mod tests {
         let at = |seconds, reading: &Reading| blocked(reading, 3, None, Duration::from_secs(seconds), limit);
         assert_eq!(at(0, &reading(3, true)), Blocked::Unknown, "what was seen before the ranks died");
         assert_eq!(at(5, &reading(3, true)), Blocked::No, "a driver that does not answer");
+        let unnamed = Reading { holders: None, ..reading(4, true) };
+        assert_eq!(at(0, &unnamed), Blocked::Unknown, "nobody knows yet who they are");
         assert_eq!(at(0, &reading(4, false)), Blocked::No, "somebody else's process");
         let who = "process 7 of a job that is over holds 1.0 GiB of GPU 0".to_owned();
         assert_eq!(at(29, &reading(4, true)), Blocked::By(who.clone()));

@@ -216,9 +216,11 @@ fn idle(rank: &RankLook) -> Option<(String, Vec<String>)> {
         held.filter_map(|proc| proc.used_bytes).sum::<u64>()
     };
     let first = rank.gpus.first()?;
+    if !rank.is_running || rank.gpus.iter().any(|gpu| gpu.util_pct != Some(0) || gpu.lost) {
+        return None;
+    }
     let held: u64 = rank.gpus.iter().map(|gpu| holds(gpu)).sum();
-    let all_idle = rank.gpus.iter().all(|gpu| gpu.util_pct == Some(0) && !gpu.lost);
-    (rank.is_running && all_idle && held >= HOLDS_WORK).then(|| {
+    (held >= HOLDS_WORK).then(|| {
         (
             format!("GPU {} of {} has done nothing for {}", first.index, rank.tag(), human(IDLE_FOR)),
             vec![

@@ -3,7 +3,7 @@
 //! Read on the thread that asks the driver: `/proc` of a process that hangs in the kernel can hang as well.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 use crate::{
     domain::{
         gpu::{GpuProc, Holder},
-        id::ProcId,
+        id::{PidMap, ProcId},
         redact,
         tree::{self, ProcFacts},
     },
@@ -21,7 +21,7 @@ use crate::{
 
 /// Parents change when parents die; that often it is looked whether they live.
 const AGAIN: Duration = Duration::from_secs(5);
-/// That often each is looked up anew all the same.
+/// After this long each is looked up anew all the same, when it is looked whether parents live.
 const ANEW: Duration = Duration::from_secs(30);
 /// More generations are not looked at.
 const MOST_ANCESTORS: usize = 32;
@@ -33,7 +33,9 @@ const SUPERVISOR: &str = "elastictop-sup";
 /// Remembers who was looked up.
 #[derive(Debug, Default)]
 pub struct Who {
-    known: HashMap<i32, Known>,
+    known: PidMap<Known>,
+    /// For whom it was asked last, as the driver lists them.
+    asked: Vec<i32>,
     /// What was told last: the same for as long as nothing changes.
     told: Arc<[Holder]>,
     checked_at: Option<Instant>,
@@ -49,10 +51,16 @@ struct Known {
 impl Who {
     /// Who these are. Each is looked up when it is new, when an ancestor of it died, and now and then.
     pub fn look<'a>(&mut self, procs: impl Iterator<Item = &'a GpuProc>, now: Instant) -> Arc<[Holder]> {
-        let pids: HashSet<i32> = procs.map(|proc| proc.pid).collect();
+        let asked: Vec<i32> = procs.map(|proc| proc.pid).collect();
+        let is_due = self.checked_at.is_none_or(|at| now.duration_since(at) >= AGAIN);
+        if asked == self.asked && !is_due {
+            return Arc::clone(&self.told);
+        }
+        let pids: HashSet<i32> = asked.iter().copied().collect();
+        self.asked = asked;
         let before = self.known.len();
         self.known.retain(|pid, known| pids.contains(pid) && now.duration_since(known.at) < ANEW);
-        if self.checked_at.is_none_or(|at| now.duration_since(at) >= AGAIN) {
+        if is_due {
             self.checked_at = Some(now);
             self.forget_orphans();
         }
@@ -61,7 +69,7 @@ impl Who {
             return Arc::clone(&self.told);
         }
         // Of many ranks most ancestors are the same.
-        let mut read = HashMap::new();
+        let mut read = PidMap::default();
         self.known.extend(new.into_iter().map(|pid| (pid, look_up(pid, now, &mut read))));
         let mut holders: Vec<Holder> = self.known.values().map(|known| known.holder.clone()).collect();
         holders.sort_by_key(|holder| holder.pid);
@@ -80,7 +88,7 @@ impl Who {
 }
 
 /// `read` keeps what was read of ancestors.
-fn look_up(pid: i32, now: Instant, read: &mut HashMap<i32, Option<ProcFacts>>) -> Known {
+fn look_up(pid: i32, now: Instant, read: &mut PidMap<Option<ProcFacts>>) -> Known {
     let root = Path::new(ROOT);
     let Some(facts) = (pid > 0).then(|| proc::read_facts(root, pid)).flatten() else {
         return Known { at: now, holder: Holder { pid, ..Holder::default() }, ancestors: Vec::new() };

@@ -81,8 +81,13 @@ fn rounds(nvml: &'static Nvml, teller: &mut Teller) {
         round += 1;
         let with_traffic = teller.shared.counts_traffic();
         let samples: Vec<_> = gpus.iter_mut().map(|gpu| gpu.look(nvml, round, with_traffic)).collect();
+        if round == 1 {
+            // Somebody waits for figures, and to look hundreds of processes up takes a while.
+            teller.tell(Reading { samples: samples.clone(), round, ..reading(&gpus) });
+            round += 1;
+        }
         let holders = who.look(samples.iter().flat_map(|sample| sample.procs.iter().flatten()), began);
-        teller.tell(Reading { samples, holders, round, ..reading(&gpus) });
+        teller.tell(Reading { samples, holders: Some(holders), round, ..reading(&gpus) });
         if !teller.shared.sleep_until(began + ROUND) {
             return;
         }

@@ -63,7 +63,7 @@ pub fn ask(teller: &mut Teller, why: &str) {
                     source: GpuSource::NvidiaSmi,
                     gpus,
                     samples,
-                    holders,
+                    holders: Some(holders),
                     round,
                     ..Reading::default()
                 });

@@ -1,13 +1,13 @@
 //! The ranks of this node: the newest incarnation of each, and what is known of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use crate::{
     domain::{
         beat::Beat,
         exit::Exit,
         health::{self, Health},
-        id::ProcId,
+        id::{PidMap, ProcId},
         sample::{Kernel, Place, RankSample, Sighting},
         time::Stamp,
     },
@@ -32,7 +32,7 @@ pub enum StepSource {
 #[derive(Debug, Default)]
 pub struct Crew {
     members: BTreeMap<u32, Member>,
-    positions: HashMap<i32, u32>,
+    positions: PidMap<u32>,
 }
 
 impl Crew {

@@ -53,9 +53,9 @@ struct Told {
 #[derive(Debug)]
 struct Owners {
     agent: Option<ProcId>,
-    ranks: Vec<RankFacts>,
+    ranks: Arc<[RankFacts]>,
     not_gone: usize,
-    holders: Arc<[Holder]>,
+    holders: Option<Arc<[Holder]>>,
     /// Which process is on which GPU.
     on: Vec<(u32, i32)>,
 }
@@ -132,9 +132,9 @@ impl Core {
     fn owners(&self, look: &GpuLook) -> Owners {
         Owners {
             agent: self.agent.filter(|_| self.agent_alive),
-            ranks: look.ranks.clone(),
+            ranks: Arc::clone(&look.ranks),
             not_gone: self.not_gone(),
-            holders: Arc::clone(&look.reading.holders),
+            holders: look.reading.holders.clone(),
             on: on(&look.reading).collect(),
         }
     }
@@ -143,8 +143,8 @@ impl Core {
     fn are_owners(&self, known: &Owners, look: &GpuLook) -> bool {
         known.agent == self.agent.filter(|_| self.agent_alive)
             && known.not_gone == self.not_gone()
-            && known.ranks == look.ranks
-            && known.holders == look.reading.holders
+            && same(Some(&known.ranks), Some(&look.ranks))
+            && same(known.holders.as_ref(), look.reading.holders.as_ref())
             && on(&look.reading).eq(known.on.iter().copied())
     }
 
@@ -171,6 +171,9 @@ impl Core {
     }
 
     fn list_leftovers(&mut self, now: Stamp, reading: &Reading, out: &mut Out) {
+        if reading.holders.is_none() {
+            return;
+        }
         let agent = self.agent.filter(|_| self.agent_alive);
         let members = self.crew.values().filter(|member| !member.gone).map(|member| member.proc.pid);
         let ours: HashSet<i32> = members.chain(agent.map(|agent| agent.pid)).collect();
@@ -286,6 +289,11 @@ impl Core {
         let more = if signal == SIGTERM { "; ask again for SIGKILL" } else { "" };
         self.answer(now, asker, command, Outcome::Done(format!("{name} sent to process {proc}{more}")), out);
     }
+}
+
+/// Whether two lists are the same; most often they are one.
+fn same<T: PartialEq>(one: Option<&Arc<[T]>>, other: Option<&Arc<[T]>>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| Arc::ptr_eq(one, other)) || one == other
 }
 
 /// Which process is on which GPU.

@@ -209,7 +209,7 @@ pub struct GpuLook {
     /// What the driver answered last.
     pub reading: Arc<Reading>,
     /// What the environment of each rank that lives says of its place and devices.
-    pub ranks: Vec<RankFacts>,
+    pub ranks: Arc<[RankFacts]>,
     /// Errors that the driver told of since the last look.
     pub xids: Vec<XidSeen>,
     /// Whether those who watch shall get the figures.

@@ -13,7 +13,7 @@ use crate::{
         },
         time::human,
     },
-    supervisor::{core::Input, gpus},
+    supervisor::core::Input,
 };
 
 /// An agent that is to be started once GPU memory is free.
@@ -29,7 +29,7 @@ pub(super) struct Waiting {
 impl Supervisor {
     /// Hands the newest figures over. `sample` says whether those who watch shall get them.
     pub(super) fn look_at_gpus(&mut self, sample: bool) {
-        let look = gpus::look(&self.gpus, self.core.state(), self.finder.as_ref(), sample);
+        let look = self.devices.look(&self.gpus, self.core.state(), self.finder.as_ref(), sample);
         self.knows_gpus = look.reading.round > 0 || matches!(look.reading.status, Status::Absent(_));
         self.handle(Input::Gpus(look));
     }

@@ -56,13 +56,13 @@ impl Node {
             source: GpuSource::Nvml,
             gpus: vec![GpuInfo::default()],
             samples: vec![GpuSample { procs: Some(procs.collect()), ..GpuSample::default() }],
-            holders: held.iter().map(holder).collect(),
+            holders: Some(held.iter().map(holder).collect()),
             round: self.round,
             ..Reading::default()
         };
         let look = GpuLook {
             reading: Arc::new(reading),
-            ranks: vec![RankFacts { local_rank: 0, pid: 200, ..RankFacts::default() }],
+            ranks: [RankFacts { local_rank: 0, pid: 200, ..RankFacts::default() }].into(),
             xids: xids.iter().map(|xid| XidSeen { gpu: Some(0), xid: *xid }).collect(),
             sample: true,
         };
