@@ -45,7 +45,9 @@ pub struct Cli {
     screen: screen::ScreenArgs,
 }
 
+// Deferred: the arguments of the one that runs are put together, not those of thirty.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     /// Start an elastic job in torchrun's place, and watch it
     Run(Box<RunArgs>),

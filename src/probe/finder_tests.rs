@@ -124,7 +124,7 @@ fn function_ranks_keep_their_numbers() {
 fn ranks_are_read_in_portions_for_those_who_ask() {
     let agent = Fake::agent(100);
     let ranks: Vec<Fake> = (0..10).map(|n| Fake::rank(200 + n, 100, n as u32)).collect();
-    let tree = FakeProc::new(&[&[agent.clone()], ranks.as_slice()].concat());
+    let tree = FakeProc::new(&[std::slice::from_ref(&agent), ranks.as_slice()].concat());
     let met = job_near(tree.root(), 100, 4).unwrap();
     assert_eq!((met.ranks.len(), met.facts.len(), met.has_more), (4, 4, true));
     let mut finder = Finder::new(tree.root(), agent.proc());

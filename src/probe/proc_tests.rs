@@ -89,6 +89,39 @@ fn the_kernel_tells_how_a_zombie_ended() {
     child.wait().unwrap();
 }
 
+#[test]
+fn glances_see_a_stop_at_once_and_all_else_in_turn() {
+    use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+    const NEVER: u32 = 1 << 31;
+    let root = Path::new(ROOT);
+    let mut child = process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let proc = identify(root, child.id() as i32).unwrap();
+    let pid = Pid::from_raw(proc.pid).unwrap();
+    let mut watch = Watch::open(root, proc).unwrap();
+    // It has come to its sleep.
+    while watch.glance(NEVER).unwrap().cpu_ns != watch.glance(NEVER).unwrap().cpu_ns {}
+    kill_process(pid, Signal::STOP).unwrap();
+    waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT).unwrap();
+    // To be stopped takes CPU time, and one that used some and uses none now is looked at whole.
+    let mut sees_it = || watch.glance(NEVER).unwrap().kernel == Kernel::Stopped;
+    // It may be told that it is stopped while it still leaves its CPU.
+    assert!((0..1000).any(|_| {
+        std::thread::yield_now();
+        sees_it()
+    }));
+
+    let stopped = watch.last;
+    let mut turns = Vec::new();
+    for _ in 0..10 {
+        // As if it had been seen alive, and idle.
+        (watch.last, watch.ran) = (stopped.map(|look| Look { kernel: Kernel::Alive, ..look }), false);
+        turns.push(watch.glance(5).unwrap().kernel == Kernel::Stopped);
+    }
+    assert_eq!(turns.iter().filter(|is_whole| **is_whole).count(), 2, "every fifth: {turns:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 fn wait_unreaped(pid: i32) {
     use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
     let id = WaitId::Pid(Pid::from_raw(pid).unwrap());

@@ -10,6 +10,8 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use tracing::Level;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use super::{
     child::Spec,
@@ -310,10 +312,11 @@ fn myself() -> ProcId {
 /// What is written for elastictop's own developers goes into the job's folder, never to the terminal.
 fn start_log(path: &Path) {
     let Ok(file) = File::options().create(true).append(true).mode(0o600).open(path) else { return };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ELASTICTOP_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let wanted = std::env::var("ELASTICTOP_LOG").ok().and_then(|words| words.parse().ok());
+    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(file).with_ansi(false);
     // A second call, as in tests, changes nothing.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(file).with_ansi(false).try_init();
+    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
 }
 
 /// Lets go of the pipes to the process that started this one.

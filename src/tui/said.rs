@@ -43,10 +43,10 @@ fn digits(value: f64) -> String {
     if size != 0.0 && !(1e-4..1e7).contains(&size) {
         return format!("{value:.2e}");
     }
-    let before = if size < 1.0 { 0 } else { size.log10() as usize + 1 };
-    // Small numbers begin with zeros that do not count.
-    let zeros = if size > 0.0 && size < 0.1 { (-size.log10()).floor() as usize } else { 0 };
-    let text = format!("{value:.*}", 4_usize.saturating_sub(before) + zeros);
+    // The zeros that a small number begins with do not count.
+    let scientific = format!("{value:.3e}");
+    let exponent: i32 = scientific.split_once('e').and_then(|(_, power)| power.parse().ok()).unwrap_or(0);
+    let text = format!("{value:.*}", (3 - exponent).max(0) as usize);
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 

@@ -280,6 +280,7 @@ fn parse_color(word: &str, palette: &BTreeMap<String, String>) -> Result<Color, 
 mod tests {
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "tests may load what they like")]
     fn luminance(color: Color) -> Option<f64> {
         let Color::Rgb(r, g, b) = color else { return None };
         let channel = |value: u8| {

@@ -219,7 +219,8 @@ fn wandbs_own_settings_are_read_leniently() {
 /// Flags, help and checks come from one place: what `run` has by itself says the same.
 #[test]
 fn the_flags_are_those_of_the_registry() {
-    let command = Cli::command();
+    let mut command = Cli::command();
+    command.build();
     let run = command.find_subcommand("run").unwrap();
     for setting in SETTINGS.iter().filter(|setting| !setting.key.starts_with("ui.")) {
         let flag = run.get_arguments().find(|arg| arg.get_long() == Some(setting.flag));
