@@ -237,11 +237,17 @@ pub struct Reading {
     pub samples: Vec<GpuSample>,
     /// Who the processes on them are; `None` while that is looked up.
     pub holders: Option<Arc<[Holder]>>,
-    /// Counts the answers with samples from 1; 0 before the first.
+    /// Counts the rounds from 1; 0 before the first look.
     pub round: u64,
 }
 
 impl Reading {
+    /// Tells answers of one driver apart, the later ones larger: the first round is told twice, before and after it is
+    /// known who the processes are.
+    pub fn seq(&self) -> (u64, bool) {
+        (self.round, self.holders.is_some())
+    }
+
     /// Who the processes on the GPUs are, as far as it was looked up.
     pub fn known_holders(&self) -> &[Holder] {
         self.holders.as_deref().unwrap_or_default()

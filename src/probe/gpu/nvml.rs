@@ -84,7 +84,6 @@ fn rounds(nvml: &'static Nvml, teller: &mut Teller) {
         if round == 1 {
             // Somebody waits for figures, and to look hundreds of processes up takes a while.
             teller.tell(Reading { samples: samples.clone(), round, ..reading(&gpus) });
-            round += 1;
         }
         let holders = who.look(samples.iter().flat_map(|sample| sample.procs.iter().flatten()), began);
         teller.tell(Reading { samples, holders: Some(holders), round, ..reading(&gpus) });

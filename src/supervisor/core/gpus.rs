@@ -34,7 +34,8 @@ pub struct GpuDesk {
     told: Option<Told>,
     /// What was known when GPUs and leftovers were last given to their owners.
     owners: Option<Owners>,
-    round: u64,
+    /// [`Reading::seq`] of the last answer.
+    seen: (u64, bool),
     foreign_looks: u32,
     kept_at: Stamp,
     /// Processes that got SIGTERM because somebody wanted their memory.
@@ -72,8 +73,8 @@ impl Core {
         let reading = &look.reading;
         self.describe_gpus(now, reading, out);
         // An answer that was seen before shows nothing new: its age is in the state.
-        if reading.round > self.gpus.round && look.sample {
-            self.gpus.round = reading.round;
+        if reading.seq() > self.gpus.seen && look.sample {
+            self.gpus.seen = reading.seq();
             self.keep_gpu_figures(now, reading, out);
             if !self.gpus.owners.as_ref().is_some_and(|known| self.are_owners(known, &look)) {
                 self.join_gpus(now, &look, out);
