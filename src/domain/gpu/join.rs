@@ -107,6 +107,10 @@ impl Lists {
                 }
             }
         }
+        if reading.holders.is_none() {
+            // Nobody knows yet who started whom; a rank that holds memory itself is told by its number.
+            lists.below = lists.on.keys().map(|pid| (*pid, vec![*pid])).collect();
+        }
         for holder in reading.known_holders().iter().filter(|holder| holder.proc.is_some()) {
             for pid in holder.ancestors.iter().copied().chain([holder.pid]) {
                 lists.below.entry(pid).or_default().push(holder.pid);

@@ -36,6 +36,12 @@ impl Node {
 
     /// A look, so many seconds after the start, at processes on the GPU: pid and user.
     fn look(&mut self, second: u64, held: &[(i32, u32)], xids: &[u64]) -> Vec<Fact> {
+        let reading = self.reading(held);
+        self.hear(second, reading, xids)
+    }
+
+    /// The driver's next answer.
+    fn reading(&mut self, held: &[(i32, u32)]) -> Reading {
         self.round += 1;
         let procs = held.iter().map(|(pid, _)| GpuProc {
             pid: *pid,
@@ -51,7 +57,7 @@ impl Node {
             env: Some(env.clone()),
             ..Holder::default()
         };
-        let reading = Reading {
+        Reading {
             status: Status::Answers,
             source: GpuSource::Nvml,
             gpus: vec![GpuInfo::default()],
@@ -59,7 +65,10 @@ impl Node {
             holders: Some(held.iter().map(holder).collect()),
             round: self.round,
             ..Reading::default()
-        };
+        }
+    }
+
+    fn hear(&mut self, second: u64, reading: Reading, xids: &[u64]) -> Vec<Fact> {
         let look = GpuLook {
             reading: Arc::new(reading),
             ranks: [RankFacts { local_rank: 0, pid: 200, ..RankFacts::default() }].into(),
@@ -93,13 +102,26 @@ fn refusal(effects: &[Effect]) -> Option<&str> {
     })
 }
 
+fn kinds(facts: Vec<Fact>) -> Vec<String> {
+    let kind = |fact| serde_json::to_value(fact).unwrap()["kind"].as_str().unwrap().to_owned();
+    facts.iter().map(kind).collect()
+}
+
+#[test]
+fn figures_come_before_names_and_end_no_leftover() {
+    let mut node = Node::new(Launcher::Local);
+    let named = node.reading(&[(200, 0), (300, 0)]);
+    let unnamed = |round| Reading { holders: None, round, ..named.clone() };
+    let told =
+        [unnamed(1), named.clone(), unnamed(1), unnamed(2)].map(|reading| kinds(node.hear(1, reading, &[])));
+    let first = ["gpus", "gpu_progress", "gpu_ranks"].map(str::to_owned).to_vec();
+    let second = ["gpu_sample", "gpu_leftovers"].map(str::to_owned).to_vec();
+    assert_eq!(told, [first, second, Vec::new(), vec!["gpu_sample".to_owned()]]);
+}
+
 #[test]
 fn what_does_not_change_is_told_once() {
     let mut node = Node::new(Launcher::Local);
-    let kinds = |facts: Vec<Fact>| -> Vec<String> {
-        let kind = |fact: &Fact| serde_json::to_value(fact).unwrap()["kind"].as_str().unwrap().to_owned();
-        facts.iter().map(kind).collect()
-    };
     assert_eq!(kinds(node.look(1, &[(200, 0)], &[])), ["gpus", "gpu_progress", "gpu_ranks"]);
     assert_eq!(kinds(node.look(2, &[(200, 0)], &[])), ["gpu_sample"]);
     // The rank keeps its GPU while the driver does not list it.
