@@ -3,6 +3,8 @@
 //! The bytes stay where the ranks wrote them. The index says which file grew when, by how many bytes and lines
 //! from which offset: a new supervisor goes on where the old one stopped, and no line is counted twice. A file is held open while its rank lives: torchrun deletes logs at membership changes.
 
+mod growth;
+
 use std::{
     collections::{HashSet, VecDeque},
     fs::File,
@@ -13,6 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use self::growth::Growth;
 use super::{
     reserve::{self, AHEAD, KEPT, Room},
     storage::{self, Appender, Health},
@@ -104,6 +107,7 @@ pub struct Logbook {
     next_line: u64,
     index: Option<Appender>,
     buffer: Vec<u8>,
+    growth: Growth,
     secrets: Secrets,
     /// Why ranks may soon be unable to write.
     full: Option<String>,
@@ -146,6 +150,7 @@ impl Logbook {
             next_line: 0,
             index: None,
             buffer: Vec::new(),
+            growth: Growth::default(),
             secrets: Secrets::default(),
             full: None,
         }
@@ -224,8 +229,11 @@ impl Logbook {
 
     /// The writer of a rank's files is gone: after the next look they are done.
     pub fn close_rank(&mut self, pid: i32) {
-        for source in self.sources.iter_mut().filter(|source| source.origin.pid == pid && pid != 0) {
-            source.closed = true;
+        for (number, source) in self.sources.iter_mut().enumerate() {
+            if source.origin.pid == pid && pid != 0 {
+                source.closed = true;
+                self.growth.look_again(number);
+            }
         }
     }
 
@@ -234,11 +242,17 @@ impl Logbook {
         let (mut grown, mut more) = (Vec::new(), false);
         let mut buffer = std::mem::take(&mut self.buffer);
         // Of lines that arrived together, those of ranks come first: the agent speaks of what ranks did before.
-        let (agent, ranks): (Vec<_>, Vec<_>) =
-            (0..self.sources.len()).partition(|number| self.sources[*number].origin.stream == Stream::Agent);
-        for number in ranks.into_iter().chain(agent) {
+        let mut due = self.growth.due(self.sources.len());
+        due.sort_by_key(|number| self.sources[*number].origin.stream == Stream::Agent);
+        for number in due {
             let source = &mut self.sources[number];
+            match source.open() {
+                Some(file) => self.growth.watch(number, file),
+                None => self.growth.look_again(number),
+            }
             let Some(bytes) = source.read_new(&mut buffer) else { continue };
+            // One look reads so much and no more.
+            self.growth.look_again(number);
             more |= bytes.len() >= LONGEST;
             let first = self.next_line;
             let mut lines = 0;
@@ -432,11 +446,15 @@ impl Logbook {
 }
 
 impl Source {
-    /// The bytes of whole lines that came since the last time; all there is when the writer is gone.
-    fn read_new<'a>(&mut self, buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    fn open(&mut self) -> Option<&File> {
         if self.file.is_none() {
             self.file = File::open(&self.origin.path).ok();
         }
+        self.file.as_ref()
+    }
+
+    /// The bytes of whole lines that came since the last time; all there is when the writer is gone.
+    fn read_new<'a>(&mut self, buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
         let file = self.file.as_ref()?;
         self.size = file.metadata().ok()?.len();
         let new = usize::try_from(self.size.saturating_sub(self.done)).ok()?.min(READ);
