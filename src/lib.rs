@@ -184,6 +184,8 @@
 #[cfg(test)]
 extern crate self as elastictop;
 
+// They panic where nobody reads: `cli::out` does not.
+#[warn(clippy::print_stdout, clippy::print_stderr)]
 pub mod cli;
 pub mod cluster;
 pub mod domain;

@@ -5,15 +5,19 @@ use clap::Args;
 use super::{
     block_on,
     nodes::{self, ReachArgs},
+    out,
     reach::{Target, carry_out},
+    sync,
 };
 use crate::{
     domain::{command::Command, exit::signal_number},
     error::{Error, Result},
-    supervisor::{detach, place::Roots},
+    supervisor::{
+        detach,
+        place::{JobDir, Roots},
+    },
 };
 
-/// Arguments of `stop`.
 #[derive(Debug, Args)]
 pub struct StopArgs {
     /// Id, name or start of the id; the newest running job if left out
@@ -25,7 +29,6 @@ pub struct StopArgs {
     reach: ReachArgs,
 }
 
-/// Arguments of `restart`.
 #[derive(Debug, Args)]
 pub struct RestartArgs {
     /// Id, name or start of the id; the newest running job if left out
@@ -34,7 +37,6 @@ pub struct RestartArgs {
     reach: ReachArgs,
 }
 
-/// Arguments of `set`.
 #[derive(Debug, Args)]
 pub struct SetArgs {
     /// Id, name or start of the id (the newest running job if left out), then run_mode=MODE, rank_scope=SCOPE or both
@@ -44,7 +46,6 @@ pub struct SetArgs {
     reach: ReachArgs,
 }
 
-/// Arguments of `signal`.
 #[derive(Debug, Args)]
 pub struct SignalArgs {
     /// Signal: TERM, SIGUSR1, 10
@@ -58,15 +59,17 @@ pub struct SignalArgs {
     reach: ReachArgs,
 }
 
-/// Arguments of `rm`.
 #[derive(Debug, Args)]
 pub struct RmArgs {
     /// Ids or names
-    #[arg(required_unless_present = "ended")]
+    #[arg(value_name = "JOB", required_unless_present = "ended")]
     jobs: Vec<String>,
     /// All jobs that are over
-    #[arg(long)]
+    #[arg(long, conflicts_with = "jobs")]
     ended: bool,
+    /// Also metrics that never got to W&B
+    #[arg(long)]
+    force: bool,
 }
 
 /// `elastictop stop`.
@@ -123,19 +126,19 @@ pub fn signal(args: &SignalArgs) -> Result<u8> {
 fn command(job: Option<&str>, reach: &ReachArgs, command: Command) -> Result<u8> {
     if let Some(hosts) = reach.hosts(job)? {
         return block_on(async {
-            println!("{}", nodes::command(hosts, command).await?);
+            out::say(nodes::command(hosts, command).await?)?;
             Ok(0)
         });
     }
     let target = Target::find(job, None)?;
     block_on(async {
         let mut link = target.greet(false).await?.link;
-        println!("{}", carry_out(&mut link, command).await?);
+        out::say(carry_out(&mut link, command).await?)?;
         Ok(0)
     })
 }
 
-/// `elastictop rm`.
+/// `elastictop rm`: exit code 1 when a job stays because of what was not sent yet.
 pub fn rm(args: &RmArgs) -> Result<u8> {
     let roots = Roots::find()?;
     let jobs = if args.ended {
@@ -143,15 +146,34 @@ pub fn rm(args: &RmArgs) -> Result<u8> {
     } else {
         args.jobs.iter().map(|job| roots.find_job(Some(job))).collect::<Result<Vec<_>>>()?
     };
+    let mut code = 0;
     for job in jobs {
         if !job.ended && (detach::is_supervised(&roots, &job.id) || job.agent.is_some_and(is_alive)) {
             return Err(Error::job(format!("job {} is running", job.id)).hint("elastictop stop ends it"));
         }
-        let dir = roots.job(&job.id).root;
-        std::fs::remove_dir_all(&dir).map_err(|error| Error::io("cannot remove", &dir, &error))?;
-        println!("removed {}", job.id);
+        let dir = roots.job(&job.id);
+        if !args.force
+            && let Some(why) = worth_keeping(&dir)
+        {
+            out::note(format_args!(
+                "kept {}: {why}\n\nhint: elastictop sync {} sends them; --force removes them",
+                job.id, job.id
+            ));
+            code = 1;
+            continue;
+        }
+        std::fs::remove_dir_all(&dir.root).map_err(|error| Error::io("cannot remove", &dir.root, &error))?;
+        out::say(format_args!("removed {}", job.id))?;
     }
-    Ok(0)
+    Ok(code)
+}
+
+fn worth_keeping(dir: &JobDir) -> Option<String> {
+    match sync::unsent(dir) {
+        Ok(0) => None,
+        Ok(rows) => Some(format!("{rows} rows never got to W&B")),
+        Err(error) => Some(format!("whether all rows got to W&B is not known: {error}")),
+    }
 }
 
 fn is_alive(process: crate::domain::id::ProcId) -> bool {

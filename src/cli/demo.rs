@@ -14,7 +14,6 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Print one line per event instead of opening the screen

@@ -1,7 +1,7 @@
 //! `elastictop drill`: a fault in a healthy rank, and the time until it is told.
 
 use std::{
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    block_on, demo,
+    block_on, demo, out,
     reach::{Greeted, Target, carry_out},
 };
 use crate::{
@@ -40,7 +40,6 @@ const SIGKILL: i32 = 9;
 const SIGCONT: i32 = 18;
 const SIGSTOP: i32 = 19;
 
-/// Arguments of `drill`.
 #[derive(Debug, Args)]
 pub struct DrillArgs {
     /// hang: the rank sleeps; busy: it spins; gil: it holds Python's lock in C; read: it reads from a pipe that gives
@@ -99,7 +98,7 @@ pub fn drill(args: &DrillArgs) -> Result<u8> {
             carry_out(&mut link, Command::Stop { now: true }).await
         });
         if let Err(error) = stopped.filter_over() {
-            eprintln!("{error}");
+            out::note(&error);
         }
     }
     result
@@ -151,21 +150,23 @@ fn print(args: &DrillArgs, outcome: &Outcome, state: &State) -> Result<()> {
     if args.json {
         let text = serde_json::to_string(outcome);
         let text = text.map_err(|error| Error::environment(format!("cannot write JSON: {error}")))?;
-        println!("{text}");
+        out::say(text)?;
         return Ok(());
     }
     let (fault, rank) = (args.fault, args.rank);
     let Outcome { told: Some(kind), text: Some(text), seconds: Some(seconds), .. } = outcome else {
-        println!("{fault} on rank {rank}: nothing was told within {} s", args.seconds);
+        out::say(format_args!("{fault} on rank {rank}: nothing was told within {} s", args.seconds))?;
         return Ok(());
     };
-    println!("{fault} on rank {rank}: told after {seconds:.1} s as {kind}");
-    println!("  {text}");
+    out::say(format_args!("{fault} on rank {rank}: told after {seconds:.1} s as {kind}"))?;
+    out::say(format_args!("  {text}"))?;
     for alert in state.alerts.iter().filter(|alert| alert.text == *text) {
-        alert.evidence.iter().for_each(|fact| println!("  - {fact}"));
+        for fact in &alert.evidence {
+            out::say(format_args!("  - {fact}"))?;
+        }
     }
     if fault.needs_cooperation() && fault != Fault::Oom && args.job.is_some() {
-        println!("the rank goes on by itself {} s after the fault began", args.seconds);
+        out::say(format_args!("the rank goes on by itself {} s after the fault began", args.seconds))?;
     }
     Ok(())
 }
@@ -236,13 +237,12 @@ fn confirm(args: &DrillArgs, job: &str) -> Result<()> {
             .hint("--yes answers for scripts"));
     }
     let wanted = format!("r{} of {job}", args.rank);
-    println!(
+    out::say(format_args!(
         "{} for at most {} s. To go on, type: {wanted}",
         telling::drill(args.fault, args.rank),
         args.seconds
-    );
-    print!("> ");
-    let _ = io::stdout().flush();
+    ))?;
+    out::write("> ")?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).map_err(|error| Error::environment(error.to_string()))?;
     if line.trim() == wanted { Ok(()) } else { Err(Error::usage("not confirmed: nothing was done")) }

@@ -4,7 +4,6 @@ mod bundle;
 
 use std::{
     fs,
-    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 pub use self::bundle::{BundleArgs, bundle};
 use super::{
-    block_on,
+    block_on, out,
     reach::{Target, carry_out_with},
 };
 use crate::{
@@ -42,7 +41,6 @@ const FOUND: u8 = 1;
 /// Exit code of `diagnose` when it cannot tell.
 const CANNOT_TELL: u8 = 2;
 
-/// Arguments of `stacks`.
 #[derive(Debug, Args)]
 pub struct StacksArgs {
     /// Id, name or start of the id; the newest running job if left out
@@ -82,7 +80,6 @@ impl From<Way> for Source {
     }
 }
 
-/// Arguments of `diagnose`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit code: 0 nothing is wrong between the ranks, 1 something is, 2 a file cannot be read \
@@ -100,7 +97,6 @@ pub struct DiagnoseArgs {
     json: bool,
 }
 
-/// Arguments of `ras`.
 #[derive(Debug, Args)]
 pub struct RasArgs {
     /// Id, name or start of the id; the newest running job if left out
@@ -137,7 +133,7 @@ pub fn stacks(args: &StacksArgs) -> Result<u8> {
         }
         print_json(&Told { schema: SCHEMA, stacks: &stacks })?;
     } else {
-        print_text(&stacks.text());
+        out::say(stacks.text())?;
     }
     Ok(0)
 }
@@ -180,7 +176,7 @@ fn diagnose_or_fail(args: &DiagnoseArgs) -> Result<u8> {
     if args.json {
         print_json(&Report::new(found.job.as_deref(), &analysis, &found.unreadable, &found.notes))?;
     } else {
-        print_text(&tell::text(&analysis, &found.unreadable, &found.notes));
+        out::say(tell::text(&analysis, &found.unreadable, &found.notes))?;
     }
     Ok(
         match (
@@ -312,7 +308,7 @@ pub fn ras(args: &RasArgs) -> Result<u8> {
     if args.json {
         print_json(&answer.report())?;
     } else {
-        print_text(&answer.text());
+        out::say(answer.text())?;
     }
     Ok(0)
 }
@@ -332,7 +328,7 @@ pub fn ras_addr(job: Option<&str>) -> Result<Option<String>> {
 /// # Errors
 /// Nobody answers, or what answers is not RAS.
 pub fn ask_ras(addr: &str) -> Result<ras::Answer> {
-    ras::ask(addr).map_err(|error: io::Error| {
+    ras::ask(addr).map_err(|error: std::io::Error| {
         Error::environment(format!("cannot ask NCCL RAS at {addr}: {error}"))
             .hint("it exists once a rank made an NCCL communicator (NCCL 2.24 or newer), and not with gloo")
     })
@@ -341,11 +337,6 @@ pub fn ask_ras(addr: &str) -> Result<ras::Answer> {
 fn print_json<T: serde::Serialize>(value: &T) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Error::environment(format!("cannot write JSON: {error}")))?;
-    print_text(&text);
+    out::say(text)?;
     Ok(())
-}
-
-/// A reader that has seen enough, such as `head`, is no failure.
-fn print_text(text: &str) {
-    let _ = writeln!(io::stdout().lock(), "{text}");
 }

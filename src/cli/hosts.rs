@@ -20,10 +20,10 @@ const MAX_FILE: u64 = 4 << 20;
 /// Slurm's variables with the nodes of a job, the newer name first.
 const SLURM: [&str; 2] = ["SLURM_JOB_NODELIST", "SLURM_NODELIST"];
 
-/// Flags that name the nodes of a job. None of them: this machine alone.
+// Flags that name the nodes of a job. None of them: this machine alone.
 #[derive(Clone, Debug, Default, Args)]
 #[group(multiple = false)]
-pub struct HostArgs {
+pub(crate) struct HostArgs {
     /// Nodes of the job: n01,n02 or n[01-16]; user@ may stand before each
     #[arg(long, value_name = "LIST")]
     nodes: Option<String>,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     block_on,
     nodes::ReachArgs,
-    plain,
+    out, plain,
     reach::Target,
     screen::{self, ScreenArgs},
 };
@@ -16,6 +16,7 @@ use crate::{
     domain::{
         rank::JobState,
         report::SCHEMA,
+        sample::Sighting,
         telling,
         time::{Stamp, human},
     },
@@ -31,7 +32,6 @@ use crate::{
     tui::{self, JobRow},
 };
 
-/// Arguments of `attach`.
 #[derive(Debug, Args)]
 pub struct AttachArgs {
     /// Id, name or start of the id; the newest running job if left out
@@ -46,7 +46,6 @@ pub struct AttachArgs {
     reach: ReachArgs,
 }
 
-/// Arguments of `ps`.
 #[derive(Debug, Args)]
 pub struct PsArgs {
     /// Jobs that are over, too
@@ -93,7 +92,7 @@ pub fn choose(screen: &ScreenArgs) -> Result<u8> {
             let Some(key) = tui::choose(refresh, &options).await? else { return Ok(0) };
             let target = Target::find(Some(&key), None)?;
             if let Err(error) = screen::watch(&target, &options).await {
-                eprintln!("{error}");
+                out::note(&error);
                 return Ok(error.exit_code());
             }
         }
@@ -107,18 +106,21 @@ pub fn ps(args: &PsArgs) -> Result<u8> {
     if args.json {
         let text = serde_json::to_string_pretty(&List { schema: SCHEMA, jobs: &rows })
             .map_err(|error| Error::environment(format!("cannot write JSON: {error}")))?;
-        println!("{text}");
+        out::say(text)?;
         return Ok(0);
     }
     if rows.is_empty() {
-        println!("no job runs here; start one: elastictop run train.py, or elastictop demo");
+        out::say("no job runs here; start one: elastictop run train.py, or elastictop demo")?;
         return Ok(0);
     }
     let now = clock::wall();
     let width = rows.iter().map(|row| row.id.len()).max().unwrap_or(0).max(3);
-    println!("{:<width$}  {:<17}  {:>5}  {:>8}  {:<8}  NOTE", "JOB", "STATE", "RANKS", "AGENT", "AGE");
+    out::say(format_args!(
+        "{:<width$}  {:<17}  {:>5}  {:>8}  {:<8}  NOTE",
+        "JOB", "STATE", "RANKS", "AGENT", "AGE"
+    ))?;
     for row in rows {
-        println!(
+        out::say(format_args!(
             "{:<width$}  {:<17}  {:>5}  {:>8}  {:<8}  {}",
             row.id,
             row.state.map_or("n/a", telling::job_state),
@@ -126,7 +128,7 @@ pub fn ps(args: &PsArgs) -> Result<u8> {
             row.pid.map_or("n/a".into(), |pid| pid.to_string()),
             row.started_at.map_or("n/a".into(), |at| human(row.ended_at.unwrap_or(now).since(at))),
             row.note,
-        );
+        ))?;
     }
     Ok(0)
 }
@@ -182,9 +184,13 @@ fn rows(roots: &Roots, all: bool) -> Vec<Row> {
     let mut rows: Vec<_> =
         own.iter().rev().filter(|job| all || !job.ended).map(|job| own_row(roots, job)).collect();
     let found = scan::scan(Path::new(ROOT)).into_iter();
+    // Of an agent that is gone only its ranks are left, which our shim noted.
+    let running: Vec<_> = own.iter().filter(|job| !job.ended).map(|job| roots.job(&job.id)).collect();
+    let is_noted = |rank: &Sighting| running.iter().any(|dir| dir.rank(rank.proc).exists());
     let is_ours = |job: &FoundJob| {
         let run_id = job.run_id.as_deref();
         job.agent.is_some_and(|agent| agents.contains(&agent))
+            || job.orphaned && job.ranks.iter().any(is_noted)
             || own.iter().any(|own| Some(own.id.0.as_str()) == run_id)
     };
     rows.extend(found.filter(|job| !is_ours(job)).map(foreign_row));

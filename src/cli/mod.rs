@@ -8,6 +8,7 @@ mod forensic;
 pub mod hosts;
 mod list;
 mod nodes;
+mod out;
 mod plain;
 mod plan;
 mod proxy;
@@ -45,7 +46,8 @@ pub struct Cli {
     screen: screen::ScreenArgs,
 }
 
-// Deferred: the arguments of the one that runs are put together, not those of thirty.
+// Deferred: the arguments of the one that runs are put together, not those of thirty. A doc comment on those would
+// take the place of the one here in the command's own help.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 enum Command {
@@ -125,7 +127,7 @@ pub fn main() -> ExitCode {
     match cli.run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("{error}");
+            out::note(&error);
             ExitCode::from(error.exit_code())
         }
     }
@@ -186,5 +188,16 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_command_says_in_its_help_what_it_does() {
+        for command in Cli::command().get_subcommands() {
+            let asked = Cli::try_parse_from(["elastictop", command.get_name(), "--help"]);
+            let help = asked.err().map(|help| help.to_string()).unwrap_or_default();
+            let does = command.get_about().map(ToString::to_string).unwrap_or_default();
+            let (first, _) = does.split_once(' ').unwrap_or((&does, ""));
+            assert!(!does.is_empty() && help.starts_with(first), "{}: {help}", command.get_name());
+        }
     }
 }

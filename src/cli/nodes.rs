@@ -7,6 +7,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{
     hosts::HostArgs,
+    out,
     reach::{Target, hello, viewer_name},
 };
 use crate::{
@@ -42,7 +43,7 @@ const FILES_ELSE: usize = 128;
 /// How long a command waits for hosts that do not answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Which nodes, and how they are reached.
+// Which nodes, and how they are reached.
 #[derive(Clone, Debug, Default, Args)]
 pub struct NodesArgs {
     #[command(flatten, next_help_heading = "Nodes")]
@@ -52,7 +53,7 @@ pub struct NodesArgs {
     via: Option<String>,
 }
 
-/// The same, or relays that hold the links to them.
+// The same, or relays that hold the links to them.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ReachArgs {
     /// Go through the relay that runs for the job, on this node or on those that --nodes names
@@ -122,7 +123,10 @@ impl NodesArgs {
         let here = scan::node_name();
         make_room(names.len())?;
         if names.len() > MANY {
-            eprintln!("note: {} links; elastictop relay holds them once for all who look", names.len());
+            out::note(format_args!(
+                "note: {} links; elastictop relay holds them once for all who look",
+                names.len()
+            ));
         }
         let host = |name: String| {
             let is_here = self.via.is_none() && is_here(&name, &here);

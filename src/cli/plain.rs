@@ -7,7 +7,10 @@ use std::{
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::reach::{Greeted, Target};
+use super::{
+    out,
+    reach::{Greeted, Target},
+};
 use crate::{
     domain::{
         command::Command,
@@ -79,7 +82,7 @@ pub async fn follow(target: &Target, quiet: bool, owner: bool) -> Result<u8> {
 
 /// Who only came to look leaves the job alone.
 fn leave() -> u8 {
-    eprintln!("left; the job goes on");
+    out::note("left; the job goes on");
     0
 }
 

@@ -1,19 +1,19 @@
 //! `elastictop plan`: which rank would write to which W&B run, and why. Starts and contacts nothing.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-};
+use std::collections::BTreeMap;
 
 use clap::Args;
 
-use super::config::{Layers, PlanFlags, facts};
+use super::{
+    config::{Layers, PlanFlags, facts},
+    out,
+};
 use crate::{
     domain::{
         launch::{PlanError, Request},
         resolve::{Facts, Given, MAX_RANKS, Topology, render_json, render_text, resolve},
     },
-    error::{Error, Result},
+    error::Result,
 };
 
 /// Where values come from, below the options: the text above them is the command's own line.
@@ -24,7 +24,6 @@ WANDB_RUN_GROUP, WANDB_RUN_ID, WANDB_NAME, WANDB_TAGS), RUN_NAME and ACTION_NAME
 PET_NPROC_PER_NODE; then from elastictop.toml, the user's file and W&B's settings (elastictop config print). What is \
 typed wins. Links follow WANDB_BASE_URL.";
 
-/// Arguments of `plan`.
 #[derive(Clone, Debug, Args)]
 #[command(args_override_self = true, after_help = ENVIRONMENT)]
 pub struct PlanArgs {
@@ -47,13 +46,7 @@ pub struct PlanArgs {
 /// `elastictop plan`.
 pub fn plan(args: &PlanArgs) -> Result<u8> {
     let text = args.show(&Layers::find(args.wandb.0.clone())?)?;
-    // A reader that has seen enough, such as `head`, is no failure.
-    match writeln!(io::stdout().lock(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::environment(format!("cannot write the plan: {error}")))
-        }
-        _ => Ok(0),
-    }
+    out::say(text.trim_end())
 }
 
 impl PlanArgs {

@@ -16,7 +16,6 @@ use crate::{
     wire::{frame, link::Link, message::ToViewer, socket},
 };
 
-/// Arguments of `proxy`.
 #[derive(Debug, Args)]
 pub struct ProxyArgs {
     /// Id, name, start of the id, or rendezvous id; the newest running job of this node if left out

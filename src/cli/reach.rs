@@ -7,6 +7,7 @@ use std::{
 
 use tokio::net::UnixStream;
 
+use super::out;
 use crate::{
     domain::{
         command::{Command, Outcome},
@@ -145,7 +146,7 @@ async fn open_own(roots: &Roots, id: &JobId, adopt: bool) -> Result<Opened> {
     match detach::adopt(id.clone()) {
         Ok(lost) => {
             let lost = lost.map(|lost| format!("; {lost}")).unwrap_or_default();
-            eprintln!("elastictop: the supervisor of {id} had died; a new one took over{lost}");
+            out::note(format_args!("elastictop: the supervisor of {id} had died; a new one took over{lost}"));
         }
         // Somebody else was faster, or the job has just ended.
         Err(error) if error.kind == crate::error::Kind::Job => {}

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, Metadata},
-    io::{self, Read, Write},
+    io::{self, Read},
     os::unix::fs::MetadataExt,
     path::Path,
     time::Duration,
@@ -13,6 +13,7 @@ use clap::Args;
 use super::{
     block_on,
     nodes::{self, ReachArgs},
+    out,
     reach::{Greeted, Target},
     wandb,
 };
@@ -42,7 +43,6 @@ use crate::{
 /// How often a file that is followed is looked at.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Id, name or start of the id; the newest running job if left out
@@ -57,7 +57,6 @@ pub struct StatusArgs {
     reach: ReachArgs,
 }
 
-/// Arguments of `events`.
 #[derive(Debug, Args)]
 pub struct EventsArgs {
     /// Id, name or start of the id; the newest running job if left out
@@ -70,7 +69,6 @@ pub struct EventsArgs {
     follow: bool,
 }
 
-/// Arguments of `logs`.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
     /// Id, name or start of the id; the newest running job if left out
@@ -110,7 +108,7 @@ pub fn status(args: &StatusArgs) -> Result<u8> {
     })?;
     let now = clock::wall();
     let text = if args.json { pretty(&Status::new(&state, now))? } else { describe(&state, now) };
-    print(&format!("{text}\n"));
+    out::write(&format!("{text}\n"))?;
     Ok(0)
 }
 
@@ -137,7 +135,7 @@ fn status_of_nodes(hosts: Vec<Host>, json: bool) -> Result<u8> {
     if json {
         text = pretty(&gathered.status(now))? + "\n";
     }
-    print(&text);
+    out::write(&text)?;
     Ok(u8::from(missing))
 }
 
@@ -160,7 +158,7 @@ fn describe(state: &State, now: Stamp) -> String {
         state.exit_code.map(|code| format!("  exit code {code}")).unwrap_or_default(),
     );
     for alert in &state.alerts {
-        text += &format!("! {} (since {})\n", alert.text, human(now.since(alert.since)));
+        text += &format!("! {} (for {})\n", alert.text, human(now.since(alert.since)));
     }
     if let Some(cause) = &state.cause {
         text += &format!("cause: {}\n", cause.text);
@@ -206,7 +204,7 @@ pub fn events(args: &EventsArgs) -> Result<u8> {
         while let Some(entry) = reader.read() {
             let Entry::Event(event) = entry else { continue };
             state.apply(&event);
-            if !print(&text_of(&state, &event, &journal::line(&event), args.json)) {
+            if !out::write(&text_of(&state, &event, &journal::line(&event), args.json))? {
                 return Ok(0);
             }
         }
@@ -230,13 +228,16 @@ pub fn events(args: &EventsArgs) -> Result<u8> {
             // The new one begins with what is known already.
             file = open()?;
         }
-        if !print(&text) || !args.follow || state.state.is_over() {
+        if !out::write(&text)? || !args.follow || state.state.is_over() {
             // Of a running job it may be a record that is being written.
             if !rest.is_empty() && (manifest.ended || !detach::is_supervised(&roots, &manifest.id)) {
-                eprintln!("warning: the last record of the journal was cut off ({} bytes)", rest.len());
+                out::note(format_args!(
+                    "warning: the last record of the journal was cut off ({} bytes)",
+                    rest.len()
+                ));
             }
             if unreadable > 0 {
-                eprintln!("warning: {unreadable} records of the journal cannot be read");
+                out::note(format_args!("warning: {unreadable} records of the journal cannot be read"));
             }
             return Ok(0);
         }
@@ -270,20 +271,28 @@ pub fn logs(args: &LogsArgs) -> Result<u8> {
             && !(args.no_agent && line.stream == Stream::Agent)
     };
     let mut from = 0;
-    let mut kept = Vec::new();
+    let (mut kept, mut is_any) = (Vec::new(), false);
     if let Some(most) = args.lines {
         (kept, from) = last_lines(&book, &filter, most, wanted);
+        is_any = !kept.is_empty() || most == 0;
     }
     while args.lines.is_none() {
         let query = LogQuery::Page { filter: filter.clone(), anchor: Anchor::From(from), max: MAX_PAGE };
         let page = book.answer(&query);
         let Some(last) = page.lines.last() else { break };
         from = last.n + 1;
-        if !print(&page.lines.iter().filter(|line| wanted(line)).map(tagged).collect::<String>()) {
+        let text: String = page.lines.iter().filter(|line| wanted(line)).map(tagged).collect();
+        is_any |= !text.is_empty();
+        if !out::write(&text)? {
             return Ok(0);
         }
     }
-    if !print(&kept.iter().map(tagged).collect::<String>()) || !args.follow || manifest.ended {
+    if !is_any {
+        let of = [("rank", args.rank), ("attempt", args.attempt)];
+        let of: Vec<_> = of.into_iter().filter_map(|(what, n)| Some(format!(" of {what} {}", n?))).collect();
+        out::note(format_args!("{} has no lines{} yet", manifest.id, of.concat()));
+    }
+    if !out::write(&kept.iter().map(tagged).collect::<String>())? || !args.follow || manifest.ended {
         return Ok(0);
     }
     let target = Target::Own { roots, manifest: Box::new(manifest) };
@@ -326,7 +335,7 @@ async fn follow_logs(
         let Some(page) = next_page(&mut link.incoming, &mut state).await else { return Ok(()) };
         from = page.lines.last().map_or(from, |line| line.n + 1);
         let text: String = page.lines.iter().filter(|line| wanted(line)).map(tagged).collect();
-        if !print(&text) {
+        if !out::write(&text)? {
             return Ok(());
         }
         if page.lines.is_empty() {
@@ -370,10 +379,4 @@ fn own(job: Option<&str>) -> Result<(Roots, Manifest)> {
                 .hint("elastictop attach --pid PID shows what can be seen"))
         }
     }
-}
-
-/// Prints; false when nobody reads any more.
-fn print(text: &str) -> bool {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }

@@ -3,14 +3,13 @@
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{block_on, nodes::NodesArgs, reach::viewer_name};
+use super::{block_on, nodes::NodesArgs, out, reach::viewer_name};
 use crate::{
     cluster,
     error::{Error, Result},
     supervisor::place::Roots,
 };
 
-/// Arguments of `relay`.
 #[derive(Debug, Args)]
 pub struct RelayArgs {
     /// Id, name or rendezvous id of the job; the newest of each node if left out
@@ -43,8 +42,11 @@ pub fn relay(args: &RelayArgs) -> Result<u8> {
         };
         let word = job.map(|job| format!(" {job}")).unwrap_or_default();
         let what = if args.relays { "relays" } else { "nodes" };
-        let ready =
-            || eprintln!("relay for {count} {what}; watch over it with: elastictop attach{word} --relay");
+        let ready = || {
+            out::note(format_args!(
+                "relay for {count} {what}; watch over it with: elastictop attach{word} --relay"
+            ));
+        };
         cluster::relay::run(hosts, &format!("relay of {}", viewer_name()), &path, ready, stop).await
     })?;
     Ok(0)

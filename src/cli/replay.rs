@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 
 use super::{
-    block_on,
+    block_on, out,
     reach::Target,
     screen::{self, ScreenArgs},
 };
@@ -31,7 +31,6 @@ use crate::{
     tui,
 };
 
-/// Arguments of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// A recording or journal, or a job: id, name or start of the id; the newest job if left out
@@ -48,7 +47,6 @@ pub struct ReplayArgs {
     plain: bool,
 }
 
-/// Arguments of `export`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     /// Id, name or start of the id; the newest running job if left out
@@ -83,7 +81,7 @@ pub fn replay(args: &ReplayArgs, screen: &ScreenArgs) -> Result<u8> {
         }
         Some(text) => Some(place("--at", text, (course.begin(), course.end()))?),
     };
-    tape.missing.iter().for_each(|missing| eprintln!("warning: {missing}"));
+    tape.missing.iter().for_each(|missing| out::note(format_args!("warning: {missing}")));
     if args.plain || !screen::is_possible() {
         return Ok(print(&tape, at));
     }
@@ -95,7 +93,7 @@ pub fn replay(args: &ReplayArgs, screen: &ScreenArgs) -> Result<u8> {
             Box::pin(async move { made.map(|make| make()).ok_or_else(|| Error::job("the player has ended")) })
         });
         let (_, state) = tui::watch(connector, &options).await?;
-        println!("left the replay of {name} at {}", state.at);
+        out::say(format_args!("left the replay of {name} at {}", state.at))?;
         Ok(0)
     })
 }
@@ -158,24 +156,27 @@ pub fn export(args: &ExportArgs) -> Result<u8> {
     let now = clock::wall().to_string().replace(':', "");
     let name = if args.redact { "recording" } else { manifest.id.0.as_str() };
     let output = args.output.clone().unwrap_or_else(|| format!("{name}-{now}.etrec").into());
+    out::may_replace(&output)?;
     let exported = recording::export(&roots, &manifest, window, &output)?;
     let span = exported.span.map(|(first, last)| human(last.since(first))).unwrap_or_default();
-    println!(
+    out::say(format_args!(
         "{}  {span}, {} events, {} log lines, {} kB",
         output.display(),
         exported.events,
         exported.lines,
         exported.bytes.div_ceil(1024)
-    );
-    exported.missing.iter().for_each(|missing| println!("not in it: {missing}"));
-    if args.redact {
-        println!("taken out: {REDACTED}");
-    } else {
-        println!(
-            "Values of secrets are taken out; commands, names and log lines are in it. --redact leaves them out."
-        );
+    ))?;
+    for missing in &exported.missing {
+        out::say(format_args!("not in it: {missing}"))?;
     }
-    println!("elastictop replay {} plays it", output.display());
+    if args.redact {
+        out::say(format_args!("taken out: {REDACTED}"))?;
+    } else {
+        out::say(
+            "Values of secrets are taken out; commands, names and log lines are in it. --redact leaves them out.",
+        )?;
+    }
+    out::say(format_args!("elastictop replay {} plays it", output.display()))?;
     Ok(0)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     block_on,
     config::{Layers, boolean},
-    plain,
+    out, plain,
     reach::Target,
     run_args::RunArgs,
     screen::{self, ScreenArgs},
@@ -66,7 +66,7 @@ pub fn run(args: &RunArgs, screen: &ScreenArgs) -> Result<u8> {
         let serve = planned.serve(&layers)?;
         let text =
             show(&planned, planned.wandb(&request, Some(&layers))?.as_ref(), serve.as_ref(), args.json)?;
-        println!("{}", text.trim_end());
+        out::say(text.trim_end())?;
         return Ok(0);
     }
     start(&request, python.as_deref(), None, watch, screen, Some(&layers))
@@ -146,17 +146,17 @@ pub fn start(
     if let Target::Own { manifest, .. } = &target
         && let Some(address) = &manifest.serve
     {
-        eprintln!("figures are served on {address}");
+        out::note(format_args!("figures are served on {address}"));
     }
     if let Some(warning) = session::warning() {
-        eprintln!("warning: {warning}");
+        out::note(format_args!("warning: {warning}"));
     }
     if let Some(hint) = hint {
-        eprintln!("{hint}");
+        out::note(&hint);
     }
     match watch {
         Watch::Detach => {
-            println!("started {id}; watch it with: elastictop attach {id}");
+            out::say(format_args!("started {id}; watch it with: elastictop attach {id}"))?;
             Ok(0)
         }
         Watch::Screen => block_on(screen::watch(&target, &options)),

@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::{
     config::Layers,
-    plain,
+    out, plain,
     reach::{Target, viewer_name},
 };
 use crate::{
@@ -23,10 +23,10 @@ use crate::{
     tui::{self, ColorDepth, Ending, Layout, LinksWanted, Options, Themes, wants_ascii},
 };
 
-/// How the screen looks. Holds for all commands.
+// How the screen looks. Holds for all commands.
 #[derive(Debug, Args)]
 pub struct ScreenArgs {
-    /// Colour theme, such as default-light, okabe-ito or nord; C goes through them, `elastictop` names all when it is wrong
+    /// Colour theme, such as default-light, okabe-ito or nord; a wrong name lists all; C on the screen goes through them
     #[arg(long, global = true, env = "ELASTICTOP_THEME", value_name = "NAME", help_heading = "Screen")]
     theme: Option<String>,
     /// Colours: auto, never, 16, 256, truecolor
@@ -79,7 +79,9 @@ impl ScreenArgs {
         // A remembered theme that is gone since is no reason to refuse a screen.
         let remembered = layout.theme.as_deref().filter(|_| fallback == "default-dark");
         let theme = match (self.theme(&layers), remembered.and_then(|name| themes.load(name).ok())) {
-            (Some(name), _) => themes.load(&name)?,
+            (Some((name, origin)), _) => {
+                themes.load(&name).map_err(|error| error.hint(format!("{origin} asks for it")))?
+            }
             (None, Some(theme)) => theme,
             (None, None) => themes.load(fallback)?,
         };
@@ -99,6 +101,14 @@ impl ScreenArgs {
             mouse: !self.no_mouse,
         })
     }
+}
+
+/// Whether there is a theme of this name, built in or the user's.
+///
+/// # Errors
+/// There is none, or its file is wrong.
+pub fn check_theme(name: &str) -> Result<()> {
+    own_themes(&|name| env::var(name).ok(), None)?.load(name).map(drop)
 }
 
 /// The built-in themes and those in the user's `themes` folder. A file that cannot be read is told of only when it is
@@ -135,8 +145,9 @@ fn config_folder(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
 
 impl ScreenArgs {
     /// The theme that somebody wants: typed, exported, or in a file.
-    fn theme(&self, layers: &Layers) -> Option<String> {
-        self.theme.clone().or_else(|| layers.get("ui.theme").map(|found| found.value))
+    fn theme(&self, layers: &Layers) -> Option<(String, String)> {
+        let typed = self.theme.clone().map(|name| (name, "--theme or ELASTICTOP_THEME".to_owned()));
+        typed.or_else(|| layers.get("ui.theme").map(|found| (found.value, found.origin)))
     }
 }
 
@@ -157,7 +168,7 @@ pub async fn watch(target: &Target, options: &Options) -> Result<u8> {
     });
     let (ending, state) = tui::watch(connector, options).await?;
     let foreign = matches!(target, Target::Foreign(_));
-    Ok(farewell(ending, &state, foreign))
+    farewell(ending, &state, foreign)
 }
 
 /// Shows a job over links to several nodes until the user leaves it.
@@ -185,26 +196,28 @@ pub async fn watch_nodes(hosts: Vec<Host>, options: &Options) -> Result<u8> {
 /// The first link cannot be made, or the terminal not be used.
 pub async fn watch_over(connector: tui::Connector, options: &Options) -> Result<u8> {
     let (ending, state) = tui::watch(connector, options).await?;
-    Ok(farewell(ending, &state, false))
+    farewell(ending, &state, false)
 }
 
 /// Says what becomes of the job; its exit code when it is over.
-fn farewell(ending: Ending, state: &State, foreign: bool) -> u8 {
+fn farewell(ending: Ending, state: &State, foreign: bool) -> Result<u8> {
     let id = state.job.as_ref().map_or("the job", |job| job.id.0.as_str()).to_owned();
     match ending {
-        Ending::Detached if foreign => println!("left {id}"),
-        Ending::Detached => {
-            println!("detached from {id}, which goes on; come back with: elastictop attach {id}");
-        }
+        Ending::Detached if foreign => out::say(format_args!("left {id}")),
+        Ending::Detached => out::say(format_args!(
+            "detached from {id}, which goes on; come back with: elastictop attach {id}"
+        )),
         Ending::Lost(why) => {
-            eprintln!("lost {id}: {why}\n\nhint: elastictop status {id} says whether it still runs");
+            out::note(format_args!(
+                "lost {id}: {why}\n\nhint: elastictop status {id} says whether it still runs"
+            ));
+            Ok(0)
         }
         Ending::Over => {
-            println!("{}", summary(&id, state));
-            return plain::exit_code(state);
+            out::say(summary(&id, state))?;
+            Ok(plain::exit_code(state))
         }
     }
-    0
 }
 
 /// How a job ended, in one or some lines.

@@ -3,7 +3,7 @@
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{block_on, config::Layers, reach::Target};
+use super::{block_on, config::Layers, out, reach::Target};
 use crate::{
     domain::id::JobId,
     error::{Error, Result},
@@ -14,7 +14,6 @@ use crate::{
     },
 };
 
-/// Arguments of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Id, name or start of the id; the newest running job if left out
@@ -50,7 +49,7 @@ pub fn serve(args: &ServeArgs) -> Result<u8> {
         drop(target.link(true).await?);
         let door = Door::open(asked.address(&roots, &id)?)?;
         let address = door.address.clone();
-        println!("figures of {id} are served on {address}; Ctrl-C ends it");
+        out::say(format_args!("figures of {id} are served on {address}; Ctrl-C ends it"))?;
         let connect = Box::new(move || -> std::pin::Pin<Box<dyn Future<Output = _> + Send>> {
             let target = target.clone();
             Box::pin(async move { target.link(true).await })

@@ -12,18 +12,18 @@ use std::{
 use clap::Args;
 
 use self::find::{Found, Part};
-use super::config::Layers;
+use super::{config::Layers, out};
 use crate::{
     domain::{
         forward::RunState,
         time::{Stamp, human},
     },
     error::{Error, Result},
-    supervisor::clock,
+    supervisor::{clock, place::JobDir},
     wandb::{
         client::{CLOUD, Client},
         credentials::{find_key, no_key_hint},
-        upload::{Cursor, Progress, Upload, Uploads, rows_in},
+        upload::{Cursor, Progress, Upload, Uploads},
     },
 };
 
@@ -34,7 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Cells of the bar.
 const BAR: usize = 24;
 
-/// Arguments of `sync`.
 #[derive(Debug, Args)]
 pub struct SyncArgs {
     /// Id, name or start of the id of a job; or a job's folder, a W&B run's folder, a folder of such, or a `.wandb` file.
@@ -56,7 +55,7 @@ struct Sent {
 pub fn sync(args: &SyncArgs) -> Result<u8> {
     let found = find::find(args.what.as_deref())?;
     if found.parts.is_empty() {
-        eprintln!("{}: there is nothing to send", found.name);
+        out::note(format_args!("{}: there is nothing to send", found.name));
         return Ok(0);
     }
     let client = connect(&found)?;
@@ -101,9 +100,17 @@ fn rounds(parts: Vec<Part>) -> Vec<Vec<Part>> {
     rounds.into_iter().map(|(_, round)| round).collect()
 }
 
+/// How many rows of a job are on disk alone.
+///
+/// # Errors
+/// Files that cannot be read.
+pub(super) fn unsent(dir: &JobDir) -> Result<u64> {
+    let left = |part: &Part| part.rows().saturating_sub(Cursor::rows_acked(&part.job.cursor).unwrap_or(0));
+    Ok(find::unsent(dir)?.iter().map(left).sum())
+}
+
 fn begin(uploads: &Uploads, part: Part) -> Sent {
-    let earlier: u64 = part.job.segments.iter().map(|file| rows_in(file, u64::MAX)).sum();
-    let rows = earlier + rows_in(&part.newest, part.committed);
+    let rows = part.rows();
     let before = Cursor::rows_acked(&part.job.cursor).unwrap_or(0);
     let upload = uploads.begin(part.job);
     upload.add_segment(part.newest, part.committed);
@@ -173,15 +180,15 @@ fn tell(one: &Sent) -> bool {
         _ if new == 0 => format!("nothing was left to send ({})", rows(run.rows_acked)),
         _ => format!("{} sent", rows(new)),
     };
-    eprintln!("{}: {said}{link}", one.run);
+    out::note(format_args!("{}: {said}{link}", one.run));
     if is_whole && run.state == RunState::Sending {
-        eprintln!("{}: its file has no end; W&B will show the run as crashed", one.run);
+        out::note(format_args!("{}: its file has no end; W&B will show the run as crashed", one.run));
     }
     if run.rows_lost > 0 {
-        eprintln!("{}: {} too long or unreadable", one.run, rows(run.rows_lost));
+        out::note(format_args!("{}: {} too long or unreadable", one.run, rows(run.rows_lost)));
     }
     if !run.not_forwarded.is_empty() {
-        eprintln!("{}: not sent: {}", one.run, run.not_forwarded.join(", "));
+        out::note(format_args!("{}: not sent: {}", one.run, run.not_forwarded.join(", ")));
     }
     is_whole || one.rows == 0 && run.last_error.is_none()
 }

@@ -1,8 +1,12 @@
 //! Keeping secrets off the screen, the journal, the dry run and what is handed on.
 
-use std::sync::LazyLock;
+mod marks;
+
+use std::sync::{Arc, LazyLock};
 
 use regex::Regex;
+
+pub use marks::Marks;
 
 /// What is shown in a secret's place.
 pub const HIDDEN: &str = "[hidden]";
@@ -49,11 +53,15 @@ const SHORTEST: usize = 8;
 
 /// The secret values of one job, to be taken out of what it writes.
 #[derive(Clone, Default)]
-pub struct Secrets(Vec<String>);
+pub struct Secrets {
+    values: Vec<String>,
+    /// Of those whose values nobody has any more.
+    marks: Arc<Marks>,
+}
 
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} secrets", self.0.len())
+        write!(f, "{} secrets", self.values.len())
     }
 }
 
@@ -74,22 +82,32 @@ impl Secrets {
         // A value that holds another goes first.
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
         values.dedup();
-        Secrets(values)
+        Secrets { values, marks: Arc::default() }
+    }
+
+    /// These, and those that have left these marks.
+    pub fn and(self, marks: Marks) -> Secrets {
+        Secrets { marks: Arc::new(marks), ..self }
+    }
+
+    /// What to keep of them.
+    pub fn marks(&self, salt: String) -> Marks {
+        Marks::of(self.values.iter().map(String::as_str), salt)
     }
 
     /// Whether any of them is in a text.
     pub fn are_in(&self, text: &str) -> bool {
-        self.0.iter().any(|value| !value.is_empty() && text.contains(value.as_str()))
+        self.values.iter().any(|value| !value.is_empty() && text.contains(value.as_str()))
     }
 
     /// The text without the secrets.
     pub fn hide(&self, mut text: String) -> String {
-        for value in self.0.iter().filter(|value| !value.is_empty()) {
+        for value in self.values.iter().filter(|value| !value.is_empty()) {
             if text.contains(value.as_str()) {
                 text = text.replace(value.as_str(), HIDDEN);
             }
         }
-        text
+        if self.marks.is_empty() { text } else { self.marks.hide(text) }
     }
 }
 

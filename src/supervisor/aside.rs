@@ -361,9 +361,10 @@ impl Archive {
 pub fn open_logs(dir: &JobDir) -> Result<Logbook> {
     let mut logbook = Logbook::open(&dir.log_index(), false)
         .map_err(|error| Error::io("cannot read", &dir.log_index(), &error))?;
-    // The job's own environment is gone; whoever reads usually has the same secrets.
     let env: Vec<_> = std::env::vars().collect();
-    logbook.hide(Secrets::new(env.iter().map(|(name, value)| (name.as_str(), value.as_str())), &[]));
+    let own = Secrets::new(env.iter().map(|(name, value)| (name.as_str(), value.as_str())), &[]);
+    // The job's own environment may be gone.
+    logbook.hide(own.and(dir.read_secret_marks()));
     Ok(logbook)
 }
 

@@ -81,7 +81,7 @@ impl Gathering {
 pub fn gather(roots: &Roots, manifest: &Manifest, state: &State, now: Stamp) -> Vec<Part> {
     let dir = roots.job(&manifest.id);
     let ranks = forensic::living(state, Some(&roots.beat(&manifest.id)), None);
-    let mut into = Gathering { secrets: secrets(manifest, &ranks), parts: Vec::new() };
+    let mut into = Gathering { secrets: secrets(&dir, manifest, &ranks), parts: Vec::new() };
     status(state, now, &mut into);
     events(&dir, &mut into);
     stacks_and_flight(&dir, &ranks, state, now, &mut into);
@@ -120,8 +120,8 @@ pub fn write(path: &Path, job: &str, parts: &[Part]) -> io::Result<()> {
     Ok(())
 }
 
-/// The secrets of the job's living processes, and of whoever makes the bundle.
-pub(super) fn secrets(manifest: &Manifest, ranks: &[Wanted]) -> Secrets {
+/// The secrets of the job's processes, dead ones too, and of whoever makes the bundle.
+pub(super) fn secrets(dir: &JobDir, manifest: &Manifest, ranks: &[Wanted]) -> Secrets {
     let pids = ranks.iter().map(|rank| rank.proc.pid).chain(manifest.agent.map(|agent| agent.pid));
     let (mut env, mut words): (Vec<(String, String)>, Vec<String>) = (std::env::vars().collect(), Vec::new());
     for pid in pids {
@@ -129,6 +129,7 @@ pub(super) fn secrets(manifest: &Manifest, ranks: &[Wanted]) -> Secrets {
         words.extend(proc::read_cmdline(Path::new(ROOT), pid));
     }
     Secrets::new(env.iter().map(|(name, value)| (name.as_str(), value.as_str())), &words)
+        .and(dir.read_secret_marks())
 }
 
 fn status(state: &State, now: Stamp, into: &mut Gathering) {
@@ -291,7 +292,7 @@ fn logs(dir: &JobDir, into: &mut Gathering) {
     let mut ranks = super::reading::ranks_on_disk(dir);
     ranks.reverse();
     for rank in ranks.into_iter().take(MAX_LOGS) {
-        let folder = dir.ranks().join(format!("{}-{}", rank.proc.pid, rank.proc.start));
+        let folder = dir.rank(rank.proc);
         let number = rank.place.rank.or(rank.place.slot());
         let number = number.map_or_else(|| "unknown".into(), |number| number.to_string());
         for name in ["stdout.log", "stderr.log"] {

@@ -24,7 +24,7 @@ use crate::{
         evidence::ErrorFile,
         id::ProcId,
         log::{Anchor, LogFilter, LogQuery, MAX_PAGE, Stream},
-        redact::{self, Secrets},
+        redact::{self, Marks, Secrets},
         state::{Rank, State},
     },
     probe::{
@@ -170,10 +170,11 @@ fn last_words_of(rank: &Rank, known: Known<'_>) -> Look {
     let mut stderr: Vec<String> = written.collect();
     stderr.drain(..stderr.len().saturating_sub(LAST_LINES));
     let told = known.dir.and_then(|dir| reading::error_file_of(dir, rank.proc));
+    let marks = known.dir.map(JobDir::read_secret_marks).unwrap_or_default();
     let (proc, agent) = (rank.proc, known.state.agent.as_ref().map(|agent| agent.proc.pid));
     Box::new(move |answer| {
         let file = told.or_else(|| seen_error_file(proc, agent?));
-        let text = file.as_ref().and_then(|path| error_text(path));
+        let text = file.as_ref().and_then(|path| error_text(path, marks));
         let file = file.map(|path| path.display().to_string());
         answer.last_words = Some(LastWords { file, text, stderr });
     })
@@ -187,7 +188,7 @@ fn seen_error_file(proc: ProcId, agent: i32) -> Option<PathBuf> {
 }
 
 /// What an `error.json` says, without secrets.
-fn error_text(path: &Path) -> Option<String> {
+fn error_text(path: &Path, marks: Marks) -> Option<String> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(MAX_ERROR_TEXT as u64).read_to_end(&mut bytes).ok()?;
     let whole = match ErrorFile::parse(&bytes) {
@@ -197,5 +198,5 @@ fn error_text(path: &Path) -> Option<String> {
     };
     let env: Raw = std::env::vars().collect();
     let secrets = Secrets::new(env.iter().map(|(name, value)| (name.as_str(), value.as_str())), &[]);
-    Some(redact::unknown(&secrets.hide(whole)))
+    Some(redact::unknown(&secrets.and(marks).hide(whole)))
 }

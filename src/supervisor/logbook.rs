@@ -11,6 +11,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    time::UNIX_EPOCH,
 };
 
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,8 @@ struct Source {
     file: Option<File>,
     /// Bytes in the file at the last look.
     size: u64,
+    /// When it was written last, by the clock of its file system.
+    written_at: Stamp,
     /// Bytes that are in the index.
     done: u64,
     /// Bytes that a full disk took from its beginning.
@@ -108,6 +111,7 @@ pub struct Logbook {
     index: Option<Appender>,
     buffer: Vec<u8>,
     growth: Growth,
+    looked_at: Stamp,
     secrets: Secrets,
     /// Why ranks may soon be unable to write.
     full: Option<String>,
@@ -120,6 +124,8 @@ pub struct Arrived<'a> {
     pub n: u64,
     /// Where it comes from.
     pub origin: &'a Origin,
+    /// When its file was written last: right for the last line that arrived, at most one look late for the others.
+    pub at: Stamp,
     /// The line without its end.
     pub text: &'a str,
 }
@@ -151,6 +157,7 @@ impl Logbook {
             index: None,
             buffer: Vec::new(),
             growth: Growth::default(),
+            looked_at: Stamp(0),
             secrets: Secrets::default(),
             full: None,
         }
@@ -170,6 +177,7 @@ impl Logbook {
                     origin: source,
                     file,
                     size: 0,
+                    written_at: Stamp(0),
                     done: 0,
                     given_up: 0,
                     room,
@@ -254,11 +262,13 @@ impl Logbook {
             // One look reads so much and no more.
             self.growth.look_again(number);
             more |= bytes.len() >= LONGEST;
+            // Another machine's clock may be wrong: it was since the last look.
+            let at = source.written_at.max(self.looked_at).min(now);
             let first = self.next_line;
             let mut lines = 0;
             for line in split(bytes) {
                 let text = self.secrets.hide(clean(line));
-                each(Arrived { n: first + u64::from(lines), origin: &source.origin, text: &text });
+                each(Arrived { n: first + u64::from(lines), origin: &source.origin, at, text: &text });
                 lines += 1;
             }
             let (number, offset, bytes) = (number as u32, source.done, bytes.len() as u32);
@@ -266,6 +276,7 @@ impl Logbook {
             grown.push((number, offset, bytes, lines));
         }
         self.buffer = buffer;
+        self.looked_at = now;
         if !grown.is_empty() {
             self.write(&Entry::Grown { at: now, grown });
         }
@@ -456,7 +467,10 @@ impl Source {
     /// The bytes of whole lines that came since the last time; all there is when the writer is gone.
     fn read_new<'a>(&mut self, buffer: &'a mut Vec<u8>) -> Option<&'a [u8]> {
         let file = self.file.as_ref()?;
-        self.size = file.metadata().ok()?.len();
+        let metadata = file.metadata().ok()?;
+        self.size = metadata.len();
+        let written = metadata.modified().ok()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.written_at = Stamp(written.as_millis() as u64);
         let new = usize::try_from(self.size.saturating_sub(self.done)).ok()?.min(READ);
         if new == 0 {
             return None;

@@ -16,6 +16,7 @@ use crate::{
         forward::Settings,
         id::{JobId, ProcId},
         rank::JobState,
+        redact::{Marks, Secrets},
         time::Stamp,
     },
     error::{Error, Kind, Result},
@@ -126,7 +127,10 @@ impl Roots {
         let fitting: Vec<_> = jobs.iter().filter(|job| job.id.0.starts_with(wanted)).collect();
         match fitting.as_slice() {
             [only] => Ok((*only).clone()),
-            [] => Err(Error::job(format!("there is no job {wanted:?}")).hint("elastictop ps lists all jobs")),
+            [] => {
+                Err(Error::job(format!("there is no job {wanted:?}"))
+                    .hint("elastictop ps --all lists all jobs"))
+            }
             several => {
                 let ids: Vec<_> = several.iter().map(|job| job.id.0.as_str()).collect();
                 Err(Error::job(format!("{wanted:?} fits several jobs: {}", ids.join(", "))))
@@ -214,6 +218,11 @@ impl JobDir {
         self.root.join("ranks")
     }
 
+    /// The folder of one of them.
+    pub fn rank(&self, proc: ProcId) -> PathBuf {
+        self.ranks().join(format!("{}-{}", proc.pid, proc.start))
+    }
+
     /// Where torch leaves dumps of its flight recorder: `rank_N`.
     pub fn flight(&self) -> PathBuf {
         self.root.join("fr")
@@ -277,6 +286,29 @@ impl JobDir {
         file.write_all(&serde_json::to_vec_pretty(settings)?)?;
         file.persist(self.wandb_settings())?;
         Ok(())
+    }
+
+    /// What is kept of the job's secrets: hashes, never values.
+    fn secret_marks(&self) -> PathBuf {
+        self.root.join("secrets.json")
+    }
+
+    /// Keeps the marks of these secrets, so that they are taken out of the logs when their values are gone.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn write_secret_marks(&self, secrets: &Secrets) -> io::Result<()> {
+        let marks = secrets.marks(uuid::Uuid::now_v7().to_string());
+        let mut file = tempfile::NamedTempFile::new_in(&self.root)?;
+        file.write_all(&serde_json::to_vec(&marks)?)?;
+        file.persist(self.secret_marks())?;
+        Ok(())
+    }
+
+    /// The secrets that left marks here; none in folders of versions that kept none.
+    pub fn read_secret_marks(&self) -> Marks {
+        let bytes = fs::read(self.secret_marks()).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
     /// The supervisor's own log.

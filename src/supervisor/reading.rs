@@ -34,7 +34,8 @@ const MAX_ERROR_FILE: u64 = 1 << 20;
 struct Wrote {
     lines: u64,
     last_line: Option<String>,
-    step: Option<u64>,
+    /// With when it was written.
+    step: Option<(u64, Stamp)>,
     /// Name of the last loss, and for how many lines in a row it has been no number.
     loss: Option<(String, u32)>,
 }
@@ -61,7 +62,7 @@ pub fn read_logs(
         let entry = wrote.entry(pid).or_default();
         entry.lines += 1;
         if let Some(row) = Row::read(line.text) {
-            entry.step = row.step.or(entry.step);
+            entry.step = row.step.map(|step| (step, line.at)).or(entry.step);
             if let Some((name, bad)) = row.loss {
                 let before = entry.loss.take().map_or(0, |(_, rows)| rows);
                 entry.loss = Some((name, if bad { before + 1 } else { 0 }));
@@ -133,7 +134,7 @@ impl Row {
 /// The files that a rank writes to, kept so that they outlive their folder where that is possible: torchrun deletes
 /// the logs of a group at membership changes. The shim does this for scripts; function mode has no shim.
 pub fn keep_logs(dir: &JobDir, sighting: &Sighting) -> [Option<PathBuf>; 2] {
-    let folder = dir.ranks().join(format!("{}-{}", sighting.proc.pid, sighting.proc.start));
+    let folder = dir.rank(sighting.proc);
     let (out, err) = proc::log_paths(Path::new(proc::ROOT), sighting.proc.pid);
     let told = told_by_shim(&folder);
     let keep = |name: &str, seen: Option<PathBuf>, told: Option<PathBuf>| {
@@ -199,7 +200,7 @@ pub fn add_shared(logbook: &mut Logbook, path: PathBuf) {
 
 /// Where a rank of this job leaves its `error.json`, as its shim told.
 pub fn error_file_of(dir: &JobDir, proc: ProcId) -> Option<PathBuf> {
-    told_by_shim(&dir.ranks().join(format!("{}-{}", proc.pid, proc.start)))?.error_file
+    told_by_shim(&dir.rank(proc))?.error_file
 }
 
 /// What a rank wrote into its error file before it died.

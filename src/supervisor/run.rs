@@ -139,6 +139,12 @@ impl Supervisor {
         let mut logbook = Logbook::open(&dir.log_index(), true).map_err(at(dir.log_index()))?;
         let secrets = spec.as_ref().map(Spec::secrets).unwrap_or_default();
         logbook.hide(secrets.clone());
+        // A supervisor that finds no agent any more knows none.
+        if spec.is_some()
+            && let Err(error) = dir.write_secret_marks(&secrets)
+        {
+            tracing::warn!(%error, "secrets cannot be taken out of the logs once the job is over");
+        }
         reading::add_agent(&mut logbook, &dir);
         let listener = door::listen(&manifest.socket)?;
         let beat_path = roots.beat(&manifest.id);

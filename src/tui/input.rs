@@ -27,6 +27,11 @@ use tokio::{
 const ESCAPE_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// Longest escape sequence; what is longer is none.
 const LONGEST: usize = 64;
+/// What a terminal puts around text that was pasted, so that it is not taken for keys.
+const PASTE: &[u8] = b"\x1b[200~";
+const PASTE_ENDS: &[u8] = b"\x1b[201~";
+/// Most bytes of pasted text that are kept.
+const MOST_PASTED: usize = 4096;
 
 /// Events that may wait for the loop; more are not read from the terminal.
 const QUEUE: usize = 256;
@@ -81,6 +86,7 @@ const GONE: PollFlags = PollFlags::HUP.union(PollFlags::ERR).union(PollFlags::NV
 
 fn read(terminal: &OwnedFd, stopped: &PipeReader, events: &mpsc::Sender<io::Result<Event>>) {
     let mut pending: Vec<u8> = Vec::new();
+    let mut pasted = None;
     loop {
         let mut fds = [PollFd::new(terminal, PollFlags::IN), PollFd::new(stopped, PollFlags::empty())];
         let wait = if pending.is_empty() { None } else { Some(&ESCAPE_WAIT) };
@@ -102,13 +108,35 @@ fn read(terminal: &OwnedFd, stopped: &PipeReader, events: &mpsc::Sender<io::Resu
             }
         }
         let more_may_come = ready > 0;
-        while let Some((taken, event)) = parse(&pending, more_may_come) {
+        while let Some((taken, event)) = next(&pending, &mut pasted, more_may_come) {
             pending.drain(..taken);
             if event.is_some_and(|event| events.blocking_send(Ok(event)).is_err()) {
                 return;
             }
         }
     }
+}
+
+/// As [`parse`]; in the middle of a paste there is text in `pasted`.
+fn next(bytes: &[u8], pasted: &mut Option<Vec<u8>>, more_may_come: bool) -> Option<(usize, Option<Event>)> {
+    let Some(text) = pasted else {
+        if bytes.starts_with(PASTE) {
+            *pasted = Some(Vec::new());
+            return Some((PASTE.len(), None));
+        }
+        return parse(bytes, more_may_come);
+    };
+    let end = bytes.windows(PASTE_ENDS.len()).position(|window| window == PASTE_ENDS);
+    // What may be the beginning of its end waits for the rest.
+    let whole = end.unwrap_or(bytes.len().saturating_sub(PASTE_ENDS.len() - 1));
+    text.extend(&bytes[..whole]);
+    text.truncate(MOST_PASTED);
+    if end.is_none() {
+        return (whole > 0).then_some((whole, None));
+    }
+    let text = String::from_utf8_lossy(text).into_owned();
+    *pasted = None;
+    Some((whole + PASTE_ENDS.len(), Some(Event::Paste(text))))
 }
 
 /// The first event of `bytes`, and how many of them it took; `None` while it is not complete.
@@ -269,6 +297,23 @@ mod tests {
                 assert_eq!(parse(&whole[..cut], true), None, "{whole:?} cut at {cut}");
             }
             assert_eq!(parse(whole, true).unwrap().0, whole.len());
+        }
+    }
+
+    #[test]
+    fn pasted_text_is_no_keys_however_the_network_splits_it() {
+        let whole = "j\u{1b}[200~R\r\u{1b}[A é\u{1b}[201~k".as_bytes();
+        for cut in 0..=whole.len() {
+            let (mut pending, mut pasted, mut seen) = (Vec::new(), None, Vec::new());
+            for part in [&whole[..cut], &whole[cut..]] {
+                pending.extend(part);
+                while let Some((taken, event)) = next(&pending, &mut pasted, true) {
+                    pending.drain(..taken);
+                    seen.extend(event);
+                }
+            }
+            let key = |c| Event::Key(KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE));
+            assert_eq!(seen, [key('j'), Event::Paste("R\r\u{1b}[A é".into()), key('k')], "cut at {cut}");
         }
     }
 

@@ -215,6 +215,7 @@ fn ticks(first: Duration, every: Duration) -> Interval {
 fn message(event: TerminalEvent) -> Option<Msg> {
     match event {
         TerminalEvent::Key(key) if key.kind != KeyEventKind::Release => Some(Msg::Key(key)),
+        TerminalEvent::Paste(text) => Some(Msg::Pasted(text)),
         TerminalEvent::Mouse(mouse) => Some(Msg::Mouse(mouse)),
         TerminalEvent::Resize(columns, rows) => Some(Msg::Resize(columns, rows)),
         _ => None,

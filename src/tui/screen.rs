@@ -17,7 +17,7 @@ use ratatui::{
     crossterm::{
         clipboard::CopyToClipboard,
         cursor::{Hide, Show},
-        event::{DisableMouseCapture, EnableMouseCapture},
+        event::{DisableBracketedPaste, DisableMouseCapture, EnableBracketedPaste, EnableMouseCapture},
         queue,
         style::ResetColor,
         terminal::{
@@ -158,7 +158,7 @@ impl Guard {
         TAKEN.store(true, Ordering::Release);
         let guard = Guard(());
         let mut bytes = Vec::new();
-        queue!(bytes, EnterAlternateScreen, Hide)?;
+        queue!(bytes, EnterAlternateScreen, EnableBracketedPaste, Hide)?;
         if mouse {
             queue!(bytes, EnableMouseCapture)?;
         }
@@ -185,8 +185,15 @@ fn give_back() {
         poll(&mut [PollFd::new(&out, PollFlags::OUT)], Some(&Timespec { tv_sec: 0, tv_nsec: 200_000_000 }));
     if writable.is_ok_and(|ready| ready > 0) {
         let mut bytes = Vec::new();
-        let queued =
-            queue!(bytes, EndSynchronizedUpdate, DisableMouseCapture, ResetColor, LeaveAlternateScreen, Show);
+        let queued = queue!(
+            bytes,
+            EndSynchronizedUpdate,
+            DisableMouseCapture,
+            DisableBracketedPaste,
+            ResetColor,
+            LeaveAlternateScreen,
+            Show
+        );
         if queued.is_ok() {
             let mut out = out.lock();
             let _ = out.write_all(&bytes).and_then(|()| out.flush());

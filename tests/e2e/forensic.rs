@@ -147,6 +147,42 @@ fn a_bundle_tells_all_but_secrets() {
     assert!(files.values().any(|text| text.contains("the key is [hidden]")));
 }
 
+#[test]
+fn secrets_of_a_job_that_is_over_stay_hidden() {
+    let lab = Lab::new();
+    let told = "echo key $DB_PASSWORD; echo option \"$1\"; echo end $DB_PASSWORD >&2; exit 3";
+    let args = [
+        "--launcher",
+        "local",
+        "--max-restarts",
+        "0",
+        "--no-python",
+        "sh",
+        "-c",
+        told,
+        "--token",
+        "TokSecretArg55",
+    ];
+    let job = lab.start_with("over", &args, &[("DB_PASSWORD", "hunter2SuperPw")]);
+    job.wait_for_end();
+    let kept = fs::read_to_string(job.dir().join("secrets.json")).expect("what is kept of them");
+    lab.must(&["export", &job.id, "-o", &lab.path("over.etrec")]);
+    let mut recording = String::new();
+    let packed = fs::File::open(lab.path("over.etrec")).expect("a recording");
+    flate2::read::MultiGzDecoder::new(packed).read_to_string(&mut recording).expect("lines");
+    let logs = job.logs(&[]);
+    assert!(logs.contains("key [hidden]") && logs.contains("option [hidden]"), "{logs}");
+    let bundled: String = bundle(&job, "over.tar.gz").into_values().collect();
+    assert!(bundled.contains("key [hidden]") && recording.contains("key [hidden]"), "{bundled}");
+    let (_, screen, _) = lab.run(&["attach", "--plain", &job.id]);
+    for text in [&kept, &recording, &logs, &bundled, &screen] {
+        assert!(!text.contains("hunter2SuperPw") && !text.contains("TokSecretArg55"), "{text}");
+    }
+    // A device is no file to be replaced.
+    let (code, _, err) = lab.run(&["export", &job.id, "-o", "/dev/null"]);
+    assert!(code == 2 && err.contains("/dev/null is no regular file"), "{err}");
+}
+
 /// Dumps that real torch wrote.
 fn dumps(story: &str) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/flight").join(story);

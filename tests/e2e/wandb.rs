@@ -249,6 +249,8 @@ fn rows_of_every_source_arrive_with_the_job_s_exit_code() {
             assert!(line.contains(&format!("\"label\":\"rank-{rank}\"")), "{line}");
         }
         assert!(console.iter().all(|line| !line.contains("loss")), "{console:?}");
+        // All of it is at the server: nothing is lost with the job.
+        lab.must(&["rm", &job.id]);
     }
     server.assert_sound();
 }
@@ -401,6 +403,12 @@ fn what_was_written_offline_is_read_and_sent_by_the_sdk_s_own_tools() {
         lab.processes("").iter().all(|(_, command)| !command.contains("__supervise")).then_some(())
     });
     assert!(server.store().runs.is_empty());
+    // What is nowhere else is not thrown away by the way.
+    for args in [vec!["rm", job.id.as_str()], vec!["rm", "--ended"]] {
+        let (code, _, err) = lab.run(&args);
+        assert!(code == 1 && err.contains("60 rows never got to W&B") && job.dir().exists(), "{err}");
+    }
+    assert_eq!(lab.run(&["rm", "--ended", &job.id]).0, 2, "one or all, not both");
     let wandb = lab.python().with_file_name("wandb");
     for run in runs_of(&job) {
         let mut leet = lab.command(&wandb);
@@ -417,6 +425,8 @@ fn what_was_written_offline_is_read_and_sent_by_the_sdk_s_own_tools() {
         assert_eq!(steps_of(&seen.rows[&rank]), (0..30).collect::<Vec<_>>());
         assert_eq!((seen.complete, seen.exit_code), (true, Some(0)));
     }
+    lab.must(&["rm", "--force", &job.id]);
+    assert!(!job.dir().exists());
 }
 
 fn runs_of(job: &Job<'_>) -> Vec<std::path::PathBuf> {

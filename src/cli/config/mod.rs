@@ -22,9 +22,9 @@ pub use layers::Layers;
 pub use registry::{boolean, wandb_mode};
 
 use self::layers::{PROJECT_FILE, Places};
+use super::out;
 use crate::error::{Error, Result};
 
-/// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     #[command(subcommand)]
@@ -75,14 +75,8 @@ fn places() -> Result<Places> {
     )
 }
 
-/// Prints. A reader that has seen enough, such as `head`, is no failure.
 fn say(text: &str) -> Result<u8> {
-    match writeln!(io::stdout().lock(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::environment(format!("cannot write: {error}")))
-        }
-        _ => Ok(0),
-    }
+    out::say(text.trim_end())
 }
 
 fn init(project: bool) -> Result<u8> {
@@ -119,11 +113,20 @@ fn validate(file: Option<&Path>) -> Result<u8> {
     for path in &files {
         let text = fs::read_to_string(path)
             .map_err(|error| Error::usage(format!("cannot read {}: {error}", path.display())))?;
-        let (_, problems) = file::parse(&text);
+        let (values, mut problems) = file::parse(&text);
+        if let Some(theme) = values.get("ui.theme")
+            && let Err(error) = crate::cli::screen::check_theme(&theme.text)
+        {
+            problems.push(file::Problem {
+                at: (theme.line, 1),
+                text: error.text,
+                hint: error.hints.into_iter().next(),
+            });
+        }
         wrong += problems.len();
         for problem in &problems {
             let hint = problem.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
-            eprintln!("{}:{problem}{hint}", path.display());
+            out::note(format_args!("{}:{problem}{hint}", path.display()));
         }
         if problems.is_empty() {
             say(&format!("{} is good", path.display()))?;

@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    cli::{block_on, reach::Target},
+    cli::{block_on, out, reach::Target},
     error::{Error, Result},
     supervisor::{bundle, clock},
 };
 
-/// Arguments of `bundle`.
 #[derive(Debug, Args)]
 pub struct BundleArgs {
     /// Id, name or start of the id; the newest running job if left out
@@ -31,13 +30,14 @@ pub fn bundle(args: &BundleArgs) -> Result<u8> {
     let now = clock::wall();
     let name = || format!("{}-{}.tar.gz", manifest.id, now.to_string().replace(':', ""));
     let output = args.output.clone().unwrap_or_else(|| name().into());
+    out::may_replace(&output)?;
     let parts = bundle::gather(roots, manifest, &state, now);
     bundle::write(&output, &manifest.id.0, &parts)
         .map_err(|error| Error::io("cannot write", &output, &error).hint("name another file with -o"))?;
-    println!("{}", output.display());
+    out::say(output.display())?;
     for part in &parts {
-        println!("  {:<28} {}", part.name, part.what);
+        out::say(format_args!("  {:<28} {}", part.name, part.what))?;
     }
-    println!("Names and values that look like secrets are taken out; look into it before you hand it on.");
+    out::say("Names and values that look like secrets are taken out; look into it before you hand it on.")?;
     Ok(0)
 }

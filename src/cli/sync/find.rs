@@ -8,13 +8,13 @@ use std::{
 };
 
 use crate::{
-    domain::id::JobId,
+    domain::{forward::Settings, id::JobId},
     error::{Error, Result},
     supervisor::{
         detach, forward,
         place::{JobDir, Manifest, Roots},
     },
-    wandb::upload::Job,
+    wandb::upload::{Job, rows_in},
 };
 
 /// How long a supervisor may take to leave a job that is over.
@@ -46,6 +46,14 @@ pub(super) struct Part {
     pub(super) newest: PathBuf,
     /// Bytes of it that count.
     pub(super) committed: u64,
+}
+
+impl Part {
+    /// Rows in all files.
+    pub(super) fn rows(&self) -> u64 {
+        let earlier: u64 = self.job.segments.iter().map(|file| rows_in(file, u64::MAX)).sum();
+        earlier + rows_in(&self.newest, self.committed)
+    }
 }
 
 /// Finds what `what` names.
@@ -92,8 +100,8 @@ fn of_folder(dir: &JobDir, manifest: &Manifest, roots: Option<&Roots>) -> Result
     let manifest = &dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error))?;
     let lock = match roots {
         Some(roots) if detach::is_supervised(roots, &manifest.id) => {
-            return Err(Error::job(format!("the supervisor of {id} is still there, and sends by itself"))
-                .hint(format!("elastictop status {id} says how far it is")));
+            return Err(Error::job(format!("the supervisor of {id} still has its runs in hand"))
+                .hint(format!("elastictop status {id} says what it does with them; what it leaves can be sent when it is gone")));
         }
         Some(_) if !manifest.ended => {
             return Err(Error::job(format!("{id} is not over, and its supervisor is gone"))
@@ -102,27 +110,45 @@ fn of_folder(dir: &JobDir, manifest: &Manifest, roots: Option<&Roots>) -> Result
         Some(roots) => Some(detach::take_lock(roots, &manifest.id)?),
         None => None,
     };
+    let settings = settings(dir)?.ok_or_else(|| {
+        Error::job(format!("{id} kept nothing for W&B"))
+            .hint("elastictop run --wandb-mode offline keeps what is logged")
+    })?;
+    let parts = parts(dir, &settings)?;
+    let base_url = settings.facts.base_url.map(|given| given.value);
+    Ok(Found { name: id.clone(), parts, base_url, _lock: lock })
+}
+
+/// What of this job is not at the server yet, whoever may be sending it.
+///
+/// # Errors
+/// Files that cannot be read.
+pub(super) fn unsent(dir: &JobDir) -> Result<Vec<Part>> {
+    settings(dir)?.map_or(Ok(Vec::new()), |settings| parts(dir, &settings))
+}
+
+/// `None` for a job that was not to forward anything.
+fn settings(dir: &JobDir) -> Result<Option<Settings>> {
     let path = dir.wandb_settings();
-    let settings = match fs::read(&path) {
+    match fs::read(&path) {
         Ok(bytes) => {
-            serde_json::from_slice(&bytes).map_err(|error| Error::io("cannot read", &path, &error.into()))?
+            serde_json::from_slice(&bytes).map_err(|error| Error::io("cannot read", &path, &error.into()))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::job(format!("{id} kept nothing for W&B"))
-                .hint("elastictop run --wandb-mode offline keeps what is logged"));
-        }
-        Err(error) => return Err(Error::io("cannot read", &path, &error)),
-    };
-    let left = forward::left(&dir.root, &settings)
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("cannot read", &path, &error)),
+    }
+}
+
+fn parts(dir: &JobDir, settings: &Settings) -> Result<Vec<Part>> {
+    let left = forward::left(&dir.root, settings)
         .map_err(|error| Error::io("cannot read what is kept in", &dir.wandb(), &error))?;
-    let parts = left.into_iter().map(|left| Part {
+    let part = |left: forward::Left| Part {
         run: left.run,
         job: left.job,
         newest: left.newest,
         committed: left.committed,
-    });
-    let base_url = settings.facts.base_url.map(|given| given.value);
-    Ok(Found { name: id.clone(), parts: parts.collect(), base_url, _lock: lock })
+    };
+    Ok(left.into_iter().map(part).collect())
 }
 
 /// A file, with the other files of its run beside it.

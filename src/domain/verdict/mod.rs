@@ -97,8 +97,8 @@ pub enum Input<'a> {
     Wrote {
         /// Position on this node.
         local_rank: u32,
-        /// The step in the last JSON line among them.
-        step: Option<u64>,
+        /// The step in the last JSON line among them, and when that was written.
+        step: Option<(u64, Stamp)>,
         /// The last loss among them: its name, and for how many rows in a row it has been no number; 0 for a number.
         loss: Option<(&'a str, u32)>,
     },
@@ -315,19 +315,20 @@ impl Verdict {
         }
     }
 
-    fn wrote(&mut self, now: Stamp, local_rank: u32, step: Option<u64>, loss: Option<(&str, u32)>) {
+    fn wrote(&mut self, now: Stamp, local_rank: u32, step: Option<(u64, Stamp)>, loss: Option<(&str, u32)>) {
         let Some(member) = self.members.get_mut(&local_rank) else { return };
         member.wrote_at = Some(now);
         if let Some((name, rows)) = loss {
             let known = member.nan.as_ref().map_or(0, |(.., rows)| *rows);
             member.nan_is_of_beats = false;
-            member.nan = (rows > 0).then(|| (name.to_owned(), step, known.saturating_add(rows)));
+            let at_step = step.map(|(step, _)| step);
+            member.nan = (rows > 0).then(|| (name.to_owned(), at_step, known.saturating_add(rows)));
         }
-        // Steps of beats come with their time, and are the better ones.
-        let Some(step) = step else { return };
+        // Steps of beats are the better ones.
+        let Some((step, at)) = step else { return };
         if member.step_source.is_none() {
             let known = member.step.map(|(known, _)| known);
-            if let Some((steps, time)) = member.stepped(now, step) {
+            if let Some((steps, time)) = member.stepped(at.min(now), step) {
                 self.pace.stepped(steps, time);
             }
             if known != Some(step) {

@@ -26,7 +26,7 @@ impl Core {
         pid: i32,
         lines: u64,
         last_line: Option<&str>,
-        step: Option<u64>,
+        step: Option<(u64, Stamp)>,
         out: &mut Out,
     ) {
         let Some((local_rank, member)) = self.by_pid(pid) else { return };
@@ -43,8 +43,8 @@ impl Core {
         }
         let Some((_, member)) = self.by_pid(pid) else { return };
         let mut told = Vec::new();
-        if let Some(step) = step {
-            member.step(now, step, StepSource::Line);
+        if let Some((step, at)) = step {
+            member.step(at.min(now), step, StepSource::Line);
             member.health.handle(now, health::Input::Step, &mut told);
             self.ledger.note(now, Clue::Stepped { local_rank });
         }

@@ -106,8 +106,8 @@ pub enum Input {
         lines: u64,
         /// The last of them, or an unfinished one.
         last_line: Option<String>,
-        /// The step in the last JSON line among them.
-        step: Option<u64>,
+        /// The step in the last JSON line among them, and when that was written.
+        step: Option<(u64, Stamp)>,
     },
     /// The newest JSON line of a rank that has a loss.
     Loss {

@@ -120,7 +120,7 @@ mod tests {
             }
             turns.push(growth.due(3).len());
         }
-        let all = |look: &usize| if look % 10 == 0 { 3 } else { usize::from(*look == 5) };
+        let all = |look: &usize| if look.is_multiple_of(10) { 3 } else { usize::from(*look == 5) };
         assert_eq!(turns, (2..=21).map(|look| all(&look)).collect::<Vec<_>>());
     }
 

@@ -10,6 +10,7 @@ use tokio::{
 use super::tape::Tape;
 use crate::{
     domain::{
+        closeup::{CloseUp, Question, history::Histories},
         replay::{Control, Moved, Player},
         state::State,
         time::Stamp,
@@ -31,6 +32,9 @@ use crate::{
 pub const REPLAY: &str = "this is a recording: nothing can be done to the job";
 /// Most events that are played one by one; a longer way is taken at once.
 const MOST: usize = 3000;
+/// How far back the figures of a rank go, in seconds: as far as no more than so many events have to be read.
+const BACK: [u64; 3] = [3600, 600, 60];
+const MOST_FOR_FIGURES: usize = 20_000;
 
 struct Deck {
     tape: Tape,
@@ -97,6 +101,10 @@ impl Deck {
                 let page = self.tape.lines.answer(&query, self.player.position());
                 self.hub.send(from, &ToViewer::Logs { id, page });
             }
+            ToSupervisor::LookAt { id, local_rank, question } => {
+                let close_up = Box::new(self.look_at(local_rank, question));
+                self.hub.send(from, &ToViewer::CloseUp { id, close_up });
+            }
             message => {
                 let is_hello = matches!(message, ToSupervisor::Hello { .. });
                 let known = (&self.state, &self.no_logs);
@@ -108,6 +116,34 @@ impl Deck {
                 }
             }
         }
+    }
+
+    /// Figures are in a recording; what was asked of a process while it ran is not.
+    fn look_at(&self, local_rank: u32, question: Question) -> CloseUp {
+        let proc = self.state.rank(local_rank).map(|rank| rank.proc);
+        let told = CloseUp { local_rank, proc, ..CloseUp::default() };
+        match question {
+            Question::History => {
+                let history = self.figures().of(local_rank).cloned().unwrap_or_default();
+                CloseUp { history: Some(Box::new(history)), ..told }
+            }
+            _ => CloseUp { why_not: Some("a recording does not hold it".into()), ..told },
+        }
+    }
+
+    fn figures(&self) -> Histories {
+        let mut figures = Histories::default();
+        for seconds in BACK {
+            let after = Stamp(self.shown.0.saturating_sub(seconds * 1000));
+            let Some(events) = self.tape.between(after, self.shown, MOST_FOR_FIGURES) else { continue };
+            let mut state = self.tape.state_at(after);
+            for event in &events {
+                state.apply(event);
+                figures.take(&state, event);
+            }
+            break;
+        }
+        figures
     }
 
     fn introduce(&mut self, to: ViewerId) {

@@ -67,7 +67,7 @@ pub fn export(roots: &Roots, manifest: &Manifest, window: Window, path: &Path) -
     let journal = dir.journal();
     let past = journal::read(&journal, |_| {}).map_err(|error| Error::io("cannot read", &journal, &error))?;
     let ranks = forensic::living(&past.state, Some(&roots.beat(&manifest.id)), None);
-    let clean = Cleaning { secrets: bundle::secrets(manifest, &ranks) };
+    let clean = Cleaning { secrets: bundle::secrets(&dir, manifest, &ranks) };
     let mut book = aside::open_logs(&dir)?;
     book.hide(Secrets::default());
     let (from, to) = (window.from.unwrap_or_default(), window.to.unwrap_or(EVER));

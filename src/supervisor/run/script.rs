@@ -78,7 +78,7 @@ impl Supervisor {
         }
         let (mut notes, mut found) = (Vec::new(), Vec::new());
         for rank in state.ranks.iter().filter(|rank| !self.script.found.contains(&rank.proc)) {
-            let folder = self.dir.ranks().join(format!("{}-{}", rank.proc.pid, rank.proc.start));
+            let folder = self.dir.rank(rank.proc);
             let Ok(files) = sdk::files(&folder) else { continue };
             let Some(id) = files.last().and_then(|file| run_id(&file.path)) else { continue };
             found.push(rank.proc);

@@ -108,7 +108,7 @@ impl Supervisor {
 
     /// Leaves an order in a rank's folder, which only the job's user can enter.
     pub(super) fn drill(&mut self, rank: ProcId, order: &Order, asker: Asker, command: Command) {
-        let folder = self.dir.ranks().join(format!("{}-{}", rank.pid, rank.start));
+        let folder = self.dir.rank(rank);
         for old in [ORDER, TAKEN, REFUSED] {
             let _ = fs::remove_file(folder.join(old));
         }

@@ -16,7 +16,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -40,6 +43,8 @@ use crate::domain::{
 const MOST: usize = 16;
 /// How long one may take, from its first byte to the last.
 const LIFETIME: Duration = Duration::from_secs(30);
+/// How long the question may take: a scraper sends it in one piece, and who dawdles holds a place for others.
+const QUESTION: Duration = Duration::from_secs(3);
 /// How often it is looked whether a log cleaner took the socket.
 const UPKEEP: Duration = Duration::from_secs(60);
 /// Pause after a connection that could not be accepted, as when descriptors run out.
@@ -114,8 +119,8 @@ fn answer(
 ) {
     tokio::spawn(async move {
         let mut http = hyper::server::conn::http1::Builder::new();
-        let served =
-            http.keep_alive(false).serve_connection(TokioIo::new(stream), TowerToHyperService::new(pages));
+        http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(QUESTION);
+        let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(pages));
         // Who leaves early, sends no HTTP or takes too long gets no more.
         let _ = timeout(LIFETIME, served).await;
         drop(place);

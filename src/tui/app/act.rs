@@ -1,6 +1,6 @@
 //! What keys and the mouse do.
 
-use ratatui::crossterm::event::{KeyEvent, MouseButton, MouseEvent, MouseEventKind};
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 
 use super::{App, Cmd, Prompt, Tab, Verdict};
 use crate::{
@@ -34,6 +34,18 @@ impl App {
         }
         if let Some(action) = self.meaning(event) {
             self.act(action, cmds);
+        }
+    }
+
+    /// Pasted text goes where text is typed, its first line alone. Anywhere else it would be orders that nobody gave.
+    pub(super) fn pasted(&mut self, text: &str, cmds: &mut Vec<Cmd>) {
+        let is_typing = self.prompt.is_some() || self.view == View::Logs && self.logs.input.is_some();
+        if self.dialog.is_some() || !is_typing {
+            self.say(Role::Warn, "pasted text is not taken for keys");
+            return;
+        }
+        for c in text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()) {
+            self.key(&KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE), cmds);
         }
     }
 

@@ -96,10 +96,11 @@ impl Dialog {
                 _ => {}
             },
             Dialog::Restart => match event.code {
-                KeyCode::Char('y' | 'Y') | KeyCode::Enter => {
+                KeyCode::Char('y') | KeyCode::Enter => {
                     return Verdict::Do(Command::Restart { attempt: None });
                 }
-                KeyCode::Char('n' | 'N' | 'q') => return Verdict::Closed,
+                // Somebody types something else.
+                KeyCode::Char(_) => return Verdict::Closed,
                 _ => {}
             },
             Dialog::Signal { number, at, .. } => match event.code {

@@ -24,6 +24,7 @@ impl App {
         let gpus = self.state_of(self.node).and_then(|state| state.gpus.as_ref());
         match gpus.map(|gpus| gpus.leftovers.clone()) {
             Some(list) if !list.is_empty() => self.dialog = Some(Dialog::Leftovers { list, at: 0 }),
+            None => self.say(Role::Info, "who holds GPU memory is not known: no driver answers here"),
             _ => self.say(Role::Info, "no process holds GPU memory but those of the ranks"),
         }
     }

@@ -55,6 +55,8 @@ const TOAST_MS: u64 = 8_000;
 pub enum Msg {
     /// A key was pressed.
     Key(KeyEvent),
+    /// Text was pasted.
+    Pasted(String),
     /// The mouse did something.
     Mouse(MouseEvent),
     /// The terminal has this many columns and rows.
@@ -251,6 +253,7 @@ impl App {
         let mut cmds = Vec::new();
         match msg {
             Msg::Key(event) => self.key(&event, &mut cmds),
+            Msg::Pasted(text) => self.pasted(&text, &mut cmds),
             Msg::Mouse(event) => self.mouse_event(event, &mut cmds),
             Msg::Resize(columns, rows) => self.size = (columns, rows),
             Msg::Tick(local) => {
@@ -322,6 +325,10 @@ impl App {
                 self.tell_lost(lost);
                 self.logs.count(&self.state);
                 self.after_jump();
+                if self.replay.is_some() {
+                    // Another place of the recording: the figures that are shown end there.
+                    self.forget_page_questions();
+                }
                 self.look_at_ranks();
             }
             ToViewer::Together { messages } => messages.into_iter().for_each(|message| self.heard(message)),

@@ -463,7 +463,26 @@ fn who_is_left_over_on_a_gpu_is_ended_after_a_confirmation() {
     assert_eq!(order(&press(&mut app, "X <Esc> y", &[])), None);
     let mut none = four();
     press(&mut none, "X", &[]);
-    assert!(none.dialog.is_none() && said(&none).contains("no process holds GPU memory"));
+    assert!(none.dialog.is_none() && said(&none).contains("who holds GPU memory is not known"));
+}
+
+#[test]
+fn pasted_text_gives_no_orders_and_goes_where_text_is_typed() {
+    let mut app = four();
+    let paste = |app: &mut App, text: &str| app.update(Msg::Pasted(text.into()));
+    assert_eq!(order(&paste(&mut app, "R\r")), None);
+    assert!(app.dialog.is_none() && said(&app).contains("pasted text"), "{}", said(&app));
+    press(&mut app, "R", &[]);
+    assert_eq!(order(&paste(&mut app, "y\r")), None);
+    assert!(app.dialog.is_some());
+    assert_eq!(order(&press(&mut app, "<Enter>", &[])), Some(&Command::Restart { attempt: None }));
+    // A word that begins with R, and has a y in it.
+    assert_eq!(order(&press(&mut app, "R e t r y", &[])), None);
+    assert!(app.dialog.is_none());
+    press(&mut app, "/", &[]);
+    paste(&mut app, "rank:1\nq");
+    press(&mut app, "<Enter>", &[]);
+    assert_eq!(app.overview.shown().count(), 1);
 }
 
 #[test]

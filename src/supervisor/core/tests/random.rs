@@ -218,7 +218,7 @@ impl Run {
                 Input::Mark { pid: Some(known(self, n)), mark, line: line.into() }
             }
             Step::Wrote(n, step) => {
-                Input::Wrote { pid: known(self, n), lines: 1, last_line: None, step: Some(step) }
+                Input::Wrote { pid: known(self, n), lines: 1, last_line: None, step: Some((step, self.now)) }
             }
             Step::Beat(n) => {
                 Input::Beat(Beat { pid: known(self, n), rank: Some(n), step: Some(1), ..Beat::default() })

@@ -284,7 +284,7 @@ impl Story {
             "wrote" => Input::Wrote {
                 pid: pid(2),
                 lines: word(3).parse().expect(line),
-                step: words.get(4).and_then(|step| step.parse().ok()),
+                step: words.get(4).and_then(|step| Some((step.parse().ok()?, self.now))),
                 last_line: (words.len() > 5).then(|| rest(5)),
             },
             "error-file" => Input::ErrorFile { pid: pid(2), message: rest(3), written: self.now },

@@ -141,7 +141,7 @@ fn identity(app: &App, rank: &Rank) -> Facts {
     if let Some(cwd) = process.and_then(|process| process.cwd.clone()) {
         facts.push(("cwd", (cwd, Role::Text)));
     }
-    facts.extend(lives(app, rank.local_rank).into_iter().map(|life| ("before", life)));
+    facts.extend(lives(app, rank).into_iter().map(|life| ("before", life)));
     facts
 }
 
@@ -158,10 +158,12 @@ fn run(app: &App, rank: &Rank) -> Option<(&'static str, Piece)> {
 }
 
 /// How former incarnations ended, newest first, as far as the recent events tell.
-fn lives(app: &App, local: u32) -> Vec<Piece> {
+fn lives(app: &App, rank: &Rank) -> Vec<Piece> {
     let Some(state) = app.state_of(app.node) else { return Vec::new() };
     let ended = state.recent.iter().rev().filter_map(|event| match &event.fact {
-        Fact::RankExited { local_rank, proc, exit, .. } if *local_rank == local => {
+        Fact::RankExited { local_rank, proc, exit, .. }
+            if *local_rank == rank.local_rank && *proc != rank.proc =>
+        {
             Some((event.at, proc, exit))
         }
         _ => None,
