@@ -79,15 +79,20 @@ impl Rank {
         }
         let sockets = fs::read_to_string(format!("{ROOT}/{}/net/unix", self.proc.pid))?;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        // `Num RefCount Protocol Flags Type St Inode Path`; the path is the short one that was bound.
-        let inode = sockets
+        // `Num RefCount Protocol Flags Type St Inode Path`; the path is the short one that was bound, which others may
+        // have in another folder.
+        let inodes: Vec<String> = sockets
             .lines()
             .filter(|line| line.ends_with(name))
-            .find_map(|line| Some(format!("socket:[{}]", line.split_ascii_whitespace().nth(6)?)));
-        let Some(inode) = inode else { return refused("nobody listens") };
+            .filter_map(|line| Some(format!("socket:[{}]", line.split_ascii_whitespace().nth(6)?)))
+            .collect();
+        if inodes.is_empty() {
+            return refused("nobody listens");
+        }
         let held = fs::read_dir(format!("{ROOT}/{}/fd", self.proc.pid))?
             .flatten()
-            .any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == inode.as_str()));
+            .filter_map(|fd| fs::read_link(fd.path()).ok())
+            .any(|target| inodes.iter().any(|inode| target.as_os_str() == inode.as_str()));
         if held { Ok(()) } else { refused("the script closed the server's socket") }
     }
 
