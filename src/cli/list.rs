@@ -22,7 +22,7 @@ use crate::{
     },
     error::{Error, Result},
     probe::{
-        proc::ROOT,
+        proc::{self, ROOT},
         scan::{self, FoundJob},
     },
     supervisor::{
@@ -200,8 +200,17 @@ fn rows(roots: &Roots, all: bool) -> Vec<Row> {
 
 fn own_row(roots: &Roots, job: &Manifest) -> Row {
     let here = job.node == scan::node_name();
-    let (note, state) = if job.ended || !here || detach::is_supervised(roots, &job.id) {
+    let (note, state) = if job.ended || !here {
         (String::new(), Some(job.state))
+    } else if detach::is_supervised(roots, &job.id) {
+        let pid = job.supervisor.pid;
+        let is_stopped = proc::is_stopped(Path::new(ROOT), job.supervisor);
+        let note = if is_stopped {
+            format!("its supervisor is stopped; kill -CONT {pid} wakes it")
+        } else {
+            String::new()
+        };
+        (note, Some(job.state))
     } else {
         ("its supervisor died; attach takes it over".into(), None)
     };

@@ -352,7 +352,7 @@ pub async fn gather(hosts: Vec<Host>) -> Result<(Link, Gathered)> {
 pub async fn command(hosts: Vec<Host>, command: Command) -> Result<String> {
     let (mut link, _) = gather(hosts).await?;
     let lost = || Error::environment("the links to the nodes ended before they answered");
-    link.outgoing.send(ToSupervisor::Do { id: 1, command }).await.map_err(|_| lost())?;
+    link.outgoing.send(ToSupervisor::Do { id: 1, command, until: None }).await.map_err(|_| lost())?;
     while let Some(message) = link.incoming.recv().await {
         if let ToViewer::Reply { id: 1, outcome } = message {
             return match outcome {

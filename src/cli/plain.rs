@@ -91,7 +91,7 @@ async fn ask_to_stop(outgoing: &tokio::sync::mpsc::Sender<ToSupervisor>, asked: 
     *asked += 1;
     let command = Command::Stop { now: *asked > 1 };
     // A link that is gone is made again by the caller; the next Ctrl-C goes through it.
-    let _ = outgoing.send(ToSupervisor::Do { id: *asked, command }).await;
+    let _ = outgoing.send(ToSupervisor::Do { id: *asked, command, until: None }).await;
 }
 
 /// What `run --wait` exits with.

@@ -92,15 +92,19 @@ impl Target {
                 Ok(Ok(None)) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
                 Ok(Ok(None)) => return Err(Error::environment("the supervisor left without an answer")),
                 Ok(Err(error)) => return Err(error),
-                Err(_) => {
-                    let seconds = PATIENCE.as_secs();
-                    let text = format!("the job's supervisor does not answer within {seconds} s");
-                    return Err(Error::environment(text)
-                        .hint("it may be stopped: pgrep -af __supervise finds it, kill -CONT PID wakes it")
-                        .hint("kill -9 PID ends it: the job goes on, and elastictop attach takes it over"));
-                }
+                Err(_) => return Err(self.is_mute()),
             }
         }
+    }
+
+    fn is_mute(&self) -> Error {
+        let seconds = PATIENCE.as_secs();
+        let error = Error::environment(format!("the job's supervisor does not answer within {seconds} s"));
+        let Target::Own { manifest, .. } = self else { return error };
+        let pid = manifest.supervisor.pid;
+        error
+            .hint(format!("it may be stopped: on {} kill -CONT {pid} wakes it", manifest.node))
+            .hint(format!("kill -9 {pid} ends it: the job goes on, and elastictop attach takes it over"))
     }
 
     /// The same as [`Target::link`], before anything is read from it or written to it.
@@ -231,7 +235,7 @@ pub async fn carry_out_with(
     mut each: impl FnMut(ToViewer),
 ) -> Result<String> {
     let lost = || Error::environment("the supervisor left before it answered; see elastictop status");
-    link.outgoing.send(ToSupervisor::Do { id: 1, command }).await.map_err(|_| lost())?;
+    link.outgoing.send(ToSupervisor::Do { id: 1, command, until: None }).await.map_err(|_| lost())?;
     while let Some(message) = link.incoming.recv().await {
         match message {
             ToViewer::Reply { outcome: Outcome::Done(text), .. } => return Ok(text),

@@ -4,6 +4,8 @@ use std::{collections::HashMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
+use super::time::Stamp;
+
 /// Things by process id. Ids come from the kernel: nobody can choose them so that they collide, and hundreds of them are
 /// looked up each second.
 pub type PidMap<T> = HashMap<i32, T, foldhash::fast::RandomState>;
@@ -15,6 +17,22 @@ pub struct ProcId {
     pub pid: i32,
     /// Clock ticks between boot and the start of the process: field 22 of `/proc/PID/stat`.
     pub start: u64,
+}
+
+/// When the machine was booted: what start times of processes count from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// By the wall clock.
+    pub at: Stamp,
+    /// Clock ticks.
+    pub ticks_per_second: u64,
+}
+
+impl Boot {
+    /// When a process was started.
+    pub fn started(self, proc: ProcId) -> Stamp {
+        Stamp(self.at.0.saturating_add(proc.start.saturating_mul(1000) / self.ticks_per_second.max(1)))
+    }
 }
 
 impl fmt::Display for ProcId {

@@ -14,7 +14,7 @@ use std::{
 use super::cpu_clock::CpuClock;
 use crate::domain::{
     exit::Exit,
-    id::ProcId,
+    id::{Boot, ProcId},
     sample::{Kernel, Place},
     time::Stamp,
     tree::{EnvFacts, ProcFacts},
@@ -287,6 +287,12 @@ pub fn identify(proc_root: &Path, pid: i32) -> Option<ProcId> {
     with_stat(proc_root, pid, |stat| stat.proc)
 }
 
+/// Whether a process is there and was stopped by a signal: it does nothing until it gets SIGCONT.
+pub fn is_stopped(proc_root: &Path, proc: ProcId) -> bool {
+    let is_it = |stat: &Stat| stat.proc == proc && stat.kernel == Kernel::Stopped;
+    with_stat(proc_root, proc.pid, is_it).unwrap_or(false)
+}
+
 /// The children of a process that are alive or zombies, in no order.
 ///
 /// From `task/*/children`; on kernels without that file from the parents of all processes. Empty when the
@@ -456,11 +462,10 @@ pub fn wchan(proc_root: &Path, pid: i32) -> Option<String> {
     (!name.is_empty() && name != "0").then_some(name)
 }
 
-/// When a process was started: boot time plus its start in clock ticks. Good to about a second.
-pub fn started_at(proc: ProcId) -> Option<Stamp> {
-    let boot_ms = procfs::boot_time_secs().ok()?.checked_mul(1000)?;
-    let since_boot_ms = proc.start.checked_mul(1000)? / procfs::ticks_per_second();
-    Some(Stamp(boot_ms + since_boot_ms))
+/// When the machine was booted. Good to about a second.
+pub fn boot() -> Option<Boot> {
+    let at = Stamp(procfs::boot_time_secs().ok()?.checked_mul(1000)?);
+    Some(Boot { at, ticks_per_second: procfs::ticks_per_second() })
 }
 
 /// The working directory of a process. `None` when it may not be seen.

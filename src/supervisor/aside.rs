@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
+    task::JoinSet,
     time::{Instant, sleep},
 };
 
@@ -13,7 +14,7 @@ use super::{
     clock::Clock,
     closeup::{CloseUps, Known},
     core::{Core, Input, Out},
-    desk,
+    desk, forensic,
     gpus::{self, Devices},
     hub::{Hub, Said, ViewerId},
     journal,
@@ -26,11 +27,13 @@ use crate::{
         agent_line::AgentReader,
         alert::{Alert, AlertKind},
         closeup::history::Histories,
+        command::{Command, Outcome},
         event::{JobInfo, Launcher},
         gpu::Status,
         id::{JobId, ProcId, name_from_path},
         redact::Secrets,
         sample::{Kernel, Sighting},
+        stack::Stacks,
         state::State,
         time::Stamp,
     },
@@ -42,7 +45,10 @@ use crate::{
         proc::{self, ROOT},
         scan::{self, FoundJob},
     },
-    wire::{link::Link, message::ToSupervisor},
+    wire::{
+        link::Link,
+        message::{ToSupervisor, ToViewer},
+    },
 };
 
 /// So many ranks of a job are read before it is shown, and as many at a time later: to read hundreds takes longer than
@@ -93,9 +99,8 @@ impl Observer {
         let stale_store =
             found.use_agent_store == Some(true) && found.max_restarts.is_some_and(|max| max > 0);
         let now = clock.now();
-        let first = found.agent.or_else(|| found.ranks.first().map(|rank| rank.proc));
-        let began = first.and_then(proc::started_at).map_or(now, |at| at.min(now));
-        let core = Core::observe((began, now), describe(found), found.agent, stale_store, &mut out);
+        let procs = (found.agent, found.ranks.first().map(|rank| rank.proc));
+        let core = Core::observe((proc::boot(), now), describe(found), procs, stale_store, &mut out);
         let mut observer = Observer {
             core,
             finder,
@@ -195,6 +200,7 @@ impl Observer {
             let mut next_look = Instant::now() + if self.has_more { NEXT_PORTION } else { LOOK };
             let mut bell = self.finder.bell();
             let mut close_ups = CloseUps::default();
+            let mut taking = JoinSet::new();
             while !hub.is_empty() {
                 tokio::select! {
                     () = alarm.until(next_look) => {
@@ -213,14 +219,22 @@ impl Observer {
                         hub.flush(self.core.state());
                     }
                     (to, answer) = close_ups.next() => hub.send(to, &answer),
+                    Some(Ok((to, id, stacks))) = taking.join_next() => tell_stacks(&mut hub, to, id, stacks),
                     Some((from, said)) = said.recv() => {
                         if let Said::Message(message) = &said {
                             let (logbook, histories) = (&self.logbook, &self.histories);
                             let known = Known { state: self.core.state(), logbook, histories, dir: None };
                             close_ups.hear(&mut hub, from, message, known);
                         }
-                        if matches!(said, Said::Message(ToSupervisor::Traffic)) {
-                            self.gpus.count_traffic(gpus::TRAFFIC);
+                        match said {
+                            Said::Message(ToSupervisor::Traffic) => self.gpus.count_traffic(gpus::TRAFFIC),
+                            // To look is all that can be done here.
+                            Said::Message(ToSupervisor::Do { id, command: Command::Stacks { rank, by }, .. }) => {
+                                let wanted = forensic::living(self.core.state(), None, rank);
+                                taking.spawn_blocking(move || (from, id, forensic::stacks(&wanted, by)));
+                                continue;
+                            }
+                            _ => {}
                         }
                         let now = self.clock.now();
                         let known = (self.core.state(), &self.logbook);
@@ -374,6 +388,12 @@ pub(super) fn one_viewer() -> (Hub, mpsc::Receiver<(ViewerId, Said)>, Link) {
     let (link, far) = Link::pair();
     hub.add_near(far);
     (hub, said, link)
+}
+
+fn tell_stacks(hub: &mut Hub, to: ViewerId, id: u64, stacks: Stacks) {
+    let outcome = Outcome::Done(stacks.summary());
+    hub.send(to, &ToViewer::Stacks { id, stacks });
+    hub.send(to, &ToViewer::Reply { id, outcome });
 }
 
 fn answer(hub: &mut Hub, from: ViewerId, said: Said, known: (&State, &Logbook), now: Stamp, why: &str) {

@@ -8,7 +8,7 @@ use crate::{
     domain::{
         command::{Command, Outcome},
         state::State,
-        time::Stamp,
+        time::{Stamp, human},
     },
     wire::message::{PROTOCOL, ToSupervisor, ToViewer},
 };
@@ -45,13 +45,13 @@ pub fn answer(
             hub.send(from, &ToViewer::Logs { id, page: logbook.answer(&query) });
         }
         ToSupervisor::Clock { id } => hub.send(from, &ToViewer::Clock { id, now }),
-        ToSupervisor::Do { id, command } => match read_only {
-            None => return Some((id, command)),
-            Some(text) => {
-                let outcome = Outcome::Refused(text.to_owned());
-                hub.send(from, &ToViewer::Reply { id, outcome });
-            }
-        },
+        ToSupervisor::Do { id, command, until } => {
+            let late = until.filter(|until| *until < now).map(|until| {
+                format!("it came {} too late to be wanted still; ask again", human(now.since(until)))
+            });
+            let Some(text) = read_only.map(str::to_owned).or(late) else { return Some((id, command)) };
+            hub.send(from, &ToViewer::Reply { id, outcome: Outcome::Refused(text) });
+        }
         // A page for a viewer that does not read would only be thrown away.
         ToSupervisor::Logs { .. }
         | ToSupervisor::LookAt { .. }

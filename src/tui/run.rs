@@ -236,7 +236,7 @@ fn ending(app: &mut App) -> Ending {
     match &app.link {
         _ if app.state.state.is_over() => Ending::Over,
         LinkState::Lost { text, .. } | LinkState::Gone(text) => Ending::Lost(text.clone()),
-        LinkState::Live | LinkState::Connecting => Ending::Detached,
+        LinkState::Live | LinkState::Connecting | LinkState::Silent { .. } => Ending::Detached,
     }
 }
 

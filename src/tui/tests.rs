@@ -3,6 +3,7 @@
 #[path = "../../tests/support/fleet.rs"]
 mod fleet;
 mod fleets;
+mod hearing;
 mod looks;
 mod loops;
 mod page;

@@ -45,6 +45,9 @@ pub enum ToSupervisor {
         id: u64,
         /// What to do.
         command: Command,
+        /// Refuse it once the supervisor's clock is past this: who asked has given up by then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Stamp>,
     },
     /// Answered by [`ToViewer::Logs`] with the same id.
     Logs {

@@ -59,6 +59,7 @@ fn status_of(lab: &Lab, agent: i32) -> Value {
     assert_eq!((&status["schema"], &status["job"]["launcher"]), (&1.into(), &"foreign".into()));
     assert_eq!(pid_of(&status["agent"]["pid"]), agent);
     assert_eq!(status["job"]["exit_code"], Value::Null);
+    assert_eq!(status["job"]["state"], "running", "it is not at its start just because the look is");
     for rank in status["ranks"].as_array().into_iter().flatten() {
         assert_eq!(rank["heartbeat_age_s"], Value::Null, "nobody beats: unknown is null");
         assert!(rank["rss_bytes"].is_number() && rank["cpu_pct"].is_number(), "{rank:#}");

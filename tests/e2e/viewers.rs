@@ -15,7 +15,10 @@ use std::{
 use rustix::process::{Signal, geteuid};
 use serde_json::{Value, json};
 
-use crate::harness::{Job, Lab, PATIENCE, is_over, kill, living, wait_until};
+use crate::{
+    harness::{Job, Lab, PATIENCE, is_over, kill, living, wait_until},
+    terminal::Terminal,
+};
 
 const LOCAL: &[&str] = &["--launcher", "local", "--no-python", "--nproc-per-node", "2"];
 
@@ -282,4 +285,46 @@ fn two_restarts_at_once_are_one_and_both_are_answered_after_it() {
     let status = job.status();
     assert!(is_over(&status["job"]["state"]), "{status:#}");
     assert!(job.processes().is_empty(), "answered after the end: {:?}", job.processes());
+}
+
+#[test]
+fn an_order_that_lay_before_a_stopped_supervisor_is_not_carried_out() {
+    let lab = Lab::new();
+    let job = start(&lab, &["sleep", "1000"]);
+    let before = living(&job.status());
+    let mut raw = Raw::hello(&job);
+    raw.say(&json!({"m": "do", "id": 7, "command": {"do": "restart"}, "until": "2026-01-01T00:00:00.000Z"}))
+        .expect("a supervisor that listens");
+    let reply = loop {
+        let heard = raw.hear().expect("an answer");
+        if heard["m"] == "reply" {
+            break heard;
+        }
+    };
+    let text = reply["outcome"]["refused"].as_str().expect("a refusal");
+    assert!(text.contains("too late"), "{text}");
+    assert_eq!(living(&job.status()), before);
+    job.stop();
+}
+
+#[test]
+fn a_stopped_supervisor_is_told_apart_from_a_quiet_job() {
+    let lab = Lab::new();
+    let job = start(&lab, &["sleep", "1000"]);
+    let screen = Terminal::open(&lab, &["attach", &job.id]);
+    screen.wait_for("running");
+    let supervisor = job.supervisor();
+    kill(supervisor, Signal::STOP);
+    let shown = screen.wait_for("has not answered for");
+    assert!(shown.contains("no answer for"), "{shown}");
+    let listed = lab.must(&["ps"]);
+    assert!(listed.contains(&format!("kill -CONT {supervisor} wakes it")), "{listed}");
+    let (code, _, error) = lab.run(&["restart", &job.id]);
+    assert!(code == 1 && error.contains(&format!("kill -CONT {supervisor} wakes it")), "{code}: {error}");
+    kill(supervisor, Signal::CONT);
+    wait_until("the supervisor talks again", PATIENCE, || {
+        (!screen.text().contains("has not answered")).then_some(())
+    });
+    assert!(!lab.must(&["ps"]).contains("stopped"));
+    job.stop();
 }

@@ -3,9 +3,10 @@
 use super::Cluster;
 use crate::{
     domain::{
-        cluster::{Answer, Order},
+        cluster::{Answer, Order, shift},
         command::{Command, Outcome},
         stack::Stacks,
+        time::Stamp,
     },
     supervisor::{clock::wall, hub::ViewerId},
     wire::message::{PROTOCOL, ToSupervisor, ToViewer},
@@ -50,14 +51,14 @@ impl Cluster {
                 self.hub.send(viewer, &ToViewer::Bye { text });
             }
             ToSupervisor::Clock { id } => self.hub.send(viewer, &ToViewer::Clock { id, now: wall() }),
-            ToSupervisor::Do { id, command } => {
+            ToSupervisor::Do { id, command, until } => {
                 let addressees = self.addressees(&command);
-                self.order(viewer, id, &command, &addressees, false);
+                self.order((viewer, id, until), &command, &addressees, false);
             }
             ToSupervisor::DoOn { id, command, nodes } => {
                 let nodes: Vec<usize> =
                     nodes.iter().filter_map(|place| self.members.at(*place as usize)).collect();
-                self.order(viewer, id, &command, &nodes, true);
+                self.order((viewer, id, None), &command, &nodes, true);
             }
             ToSupervisor::To { node, message } => self.pass_on(viewer, node as usize, *message),
             // Who does not say which node means the first.
@@ -78,7 +79,9 @@ impl Cluster {
     fn pass_on(&mut self, viewer: ViewerId, place: usize, message: ToSupervisor) {
         let Some(node) = self.members.at(place) else { return };
         match message {
-            ToSupervisor::Do { id, command } => self.order(viewer, id, &command, &[node], false),
+            ToSupervisor::Do { id, command, until } => {
+                self.order((viewer, id, until), &command, &[node], false);
+            }
             ToSupervisor::Logs { id, query } if self.hub.keeps_up(viewer) => {
                 let asked = self.note(Asked::For(node, viewer, id));
                 self.members.send_to(node, ToSupervisor::Logs { id: asked, query });
@@ -106,7 +109,15 @@ impl Cluster {
         all.map(|(node, _)| node).collect()
     }
 
-    fn order(&mut self, by: ViewerId, id: u64, command: &Command, addressees: &[usize], each: bool) {
+    /// `asked` is who ordered, under which number, and until when it is wanted by the clock of this process.
+    fn order(
+        &mut self,
+        asked: (ViewerId, u64, Option<Stamp>),
+        command: &Command,
+        addressees: &[usize],
+        each: bool,
+    ) {
+        let (by, id, until) = asked;
         let key = self.new_id();
         let mut order = Order::new();
         // What one relay is to have done, in one message: it has many nodes.
@@ -130,7 +141,8 @@ impl Cluster {
                 continue;
             }
             let asked = self.note(Asked::Part(node, key));
-            let taken = self.members.send(link, ToSupervisor::Do { id: asked, command });
+            let until = until.map(|until| shift(until, -self.members.status(node).ahead_ms()));
+            let taken = self.members.send(link, ToSupervisor::Do { id: asked, command, until });
             self.sent(&mut order, &[node], asked, taken);
         }
         for (link, command, nodes) in through {

@@ -91,7 +91,7 @@ async fn greeted(ends: &mut Ends, node: u32) -> FarEnd {
 async fn ordered(far: &mut FarEnd) -> (u64, Command) {
     loop {
         match far.incoming.recv().await.expect("an order") {
-            ToSupervisor::Do { id, command } => return (id, command),
+            ToSupervisor::Do { id, command, .. } => return (id, command),
             ToSupervisor::Clock { .. } => {}
             other => panic!("{other:?}"),
         }
@@ -137,7 +137,7 @@ impl Viewer {
     }
 
     async fn order(&mut self, id: u64, command: Command) {
-        self.0.outgoing.send(ToSupervisor::Do { id, command }).await.unwrap();
+        self.0.outgoing.send(ToSupervisor::Do { id, command, until: None }).await.unwrap();
     }
 
     async fn reply(&mut self, wanted: u64) -> Outcome {
@@ -274,7 +274,7 @@ fn a_node_that_is_lost_is_named_and_comes_back() {
             .outgoing
             .send(ToSupervisor::To {
                 node: 1,
-                message: Box::new(ToSupervisor::Do { id: 9, command: Command::KeepZombies }),
+                message: Box::new(ToSupervisor::Do { id: 9, command: Command::KeepZombies, until: None }),
             })
             .await
             .unwrap();
@@ -452,7 +452,7 @@ fn nodes_of_one_host_name_are_told_apart_and_commands_find_theirs() {
         viewer.until("two names", is_so).await;
         let to = |node, id, command| ToSupervisor::To {
             node,
-            message: Box::new(ToSupervisor::Do { id, command }),
+            message: Box::new(ToSupervisor::Do { id, command, until: None }),
         };
         viewer.0.outgoing.send(to(1, 5, Command::KeepZombies)).await.unwrap();
         let (id, command) = ordered(&mut far2).await;

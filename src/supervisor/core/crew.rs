@@ -122,7 +122,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// A rank that was seen for the first time at `now`.
+    /// A rank that began at `now`, or was seen for the first time then.
     pub fn new(now: Stamp, local_rank: u32, sighting: &Sighting, expects_beats: bool) -> Member {
         Member {
             proc: sighting.proc,

@@ -106,7 +106,8 @@ impl Core {
         }
         let slot = self.slot_of(sighting);
         let attempt = self.state.attempt();
-        let member = Member::new(now, slot, sighting, self.rules.expects_beats);
+        let born = self.born_at(sighting.proc, now);
+        let member = Member::new(born, slot, sighting, self.rules.expects_beats);
         self.crew.insert(slot, member);
         let (rank, pid) = (sighting.place.rank, sighting.proc.pid);
         self.verdict.handle(now, verdict::Input::Rank { local_rank: slot, rank }, &mut Vec::new());
@@ -118,7 +119,7 @@ impl Core {
             attempt,
             place: sighting.place.clone(),
         };
-        self.emit(now, fact, out);
+        self.emit(born, fact, out);
         self.wandb_of_place(now, &sighting.place, out);
         out.effects.push(Effect::Watch(sighting.proc));
         out.effects.push(Effect::KeepLogs { sighting: sighting.clone(), local_rank: slot, attempt });
@@ -161,7 +162,7 @@ impl Core {
         }
         self.forget_group();
         self.key = Some(key);
-        self.emit(now, fact, out);
+        self.emit(self.born_at(sighting.proc, now), fact, out);
         self.verdict_begins(now, out);
         self.wandb_of_new_group(now, out);
         // The agent that is being ended may start a group once more before it hears of it.

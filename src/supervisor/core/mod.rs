@@ -37,7 +37,7 @@ use crate::{
         exit::Exit,
         forward::Settings,
         health,
-        id::ProcId,
+        id::{Boot, ProcId},
         rank::{JobState, RankState},
         sample::{Kernel, Sighting},
         state::State,
@@ -58,6 +58,8 @@ const KEEP_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Core {
     state: State,
+    /// Known where a job is watched that was there before.
+    boot: Option<Boot>,
     rules: Rules,
     crew: Crew,
     /// The ranks of the groups before: what is heard of them late does not start another group.
@@ -128,11 +130,11 @@ impl Core {
         core
     }
 
-    /// A job that somebody else started, to look at only.
+    /// A job that somebody else started, to look at only: its agent, and its first rank should that be gone.
     pub fn observe(
-        (began, now): (Stamp, Stamp),
+        (boot, now): (Option<Boot>, Stamp),
         job: JobInfo,
-        agent: Option<ProcId>,
+        (agent, rank): (Option<ProcId>, Option<ProcId>),
         stale_store: bool,
         out: &mut Out,
     ) -> Core {
@@ -145,11 +147,13 @@ impl Core {
             gpu_wait_ms: 0,
             record: crate::domain::replay::Keep::default(),
         };
-        let mut core = Core::empty(rules);
+        let mut core = Core { boot, ..Core::empty(rules) };
+        let first = agent.or(rank);
+        let began = first.map_or(now, |proc| core.born_at(proc, now));
         core.emit(began, Fact::JobStarted { job }, out);
         if let Some(proc) = agent {
             (core.agent, core.agent_alive) = (Some(proc), true);
-            core.emit(now, Fact::AgentStarted { proc }, out);
+            core.emit(began, Fact::AgentStarted { proc }, out);
         }
         if stale_store {
             let alert = Alert {
@@ -169,8 +173,15 @@ impl Core {
         core
     }
 
+    /// When a process of the first group was started. What runs when the watch begins was not started then.
+    fn born_at(&self, proc: ProcId, now: Stamp) -> Stamp {
+        let boot = self.boot.filter(|_| self.state.attempt() == 0);
+        boot.map_or(now, |boot| boot.started(proc).min(now))
+    }
+
     fn empty(rules: Rules) -> Core {
         Core {
+            boot: None,
             state: State::default(),
             rules,
             crew: Crew::default(),

@@ -5,6 +5,7 @@ mod dialog;
 mod gpus;
 mod hang;
 mod happened;
+mod hearing;
 mod labels;
 mod logs;
 mod navigate;
@@ -99,6 +100,11 @@ pub enum LinkState {
     Connecting,
     /// Works.
     Live,
+    /// There, but nothing comes over it.
+    Silent {
+        /// When something came last, by the viewer's clock.
+        since: Stamp,
+    },
     /// Gone; made anew in the background.
     Lost {
         /// Attempts to make it anew.
@@ -190,6 +196,7 @@ pub struct App {
     traffic_at: Stamp,
     /// Commands that have no answer yet, in words.
     asked: BTreeMap<u64, String>,
+    hearing: hearing::Hearing,
 }
 
 impl App {
@@ -243,6 +250,7 @@ impl App {
             next_id: 1,
             traffic_at: Stamp(0),
             asked: BTreeMap::new(),
+            hearing: hearing::Hearing::new(now),
         };
         app.take_layout();
         app
@@ -258,6 +266,7 @@ impl App {
             Msg::Resize(columns, rows) => self.size = (columns, rows),
             Msg::Tick(local) => {
                 self.pass_time(local);
+                self.listen(&mut cmds);
                 self.look_at_ranks();
             }
             Msg::Clock(local) => {
@@ -266,6 +275,7 @@ impl App {
             }
             Msg::Thrift(thrift) => self.save(thrift),
             Msg::Linked => {
+                self.hears();
                 self.logs.forget_question();
                 self.forget_page_questions();
                 cmds.push(Cmd::Send(ToSupervisor::Hello {
@@ -275,7 +285,10 @@ impl App {
                     watch: true,
                 }));
             }
-            Msg::Heard(message) => self.heard(*message),
+            Msg::Heard(message) => {
+                self.hears();
+                self.heard(*message);
+            }
             Msg::Unlinked(text) => self.unlinked(text),
             Msg::GaveUp(text) => {
                 self.unlinked(text.clone());
@@ -336,6 +349,9 @@ impl App {
             ToViewer::From { node, message } => self.heard_from(node, *message),
             ToViewer::Events { events } => {
                 let of_page = self.page.hears(0, &events);
+                if let Some(newest) = events.last() {
+                    self.set_clock(newest.at);
+                }
                 events.into_iter().for_each(|event| self.state.take(event));
                 self.keep_for_page(0, &of_page);
                 self.logs.count(&self.state);

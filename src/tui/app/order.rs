@@ -2,7 +2,7 @@
 
 use super::{App, Cmd, Dialog, LinkState};
 use crate::{
-    domain::{alert::AlertKind, command::Command, fleet::RankId, rank::JobState},
+    domain::{alert::AlertKind, command::Command, event::Launcher, fleet::RankId, rank::JobState},
     tui::{
         keys::{Action, TABLE},
         theme::Role,
@@ -19,8 +19,18 @@ impl App {
             (LinkState::Live, None) => self.read_only_nodes().filter(|(all, _)| *all).map(|(_, why)| why),
             (LinkState::Live, Some(why)) => Some(format!("read-only: {why}")),
             _ if self.state.state.is_over() => Some("the job is over".into()),
+            (LinkState::Silent { .. }, _) => {
+                Some("the supervisor does not answer: nothing was sent; the job goes on without it".into())
+            }
             _ => Some("no link to the supervisor now; the job goes on without it".into()),
         }
+    }
+
+    /// Why nothing can be asked of the ranks now, if so. Those of a job of others can be looked at, by this very process.
+    pub(crate) fn cannot_ask(&self) -> Option<String> {
+        let is_near = self.state.job.as_ref().is_some_and(|job| job.launcher == Launcher::Foreign);
+        let may_look = is_near && self.link == LinkState::Live && !self.state.state.is_over();
+        self.cannot_change().filter(|_| !may_look)
     }
 
     /// Whether none of the nodes that still run lets anything be changed, and what to say of those that do not.
@@ -39,9 +49,11 @@ impl App {
 
     /// Whether an action would be taken up now: what changes the job, or is asked of it, is not on every screen.
     pub(crate) fn can_do(&self, action: Action) -> bool {
-        let changes =
-            action == Action::Stacks || TABLE.iter().any(|line| line.action == action && line.changes);
-        !changes || self.cannot_change().is_none()
+        let changes = TABLE.iter().any(|line| line.action == action && line.changes);
+        match action {
+            Action::Stacks => self.cannot_ask().is_none(),
+            _ => !changes || self.cannot_change().is_none(),
+        }
     }
 
     pub(super) fn order(&mut self, action: Action, cmds: &mut Vec<Cmd>) {
@@ -93,7 +105,7 @@ impl App {
         self.say(Role::Info, format!("{what}: asked, waiting for the effect"));
         self.asked.insert(id, what);
         let addressee = self.addressee(&command);
-        let order = ToSupervisor::Do { id, command };
+        let order = ToSupervisor::Do { id, command, until: Some(self.order_holds()) };
         cmds.push(match addressee {
             Some(node) => self.to_node(node, order),
             None => Cmd::Send(order),

@@ -76,7 +76,8 @@ impl App {
     pub(crate) fn look_at_ranks(&mut self) {
         self.overview.is_behind = false;
         let now = self.now;
-        let alone = self.nodes.is_empty().then_some(Source::new(&self.state));
+        let own = Source { silent: self.silence(), ..Source::new(&self.state) };
+        let alone = self.nodes.is_empty().then_some(own);
         let several = self.nodes.iter().map(|node| Source {
             state: &node.state,
             host: Some(&node.status.host),

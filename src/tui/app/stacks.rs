@@ -20,7 +20,7 @@ pub(crate) struct Taken {
 impl App {
     /// Of all ranks, or of the one that is shown alone.
     pub(super) fn ask_for_stacks(&mut self, cmds: &mut Vec<Cmd>) {
-        if let Some(why) = self.cannot_change() {
+        if let Some(why) = self.cannot_ask() {
             return self.say(Role::Warn, why);
         }
         let rank = self.rank().filter(|_| self.detail()).map(Rank::number);

@@ -198,7 +198,7 @@ fn stacks_show_the_odd_rank_first() {
     let size = (80, 24);
     let mut app = fixture::app(&fixture::healthy(4), size, None);
     let cmds = app.update(Msg::Key(keys::script("s")[0]));
-    let Some(Cmd::Send(ToSupervisor::Do { id, command })) = cmds.first() else { panic!("{cmds:?}") };
+    let Some(Cmd::Send(ToSupervisor::Do { id, command, .. })) = cmds.first() else { panic!("{cmds:?}") };
     assert_eq!(*command, Command::Stacks { rank: None, by: None });
     let frame = |name: &str, file: &str, line| Frame { name: name.into(), file: file.into(), line };
     let waiting = vec![

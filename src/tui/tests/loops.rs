@@ -175,7 +175,8 @@ fn a_session_from_hello_to_detach() {
             far.outgoing.send(ToViewer::Events { events }).await.unwrap();
             until(&glass, "checkpoint written").await;
             press(&keys, "j R y");
-            let Some(ToSupervisor::Do { id, command: Command::Restart { .. } }) = far.incoming.recv().await
+            let Some(ToSupervisor::Do { id, command: Command::Restart { .. }, .. }) =
+                far.incoming.recv().await
             else {
                 panic!("no restart")
             };

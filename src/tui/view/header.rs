@@ -113,6 +113,10 @@ fn chips(app: &App) -> Vec<Piece> {
     let heard = app.now.since(app.state.at);
     match &app.link {
         LinkState::Live => {}
+        LinkState::Silent { .. } => {
+            let age = text::age(app.silence().unwrap_or_default());
+            chips.push((format!("no answer for {age}"), Role::Crit));
+        }
         LinkState::Connecting => chips.push(("connecting".into(), Role::Info)),
         LinkState::Lost { .. } | LinkState::Gone(_) if app.state.state.is_over() => {}
         LinkState::Lost { tries, .. } => {

@@ -5,6 +5,7 @@ use ratatui::layout::Rect;
 use super::Pen;
 use crate::{
     domain::{
+        event::Launcher,
         fleet::RankId,
         log::{LogLine, Stream, is_error},
     },
@@ -107,7 +108,7 @@ fn lines(app: &App, pen: &mut Pen, area: Rect) {
         let node = app.nodes.get(app.log_node as usize);
         let text = match node.and_then(|node| node.status.link.unreachable()) {
             Some(why) if !logs.loaded => format!("cannot be asked for lines: {why}"),
-            _ => if logs.loaded { "no lines yet" } else { "asking for lines" }.to_owned(),
+            _ => nothing(app).to_owned(),
         };
         pen.text(area.x + 2, area.y, area.width.saturating_sub(2), &text, Role::Dim);
         return;
@@ -159,6 +160,19 @@ fn lines(app: &App, pen: &mut Pen, area: Rect) {
         let place = Rect { y, height: area.bottom().saturating_sub(y), ..area };
         let is_cursor = at == cursor;
         y = line(app, pen, shown, place, (gutter, most(is_cursor), is_cursor));
+    }
+}
+
+fn nothing(app: &App) -> &'static str {
+    let is_foreign = app.state.job.as_ref().is_some_and(|job| job.launcher == Launcher::Foreign);
+    if !app.logs.loaded {
+        "asking for lines"
+    } else if is_foreign {
+        "no lines: this job's output goes to a terminal or a pipe, or its files are empty"
+    } else if app.state.state.is_over() {
+        "no lines were written"
+    } else {
+        "no lines yet"
     }
 }
 

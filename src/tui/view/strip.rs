@@ -34,8 +34,8 @@ pub(super) fn lines(app: &App, width: u16, budget: u16) -> Vec<Line> {
     let cause_matters = cause_is_news(app);
     // The more there is to say, the less of it about each: all with evidence, then without, then one line each.
     for form in [Form::Full, Form::Brief, Form::Line] {
-        let mut lines: Vec<Line> =
-            alerts.iter().flat_map(|alert| alert_lines(app, alert, width, form)).collect();
+        let mut lines = silence_lines(app, width, form);
+        lines.extend(alerts.iter().flat_map(|alert| alert_lines(app, alert, width, form)));
         let cause_form = if cause_matters { form } else { Form::Line };
         lines.extend(cause_lines(app, width, cause_form));
         if lines.len() <= budget {
@@ -62,6 +62,22 @@ enum Form {
     Full,
     Brief,
     Line,
+}
+
+/// What is shown is old, and looks as if it were not.
+fn silence_lines(app: &App, width: usize, form: Form) -> Vec<Line> {
+    let Some(age) = app.silence() else { return Vec::new() };
+    let text = format!("{} the supervisor has not answered for {}", app.glyphs.warn, human(age));
+    if form == Form::Line {
+        return vec![vec![(text, Role::Crit)]];
+    }
+    let mut lines = indented(&format!("{text}: all below is from before"), width, Role::Crit, "", "  ");
+    if form == Form::Full {
+        const HINT: &str = "it is stopped, or the line to it hangs; the job does not need it. On its node pgrep -af \
+                            __supervise finds it, kill -CONT PID wakes it";
+        lines.extend(indented(HINT, width, Role::Info, "  ", "  "));
+    }
+    lines
 }
 
 fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> {

@@ -129,7 +129,8 @@ impl Story {
                 self.agent = number(&words, "agent").map_or(0, |pid| pid as i32);
                 let agent = (self.agent > 0).then(|| proc(self.agent));
                 let info = job_info(Launcher::Foreign, 3, 2);
-                self.core = Some(Core::observe((T0, T0), info, agent, has("stale_store"), &mut out));
+                self.core =
+                    Some(Core::observe((None, T0), info, (agent, None), has("stale_store"), &mut out));
                 self.take(out, &mut told);
                 return told;
             }
