@@ -47,7 +47,10 @@ impl Error {
 
     /// `verb` failed on `path`: `Error::io("cannot read", path, &error)`.
     pub fn io(verb: &str, path: &Path, error: &io::Error) -> Error {
-        Error::environment(format!("{verb} {}: {error}", path.display()))
+        // The tempfile crate adds the path of a file in between, of which nobody knows.
+        let why = error.to_string();
+        let why = why.split(" at path ").next().unwrap_or_default();
+        Error::environment(format!("{verb} {}: {why}", path.display()))
     }
 
     /// With one more thing to do next.

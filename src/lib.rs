@@ -109,8 +109,8 @@
 //! log index and goes on reading each file where the index ends, finds the agent and ranks by pid and start time, and
 //! writes an `adopted` event. A rank that came and went meanwhile is found by what its shim left. The agent is no child of
 //! the new supervisor: its exit code is told by its own words and the ranks' ends, or stays unknown.
-//! Jobs of others and jobs that are over have no supervisor: [`supervisor::aside`] serves them from within the viewer's
-//! own process, over the same link.
+//! Jobs of others and jobs that are over have no supervisor: [`supervisor::aside`] and [`supervisor::archive`] serve them
+//! from within the viewer's own process, over the same link.
 //!
 //! # Invariants
 //!

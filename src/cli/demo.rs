@@ -1,6 +1,6 @@
 //! `elastictop demo`: the main job, with nothing installed but this binary.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
 
@@ -56,7 +56,7 @@ fn request(ranks: u32, words: Vec<String>) -> Result<Request> {
 pub fn start_for_drill(zombie: bool, hang_after_s: u64) -> Result<Target> {
     let words = ["__trainer", "--steps=100000000", "--step-ms=100"].map(str::to_owned);
     let mut request = request(4, words.to_vec())?;
-    request.policy.hang_after_ms = hang_after_s.saturating_mul(1000);
+    request.hang_after = Some(Duration::from_secs(hang_after_s));
     request.env.remove("ELASTICTOP_DRILL");
     if zombie {
         request.env.insert("ELASTICTOP_DRILL".into(), "zombie".into());

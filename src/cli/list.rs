@@ -1,6 +1,9 @@
 //! Lists of jobs, and going to one of them.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -18,7 +21,7 @@ use crate::{
         report::SCHEMA,
         sample::Sighting,
         telling,
-        time::{Stamp, human},
+        time::{Stamp, ago, human},
     },
     error::{Error, Result},
     probe::{
@@ -117,7 +120,7 @@ pub fn ps(args: &PsArgs) -> Result<u8> {
     let width = rows.iter().map(|row| row.id.len()).max().unwrap_or(0).max(3);
     out::say(format_args!(
         "{:<width$}  {:<17}  {:>5}  {:>8}  {:<8}  NOTE",
-        "JOB", "STATE", "RANKS", "AGENT", "AGE"
+        "JOB", "STATE", "RANKS", "AGENT", "RAN"
     ))?;
     for row in rows {
         out::say(format_args!(
@@ -200,7 +203,9 @@ fn rows(roots: &Roots, all: bool) -> Vec<Row> {
 
 fn own_row(roots: &Roots, job: &Manifest) -> Row {
     let here = job.node == scan::node_name();
-    let (note, state) = if job.ended || !here {
+    let (note, state) = if job.ended {
+        (format!("ended {}", ago(clock::wall().since(job.seen_at))), Some(job.state))
+    } else if !here {
         (String::new(), Some(job.state))
     } else if detach::is_supervised(roots, &job.id) {
         let pid = job.supervisor.pid;
@@ -232,6 +237,11 @@ fn foreign_row(job: FoundJob) -> Row {
     let pid = job.agent.map(|agent| agent.pid);
     let key = pid.or_else(|| job.ranks.first().map(|rank| rank.proc.pid)).unwrap_or_default();
     let command = job.command.join(" ");
+    let command = command.chars().take(80).collect::<String>();
+    let note = match elsewhere(&job) {
+        Some(dir) => format!("its folder is elsewhere: ELASTICTOP_DIR={} elastictop attach", dir.display()),
+        None => format!("not started by elastictop: {command}"),
+    };
     Row {
         id: format!("pid-{key}"),
         state: Some(if job.orphaned { JobState::Orphaned } else { JobState::Running }),
@@ -242,6 +252,14 @@ fn foreign_row(job: FoundJob) -> Row {
         ended_at: None,
         owner: job.user.unwrap_or_else(|| job.uid.to_string()),
         foreign: true,
-        note: format!("not started by elastictop: {}", command.chars().take(80).collect::<String>()),
+        note,
     }
+}
+
+/// The folder that elastictop kept a job in when it started it, as its ranks know; `None` for a job of others.
+fn elsewhere(job: &FoundJob) -> Option<PathBuf> {
+    let rank = job.ranks.first()?;
+    let env = proc::whole_env(Path::new(ROOT), rank.proc.pid)?;
+    let (_, folder) = env.into_iter().find(|(name, _)| name == "ELASTICTOP_JOB_DIR")?;
+    Path::new(&folder).ancestors().nth(2).map(Path::to_path_buf)
 }

@@ -25,10 +25,14 @@ mod wandb;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{
+    CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 use self::run_args::RunArgs;
 use crate::{
+    domain::near::nearest,
     error::Result,
     supervisor::{agent, detach, shim, trainer},
 };
@@ -123,7 +127,7 @@ pub fn main() -> ExitCode {
         _ => {}
     }
     let args: Vec<OsString> = program.into_iter().chain(std::env::args_os().skip(1)).collect();
-    let cli = Cli::parse_from(args);
+    let cli = Cli::try_parse_from(args).unwrap_or_else(|error| meant(error).exit());
     match cli.run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -131,6 +135,20 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Names the command that somebody may have meant, where clap finds none that is alike: it does not know swaps.
+fn meant(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return error };
+    let command = Cli::command();
+    let names = command.get_subcommands().filter(|known| !known.is_hide_set()).map(clap::Command::get_name);
+    if error.get(ContextKind::SuggestedSubcommand).is_none()
+        && let Some(near) = nearest(word, names)
+    {
+        let near = ContextValue::Strings(vec![near.to_owned()]);
+        error.insert(ContextKind::SuggestedSubcommand, near);
+    }
+    error
 }
 
 impl Cli {

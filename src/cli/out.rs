@@ -49,7 +49,7 @@ pub fn may_replace(path: &Path) -> Result<()> {
 }
 
 /// Without what commands a terminal: other machines and processes have their say in what is printed.
-fn harmless(text: impl Display) -> String {
+pub fn harmless(text: impl Display) -> String {
     let is_command = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     let turns_text = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.to_string().chars().filter(|c| !is_command(*c) && !turns_text(*c)).collect()

@@ -17,7 +17,8 @@ use crate::{
     error::{Error, Result},
     probe::scan,
     supervisor::{
-        aside::{self, Archive, Observer},
+        archive::Archive,
+        aside::{self, Observer},
         detach,
         place::{Manifest, Roots},
     },
@@ -134,7 +135,7 @@ async fn open_own(roots: &Roots, id: &JobId, adopt: bool) -> Result<Opened> {
     let read = || dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error));
     let manifest = read()?;
     if manifest.ended {
-        return archive("the job is over");
+        return archive(&format!("job {id} is over"));
     }
     if let Ok(stream) = socket::connect(&manifest.socket).await {
         return Ok(Opened::Socket(stream));
@@ -160,7 +161,7 @@ async fn open_own(roots: &Roots, id: &JobId, adopt: bool) -> Result<Opened> {
     loop {
         let manifest = read()?;
         if manifest.ended {
-            return archive("the job is over");
+            return archive(&format!("job {id} is over"));
         }
         match socket::connect(&manifest.socket).await {
             Ok(stream) => return Ok(Opened::Socket(stream)),

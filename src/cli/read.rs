@@ -31,6 +31,7 @@ use crate::{
     },
     error::{Error, Result},
     supervisor::{
+        archive,
         aside::{self, Observer},
         clock, detach, journal,
         logbook::Logbook,
@@ -164,7 +165,7 @@ fn describe(state: &State, now: Stamp) -> String {
         text += &format!("cause: {}\n", cause.text);
         text += &cause.hint.as_ref().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
     }
-    text += "RANK  PID      STATE      CPU%   RSS      STEP     BEAT\n";
+    text += "RANK  PID      STATE        CPU%   RSS      STEP     BEAT\n";
     let or = |value: Option<String>| value.unwrap_or_else(|| "n/a".into());
     for rank in &state.ranks {
         let state = match rank.exit {
@@ -172,7 +173,7 @@ fn describe(state: &State, now: Stamp) -> String {
             None => format!("{:?}", rank.state).to_lowercase(),
         };
         text += &format!(
-            "{:<5} {:<8} {state:<10} {:<6} {:<8} {:<8} {}\n",
+            "{:<5} {:<8} {state:<12} {:<6} {:<8} {:<8} {}\n",
             rank.number(),
             rank.proc.pid,
             or(rank.cpu_pct.map(|pct| format!("{pct:.0}"))),
@@ -250,7 +251,7 @@ fn text_of(state: &State, event: &Event, line: &[u8], json: bool) -> String {
     match telling::event(state, event) {
         _ if matches!(event.fact, Fact::Snapshot { .. }) => String::new(),
         _ if json => format!("{}\n", String::from_utf8_lossy(line)),
-        Some(sentence) => format!("{}  {sentence}\n", event.at),
+        Some(sentence) => format!("{}  {}\n", event.at, out::harmless(sentence)),
         None => String::new(),
     }
 }
@@ -264,7 +265,7 @@ fn is_other(file: &File, path: &Path) -> bool {
 /// `elastictop logs`.
 pub fn logs(args: &LogsArgs) -> Result<u8> {
     let (roots, manifest) = own(args.job.as_deref())?;
-    let book = aside::open_logs(&roots.job(&manifest.id))?;
+    let book = archive::open_logs(&roots.job(&manifest.id))?;
     let filter = LogFilter { local_rank: None, attempt: args.attempt };
     let wanted = |line: &LogLine| {
         args.rank.is_none_or(|rank| line.rank.or(line.local_rank) == Some(rank))
@@ -365,9 +366,10 @@ async fn next_page(
 }
 
 fn tagged(line: &LogLine) -> String {
+    let text = out::harmless(&line.text);
     match (line.stream, line.local_rank) {
-        (Stream::Agent, _) | (_, None) => format!("agent | {}\n", line.text),
-        (_, Some(local)) => format!("{:<5} | {}\n", telling::rank_tag(line.rank, local), line.text),
+        (Stream::Agent, _) | (_, None) => format!("agent | {text}\n"),
+        (_, Some(local)) => format!("{:<5} | {text}\n", telling::rank_tag(line.rank, local)),
     }
 }
 

@@ -100,9 +100,16 @@ fn filled_up(request: Request, layers: &Layers) -> Result<Request> {
         async_error_handling: yes(request.async_error_handling, "run.nccl_async_error_handling")?,
         enable_monitoring: yes(request.enable_monitoring, "run.nccl_enable_monitoring")?,
         stop_grace: span(request.stop_grace, "run.stop_grace")?,
+        gpu_wait: span(request.gpu_wait, "run.gpu_wait")?,
         orphans: match request.orphans {
             Some(orphans) => Some(orphans),
             None => layers.parsed("run.orphans", orphans)?,
+        },
+        hang_after: span(request.hang_after, "run.hang_after")?,
+        stall_after: span(request.stall_after, "run.heartbeat_timeout")?,
+        on_stall: match request.on_stall {
+            Some(what) => Some(what),
+            None => layers.parsed("run.on_stall", str::parse)?,
         },
         ..request
     })
@@ -300,7 +307,7 @@ fn rules(request: &Request, plan: &LaunchPlan) -> Rules {
         stop_grace_ms: u64::try_from(plan.stop_grace.as_millis()).unwrap_or(u64::MAX),
         end_orphans: plan.orphans == Orphans::End,
         expects_beats: !plan.function_mode && !request.script_is_program(),
-        policy: request.policy,
+        policy: request.policy(),
         gpu_wait_ms: u64::try_from(plan.gpu_wait.as_millis()).unwrap_or(u64::MAX),
         record: request.record,
     }

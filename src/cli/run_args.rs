@@ -10,7 +10,7 @@ use super::config::RunFlags;
 use crate::domain::{
     launch::{self, FLAGS, Flag, Orphans, Request},
     replay::Keep,
-    verdict::{OnStall, Policy},
+    verdict::OnStall,
 };
 
 /// Start an elastic job and watch it; takes the place of torchrun
@@ -212,7 +212,13 @@ impl RunArgs {
                 OrphansArg::Keep => Orphans::Keep,
                 OrphansArg::End => Orphans::End,
             }),
-            policy: self.policy(),
+            hang_after: self.hang_after,
+            stall_after: self.heartbeat_timeout,
+            on_stall: self.on_stall.map(|what| match what {
+                OnStallArg::Warn => OnStall::Warn,
+                OnStallArg::Dump => OnStall::Dump,
+                OnStallArg::Restart => OnStall::Restart,
+            }),
             record: Keep::default(),
             script: words.next().unwrap_or_default(),
             args: words.collect(),
@@ -220,24 +226,6 @@ impl RunArgs {
                 .into_iter()
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
-        }
-    }
-}
-
-impl RunArgs {
-    fn policy(&self) -> Policy {
-        let ms = |time: Option<Duration>, otherwise: u64| {
-            time.map_or(otherwise, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
-        };
-        let usual = Policy::default();
-        Policy {
-            hang_after_ms: ms(self.hang_after, usual.hang_after_ms),
-            heartbeat_timeout_ms: ms(self.heartbeat_timeout, usual.heartbeat_timeout_ms),
-            on_stall: self.on_stall.map_or(usual.on_stall, |what| match what {
-                OnStallArg::Warn => OnStall::Warn,
-                OnStallArg::Dump => OnStall::Dump,
-                OnStallArg::Restart => OnStall::Restart,
-            }),
         }
     }
 }

@@ -305,7 +305,7 @@ static PATTERNS: LazyLock<Vec<(Regex, Make)>> = LazyLock::new(|| {
             r"annot allocate memory|an't allocate memory|std::bad_alloc|^(?:\[rank[0-9]+\]: ?)?(?:[a-z_.]*\.)?_?(?:Array)?MemoryError\b",
             |_| Some(Mark::HostMemory),
         ),
-        (r"(?:ModuleNotFoundError|ImportError): No module named '?([A-Za-z0-9_.]+)", |c| {
+        (r"(?:ModuleNotFoundError|ImportError|^\S*python[0-9.]*): No module named '?([A-Za-z0-9_.]+)", |c| {
             Some(Mark::ModuleMissing { module: text(c, 1)? })
         }),
         (r"mismatch between collectives on ranks(?:\. Rank ([0-9]+))?", |c| {

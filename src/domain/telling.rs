@@ -43,12 +43,9 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
             format!("attempt {attempt} begins{asked}{}, restarts {spent}{cause}", with_ranks(*world_size))
         }
         Fact::MembershipChanged { attempt, from, world_size } => {
-            let number = |n: &Option<u32>| n.map_or("?".into(), |n| n.to_string());
-            format!(
-                "attempt {attempt} begins: membership changed, {} to {} ranks",
-                number(from),
-                number(world_size)
-            )
+            let from = from.map_or("?".into(), |n| n.to_string());
+            let to = world_size.map_or("? ranks".into(), |n| count(n as usize, "rank"));
+            format!("attempt {attempt} begins: membership changed, {from} to {to}")
         }
         Fact::CauseFound { attempt, cause } => format!("attempt {attempt} failed: {}", cause.text),
         Fact::JobState { state, .. } => format!("job is {}", job_state(*state)),
@@ -156,7 +153,12 @@ pub fn tag_of(state: &State, local_rank: u32) -> String {
 }
 
 fn with_ranks(world_size: Option<u32>) -> String {
-    world_size.map(|ranks| format!(" with {ranks} ranks")).unwrap_or_default()
+    world_size.map(|ranks| format!(" with {}", count(ranks as usize, "rank"))).unwrap_or_default()
+}
+
+/// `1 rank`, `2 ranks`.
+pub fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// `SIGKILL`, or the number of a signal that has no name.

@@ -196,10 +196,13 @@ impl Watch {
             self.clock = None;
         }
         let by_clock = by_clock.filter(|_| self.clock.is_some());
+        // One that is on its way out has no memory any more: what it had last says more.
+        let memory =
+            (stat.resident > 0).then(|| stat.resident.saturating_mul(rustix::param::page_size() as u64));
         let look = Look {
             kernel: stat.kernel,
             cpu_ns: by_clock.or(Some(by_stat)),
-            rss_bytes: (!is_dead).then(|| stat.resident.saturating_mul(rustix::param::page_size() as u64)),
+            rss_bytes: if is_dead { None } else { memory.or(self.last.and_then(|last| last.rss_bytes)) },
             threads: (!is_dead && stat.threads > 0).then_some(stat.threads),
             ppid: stat.ppid,
         };

@@ -1,10 +1,8 @@
-//! Jobs without a supervisor of ours, served to viewers by this very process: foreign ones, from `/proc` alone, and
-//! those that are over, from their files.
+//! Jobs that somebody else started, served to viewers by this very process, from `/proc` alone.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc,
     task::JoinSet,
     time::{Instant, sleep},
 };
@@ -17,21 +15,17 @@ use super::{
     desk, forensic,
     gpus::{self, Devices},
     hub::{Hub, Said, ViewerId},
-    journal,
     logbook::Logbook,
-    place::{JobDir, Roots},
     reading,
 };
 use crate::{
     domain::{
         agent_line::AgentReader,
-        alert::{Alert, AlertKind},
         closeup::history::Histories,
         command::{Command, Outcome},
         event::{JobInfo, Launcher},
         gpu::Status,
         id::{JobId, ProcId, name_from_path},
-        redact::Secrets,
         sample::{Kernel, Sighting},
         stack::Stacks,
         state::State,
@@ -193,7 +187,7 @@ impl Observer {
 
     /// Serves one viewer until it leaves.
     pub fn serve(mut self) -> Link {
-        let (mut hub, mut said, link) = one_viewer();
+        let (mut hub, mut said, link) = Hub::for_one();
         tokio::spawn(async move {
             self.await_gpus().await;
             let mut alarm = Alarm::unset();
@@ -239,7 +233,7 @@ impl Observer {
                         let now = self.clock.now();
                         let known = (self.core.state(), &self.logbook);
                         let no = self.core.read_only().unwrap_or_else(|| "read-only".into());
-                        answer(&mut hub, from, said, known, now, &no);
+                        desk::hear_reader(&mut hub, from, said, known, now, &no);
                     }
                 }
             }
@@ -297,110 +291,8 @@ fn find(pid: i32, most: usize) -> Result<FoundJob> {
     })
 }
 
-/// A job that is over, or whose supervisor is on another machine, from its files.
-#[derive(Debug)]
-pub struct Archive {
-    /// All its events, folded.
-    pub state: State,
-    logbook: Logbook,
-    histories: Histories,
-    dir: JobDir,
-    why: String,
-}
-
-impl Archive {
-    /// Reads the files. `why` says why nothing can be done to the job.
-    ///
-    /// # Errors
-    /// Files that cannot be read.
-    pub fn open(roots: &Roots, id: &JobId, why: &str) -> Result<Archive> {
-        let dir = roots.job(id);
-        let (mut shadow, mut histories) = (State::default(), Histories::default());
-        let past = journal::read(&dir.journal(), |event| {
-            shadow.apply(event);
-            histories.take(&shadow, event);
-        });
-        let past = past.map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
-        let manifest =
-            dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error))?;
-        let lost = past.lost();
-        let mut state = past.filled_up(&manifest);
-        if let Some(lost) = lost {
-            let text = format!("{lost}; what else is shown is complete");
-            state.alerts.push(Alert {
-                kind: AlertKind::Storage,
-                local_rank: None,
-                since: manifest.seen_at,
-                text,
-                evidence: vec![dir.journal().display().to_string()],
-                acts_at: None,
-            });
-        }
-        Ok(Archive { state, logbook: open_logs(&dir)?, histories, dir, why: why.to_owned() })
-    }
-
-    /// Serves one viewer until it leaves.
-    pub fn serve(self) -> Link {
-        let (mut hub, mut said, link) = one_viewer();
-        tokio::spawn(async move {
-            let mut close_ups = CloseUps::default();
-            loop {
-                let (from, said) = tokio::select! {
-                    (to, answer) = close_ups.next() => {
-                        hub.send(to, &answer);
-                        continue;
-                    }
-                    Some(said) = said.recv() => said,
-                    else => return,
-                };
-                if let Said::Message(message) = &said {
-                    let (logbook, histories) = (&self.logbook, &self.histories);
-                    let known = Known { state: &self.state, logbook, histories, dir: Some(&self.dir) };
-                    close_ups.hear(&mut hub, from, message, known);
-                }
-                answer(&mut hub, from, said, (&self.state, &self.logbook), super::clock::wall(), &self.why);
-                if hub.is_empty() {
-                    return;
-                }
-            }
-        });
-        link
-    }
-}
-
-/// The logs of a job, for reading.
-///
-/// # Errors
-/// An index that cannot be read.
-pub fn open_logs(dir: &JobDir) -> Result<Logbook> {
-    let mut logbook = Logbook::open(&dir.log_index(), false)
-        .map_err(|error| Error::io("cannot read", &dir.log_index(), &error))?;
-    let env: Vec<_> = std::env::vars().collect();
-    let own = Secrets::new(env.iter().map(|(name, value)| (name.as_str(), value.as_str())), &[]);
-    // The job's own environment may be gone.
-    logbook.hide(own.and(dir.read_secret_marks()));
-    Ok(logbook)
-}
-
-/// A hub with one viewer inside of this process, and that viewer's end of the link.
-pub(super) fn one_viewer() -> (Hub, mpsc::Receiver<(ViewerId, Said)>, Link) {
-    let (mut hub, said) = Hub::new();
-    let (link, far) = Link::pair();
-    hub.add_near(far);
-    (hub, said, link)
-}
-
 fn tell_stacks(hub: &mut Hub, to: ViewerId, id: u64, stacks: Stacks) {
     let outcome = Outcome::Done(stacks.summary());
     hub.send(to, &ToViewer::Stacks { id, stacks });
     hub.send(to, &ToViewer::Reply { id, outcome });
-}
-
-fn answer(hub: &mut Hub, from: ViewerId, said: Said, known: (&State, &Logbook), now: Stamp, why: &str) {
-    match said {
-        Said::Gone => hub.remove(from),
-        Said::Message(message) => {
-            desk::answer(hub, from, message, known, now, Some(why));
-        }
-    }
 }

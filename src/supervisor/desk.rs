@@ -1,7 +1,7 @@
 //! The desk: answers what viewers ask about, for a running job, a foreign one and one that is over.
 
 use super::{
-    hub::{Hub, ViewerId},
+    hub::{Hub, Said, ViewerId},
     logbook::Logbook,
 };
 use crate::{
@@ -62,4 +62,21 @@ pub fn answer(
         | ToSupervisor::Unknown => {}
     }
     None
+}
+
+/// The same for a viewer of a job to which nothing can be done: `why` says why.
+pub fn hear_reader(
+    hub: &mut Hub,
+    from: ViewerId,
+    said: Said,
+    known: (&State, &Logbook),
+    now: Stamp,
+    why: &str,
+) {
+    match said {
+        Said::Gone => hub.remove(from),
+        Said::Message(message) => {
+            answer(hub, from, message, known, now, Some(why));
+        }
+    }
 }

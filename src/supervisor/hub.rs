@@ -19,7 +19,7 @@ use crate::{
     domain::{event::Event, state::State},
     wire::{
         frame,
-        link::{FarEnd, QUEUE},
+        link::{FarEnd, Link, QUEUE},
         message::{ToSupervisor, ToViewer},
     },
 };
@@ -130,6 +130,14 @@ impl Hub {
     pub fn new() -> (Hub, mpsc::Receiver<(ViewerId, Said)>) {
         let (said, hears) = mpsc::channel(QUEUE);
         (Hub { viewers: Vec::new(), next: 0, said, untold: Vec::new() }, hears)
+    }
+
+    /// A hub with one viewer inside of this process, and that viewer's end of the link.
+    pub fn for_one() -> (Hub, mpsc::Receiver<(ViewerId, Said)>, Link) {
+        let (mut hub, said) = Hub::new();
+        let (link, far) = Link::pair();
+        hub.add_near(far);
+        (hub, said, link)
     }
 
     /// Takes a connection over the socket, if its owner may look: the same user, or root.
@@ -331,10 +339,7 @@ fn refuse(mut stream: UnixStream, text: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        domain::{event::Fact, time::Stamp},
-        wire::link::Link,
-    };
+    use crate::domain::{event::Fact, time::Stamp};
 
     fn note(seq: u64) -> Event {
         Event { seq, at: Stamp(seq), fact: Fact::Note { text: "x".repeat(1000) } }

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod alarm;
+pub mod archive;
 pub mod aside;
 pub mod bundle;
 pub mod child;

@@ -54,11 +54,32 @@ impl Roots {
             }
         };
         let asked_for = env::var_os("ELASTICTOP_DIR").is_some_and(|dir| !dir.is_empty());
-        [&roots.jobs, &roots.run].into_iter().try_for_each(|dir| private_dir(dir)).map_err(|error| {
+        roots.prepare().map_err(|error| {
             // The user named the folder: that is a wrong request, not a world that changed.
             if asked_for { Error { kind: Kind::Usage, ..error } } else { error }
         })?;
         Ok(roots)
+    }
+
+    /// Jobs that are there can be read where nothing can be written; who starts one fails at its folder.
+    fn prepare(&self) -> Result<()> {
+        for dir in [&self.jobs, &self.run] {
+            match make_folder(dir) {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                    ) && self.jobs.is_dir() => {}
+                made => {
+                    made.map_err(|error| {
+                        Error::io("cannot make the folder", dir, &error)
+                            .hint("set ELASTICTOP_DIR to a folder that you can write to")
+                    })?;
+                    keep_private(dir)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Everything below one folder.
@@ -132,6 +153,10 @@ impl Roots {
                     .hint("elastictop ps --all lists all jobs"))
             }
             several => {
+                // Who gives the start of an id while one of them runs means that one.
+                if let [only] = several.iter().filter(|job| !job.ended).collect::<Vec<_>>()[..] {
+                    return Ok((*only).clone());
+                }
                 let ids: Vec<_> = several.iter().map(|job| job.id.0.as_str()).collect();
                 Err(Error::job(format!("{wanted:?} fits several jobs: {}", ids.join(", "))))
             }
@@ -151,11 +176,11 @@ fn runtime_dir() -> PathBuf {
 }
 
 /// Makes a folder that only its owner can enter, or checks that it is one.
-fn private_dir(dir: &Path) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
-        Error::io("cannot make the folder", dir, &error)
-            .hint("set ELASTICTOP_DIR to a folder that you can write to")
-    })?;
+fn make_folder(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn keep_private(dir: &Path) -> Result<()> {
     let meta = fs::symlink_metadata(dir).map_err(|error| Error::io("cannot look at", dir, &error))?;
     let uid = rustix::process::getuid().as_raw();
     if !meta.is_dir() || meta.uid() != uid {
@@ -442,6 +467,7 @@ mod tests {
             manifest("train-bbbb", "train", 2, false),
             manifest("train-cccc", "train", 3, true),
             manifest("other-bbbb", "other", 4, true),
+            manifest("old-cccc", "old", 5, true),
         ] {
             let dir = roots.job(&job.id);
             dir.create().unwrap();
@@ -453,7 +479,8 @@ mod tests {
         assert_eq!(found(Some("train")).unwrap(), "train-bbbb");
         assert_eq!(found(Some("train-aaaa")).unwrap(), "train-aaaa");
         assert_eq!(found(Some("oth")).unwrap(), "other-bbbb");
-        assert!(found(Some("train-")).unwrap_err().contains("fits several"));
+        assert_eq!(found(Some("train-")).unwrap(), "train-bbbb", "the only one of them that runs");
+        assert!(found(Some("o")).unwrap_err().contains("fits several"));
         assert!(found(Some("x")).unwrap_err().contains("no job"));
     }
 
@@ -463,7 +490,7 @@ mod tests {
         let open = dir.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
-        private_dir(&open).unwrap();
+        keep_private(&open).unwrap();
         assert_eq!(fs::metadata(&open).unwrap().mode() & 0o777, 0o700);
     }
 }

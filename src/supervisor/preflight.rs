@@ -68,7 +68,7 @@ pub fn look(request: &Request, python: Option<&str>, world: World) -> Result<Fac
         gpus: world.gpus,
         cpus: cpus(),
         run_id: world.run_id,
-        job_dir: text(&world.job_dir)?,
+        job_dir: job_folder(&world.job_dir)?,
         elastictop: text(&world.elastictop)?,
         beat_socket: text(&world.beat_socket)?,
         ras_port: world.ras_port,
@@ -93,6 +93,16 @@ pub fn free_port() -> io::Result<u16> {
 fn text(path: &Path) -> Result<String> {
     let text = path.to_str().map(str::to_owned);
     text.ok_or_else(|| Error::usage(format!("{}: the path is not UTF-8", path.display())))
+}
+
+fn job_folder(path: &Path) -> Result<String> {
+    let text = text(path)?;
+    if text.contains(':') {
+        let why =
+            "a job's folder cannot have a ':' in its path: Python takes what follows for another folder";
+        return Err(Error::usage(format!("{text}: {why}")).hint("ELASTICTOP_DIR=DIR names another place"));
+    }
+    Ok(text)
 }
 
 /// The interpreter to use: what the user named, else the active environment's, else the search path's.

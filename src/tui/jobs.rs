@@ -4,7 +4,7 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use ratatui::{
-    crossterm::event::{Event as TerminalEvent, KeyEvent, KeyEventKind},
+    crossterm::event::{Event as TerminalEvent, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
     layout::Rect,
 };
 use tokio::time::{Instant, sleep_until};
@@ -27,6 +27,26 @@ use crate::{
 
 /// How often the list is made anew.
 const REFRESH: Duration = Duration::from_secs(2);
+
+/// Keys at the foot.
+const HINTS: [(&[Action], &str); 6] = [
+    (&[Action::Enter], "attach"),
+    (&[Action::Down, Action::Up], "select"),
+    (&[Action::Filter], "filter"),
+    (&[Action::Theme], "theme"),
+    (&[Action::Help], "help"),
+    (&[Action::Detach], "leave"),
+];
+/// All keys of the list.
+const HELP: [(&[Action], &str); 7] = [
+    (&[Action::Enter], "open the job's screen; Esc there leads back"),
+    (&[Action::Down, Action::Up], "select; with PgDn, PgUp, g and G further"),
+    (&[Action::Filter], "show only jobs with this in their id, node, owner or note"),
+    (&[Action::Back], "take the filter away, or leave"),
+    (&[Action::Theme], "next theme"),
+    (&[Action::Redraw], "draw anew"),
+    (&[Action::Detach], "leave; nothing happens to any job"),
+];
 
 /// One job in the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,8 +78,14 @@ pub struct JobRow {
 /// The list as it is on screen.
 #[derive(Debug)]
 pub(crate) struct Jobs {
-    rows: Option<Vec<JobRow>>,
-    selected: usize,
+    all: Option<Vec<JobRow>>,
+    /// Key of the selected one; the first that is shown until one is selected.
+    selected: Option<String>,
+    /// What jobs must say to be shown.
+    sought: String,
+    /// Whether that is being typed.
+    is_typing: bool,
+    shows_help: bool,
     now: Stamp,
     theme: Theme,
     chosen: Theme,
@@ -81,8 +107,11 @@ pub(crate) enum Picked {
 impl Jobs {
     pub(crate) fn new(options: &Options, now: Stamp) -> Jobs {
         Jobs {
-            rows: None,
-            selected: 0,
+            all: None,
+            selected: None,
+            sought: String::new(),
+            is_typing: false,
+            shows_help: false,
             now,
             theme: options.theme.at(options.color),
             chosen: options.theme.clone(),
@@ -100,28 +129,72 @@ impl Jobs {
 
     /// Takes a new list; the same job stays selected where it is still there.
     pub(crate) fn take(&mut self, rows: Vec<JobRow>, now: Stamp) {
-        let key = self.row().map(|row| row.key.clone());
-        self.selected = key
-            .and_then(|key| rows.iter().position(|row| row.key == key))
-            .unwrap_or_else(|| self.selected.min(rows.len().saturating_sub(1)));
-        (self.rows, self.now) = (Some(rows), now);
+        let at = self.at();
+        (self.all, self.now) = (Some(rows), now);
+        if !self.rows().any(|row| Some(&row.key) == self.selected.as_ref()) {
+            self.select(at);
+        }
     }
 
-    fn row(&self) -> Option<&JobRow> {
-        self.rows.as_ref()?.get(self.selected)
+    /// Those that are shown.
+    fn rows(&self) -> impl Iterator<Item = &JobRow> {
+        let fits = |row: &&JobRow| {
+            let text = format!("{} {} {} {}", row.id, row.node, row.owner, row.note).to_lowercase();
+            text.contains(&self.sought.to_lowercase())
+        };
+        self.all.iter().flatten().filter(fits)
+    }
+
+    /// The place of the selected one among those that are shown.
+    fn at(&self) -> usize {
+        self.rows().position(|row| Some(&row.key) == self.selected.as_ref()).unwrap_or(0)
+    }
+
+    fn select(&mut self, at: usize) {
+        let last = self.rows().count().saturating_sub(1);
+        let key = self.rows().nth(at.min(last)).map(|row| row.key.clone());
+        self.selected = key;
+    }
+
+    /// A key while a filter is typed.
+    fn typed(&mut self, event: &KeyEvent) {
+        match event.code {
+            KeyCode::Esc => (self.is_typing, self.sought) = (false, String::new()),
+            KeyCode::Enter => self.is_typing = false,
+            KeyCode::Backspace if self.sought.pop().is_none() => self.is_typing = false,
+            KeyCode::Char('c') if event.modifiers.contains(KeyModifiers::CONTROL) => {
+                (self.is_typing, self.sought) = (false, String::new());
+            }
+            KeyCode::Char(c) => self.sought.push(c),
+            _ => {}
+        }
+        self.select(self.at());
     }
 
     pub(crate) fn key(&mut self, event: &KeyEvent) -> Picked {
-        let last = self.rows.as_ref().map_or(0, |rows| rows.len().saturating_sub(1));
-        match self.keymap.lookup(event, Scope::Everywhere) {
-            Some(Action::Down) => self.selected = (self.selected + 1).min(last),
-            Some(Action::Up) => self.selected = self.selected.saturating_sub(1),
-            Some(Action::First) => self.selected = 0,
-            Some(Action::Last) => self.selected = last,
-            Some(Action::PageDown | Action::HalfDown) => self.selected = (self.selected + 10).min(last),
-            Some(Action::PageUp | Action::HalfUp) => self.selected = self.selected.saturating_sub(10),
+        if std::mem::take(&mut self.shows_help) {
+            return Picked::Nothing;
+        }
+        if self.is_typing {
+            self.typed(event);
+            return Picked::Nothing;
+        }
+        let at = self.at();
+        match self.keymap.lookup(event, Scope::Events) {
+            Some(Action::Down) => self.select(at + 1),
+            Some(Action::Up) => self.select(at.saturating_sub(1)),
+            Some(Action::First) => self.select(0),
+            Some(Action::Last) => self.select(usize::MAX),
+            Some(Action::PageDown | Action::HalfDown) => self.select(at + 10),
+            Some(Action::PageUp | Action::HalfUp) => self.select(at.saturating_sub(10)),
             Some(Action::Enter | Action::Right) => {
-                return self.row().map_or(Picked::Nothing, |row| Picked::Job(row.key.clone()));
+                return self.rows().nth(at).map_or(Picked::Nothing, |row| Picked::Job(row.key.clone()));
+            }
+            Some(Action::Filter) => self.is_typing = true,
+            Some(Action::Help) => self.shows_help = true,
+            Some(Action::Back) if !self.sought.is_empty() => {
+                self.sought.clear();
+                self.select(self.at());
             }
             Some(Action::Detach | Action::Interrupt | Action::Back) => return Picked::Leave,
             Some(Action::Theme) => {
@@ -140,49 +213,78 @@ impl Jobs {
         if area.height < 2 {
             return;
         }
-        let count = self.rows.as_ref().map_or("looking".into(), |rows| match rows.len() {
-            1 => "1 job".into(),
-            count => format!("{count} jobs"),
-        });
-        let header = [("elastictop".into(), Role::Title), (format!("  {count} on this machine"), Role::Dim)];
+        let count =
+            self.all.as_ref().map_or("looking".into(), |all| match (all.len(), self.rows().count()) {
+                (1, 1) => "1 job".into(),
+                (count, shown) if count == shown => format!("{count} jobs"),
+                (count, shown) => format!("{shown} of {count} jobs"),
+            });
+        let mut header =
+            vec![("elastictop".into(), Role::Title), (format!("  {count} on this machine"), Role::Dim)];
+        if !self.sought.is_empty() && !self.is_typing {
+            header.push((format!("  /{} ", self.sought), Role::Key));
+        }
         pen.pieces(1, 0, area.width.saturating_sub(1), &header);
-        let foot = Rect { y: area.height - 1, height: 1, ..area };
-        let hints = [
-            (&[Action::Enter][..], "attach"),
-            (&[Action::Down, Action::Up], "select"),
-            (&[Action::Theme], "theme"),
-            (&[Action::Detach], "leave"),
-        ];
-        let keys = |actions: &[Action]| {
-            let keys: Vec<String> = actions.iter().filter_map(|action| self.keymap.shown(*action)).collect();
-            keys.join(" ")
-        };
-        super::view::key_line(&mut pen, foot, &hints.map(|(actions, word)| (keys(actions), word)));
+        self.foot(&mut pen, Rect { y: area.height - 1, height: 1, ..area });
         let body = Rect { y: 2, height: area.height.saturating_sub(4), ..area };
-        match &self.rows {
+        match &self.all {
             None => {}
-            Some(rows) if rows.is_empty() => {
+            Some(all) if all.is_empty() => {
                 pen.text(2, body.y, area.width.saturating_sub(2), "No elastic job runs here.", Role::Text);
                 let start = "Start one: elastictop run --nproc-per-node 2 train.py, or try: elastictop demo";
                 pen.text(2, body.y + 1, area.width.saturating_sub(2), start, Role::Dim);
             }
-            Some(rows) => self.table(&mut pen, rows, Rect { y: 1, height: body.height + 2, ..body }),
+            Some(_) => self.table(&mut pen, Rect { y: 1, height: body.height + 2, ..body }),
+        }
+        if self.shows_help {
+            self.help(&mut pen, area);
         }
     }
 
-    fn table(&self, pen: &mut Pen, rows: &[JobRow], area: Rect) {
+    /// What is typed, or what can be pressed.
+    fn foot(&self, pen: &mut Pen, area: Rect) {
+        if self.is_typing {
+            let x = area.x + pen.text(area.x, area.y, area.width, "/", Role::Key);
+            let x = x + pen.text(x, area.y, area.right().saturating_sub(x), &self.sought, Role::Text);
+            pen.invert(Rect { x, y: area.y, width: 1, height: 1 }.intersection(area));
+            return;
+        }
+        let keys = HINTS.map(|(actions, word)| (self.keys(actions), word));
+        super::view::key_line(pen, area, &keys);
+    }
+
+    fn keys(&self, actions: &[Action]) -> String {
+        let keys: Vec<String> = actions.iter().filter_map(|action| self.keymap.shown(*action)).collect();
+        keys.join(" ")
+    }
+
+    fn help(&self, pen: &mut Pen, area: Rect) {
+        let height = (HELP.len() as u16 + 2).min(area.height.saturating_sub(1));
+        let inner =
+            pen.boxed(Rect { y: area.height - 1 - height, height, ..area }, "keys", Role::BorderFocus);
+        for ((actions, words), y) in HELP.iter().zip(inner.top()..inner.bottom()) {
+            pen.text(inner.x + 1, y, inner.width.saturating_sub(1), &self.keys(actions), Role::Key);
+            pen.text(inner.x + 12, y, inner.width.saturating_sub(12), words, Role::Text);
+        }
+    }
+
+    fn table(&self, pen: &mut Pen, area: Rect) {
         let room = usize::from(area.height.saturating_sub(1));
-        let first = super::view::first_shown(self.selected, rows.len(), room);
+        let (selected, count) = (self.at(), self.rows().count());
+        let first = super::view::first_shown(selected, count, room);
+        if count == 0 {
+            pen.text(2, area.y + 2, area.width.saturating_sub(2), "no job says that", Role::Dim);
+        }
         let columns = columns(area.width);
         for (column, x, cells) in &columns {
             pen.text(*x, area.y, *cells, column, Role::Title);
         }
-        for ((n, row), y) in rows.iter().enumerate().skip(first).take(room).zip(area.y + 1..) {
+        for ((n, row), y) in self.rows().enumerate().skip(first).take(room).zip(area.y + 1..) {
             for (column, x, cells) in &columns {
                 let (text, role) = self.cell(row, column);
                 pen.text(*x, y, *cells, &text, role);
             }
-            if n == self.selected {
+            if n == selected {
                 pen.over(Rect { y, height: 1, ..area }, Role::Selection);
                 pen.text(area.x, y, 1, self.glyphs.cursor, Role::Accent);
             }

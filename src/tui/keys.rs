@@ -205,6 +205,8 @@ pub(crate) enum Scope {
     Ranks,
     /// In the log view.
     Logs,
+    /// In the events view.
+    Events,
     /// In the W&B view.
     Runs,
     /// In the hang view.
@@ -215,8 +217,15 @@ pub(crate) enum Scope {
 
 impl Scope {
     /// All, the most special last.
-    pub(crate) const ALL: [Scope; 6] =
-        [Scope::Everywhere, Scope::Ranks, Scope::Logs, Scope::Runs, Scope::Hang, Scope::Replay];
+    pub(crate) const ALL: [Scope; 7] = [
+        Scope::Everywhere,
+        Scope::Ranks,
+        Scope::Logs,
+        Scope::Events,
+        Scope::Runs,
+        Scope::Hang,
+        Scope::Replay,
+    ];
 
     /// Heading in the help.
     pub(crate) fn name(self) -> &'static str {
@@ -224,6 +233,7 @@ impl Scope {
             Scope::Everywhere => "everywhere",
             Scope::Ranks => "on a rank",
             Scope::Logs => "in logs",
+            Scope::Events => "in events",
             Scope::Runs => "in W&B",
             Scope::Hang => "in the hang view",
             Scope::Replay => "in a replay",
@@ -254,7 +264,7 @@ const fn change(scope: Scope, keys: &'static [&'static str], action: Action, hel
     Binding { scope, keys, action, help, changes: true }
 }
 
-use Scope::{Everywhere, Hang, Logs, Ranks, Replay, Runs};
+use Scope::{Events, Everywhere, Hang, Logs, Ranks, Replay, Runs};
 
 /// All keys. Scopes other than [`Scope::Everywhere`] come first when a key is looked up.
 pub(crate) const TABLE: &[Binding] = &[
@@ -311,6 +321,7 @@ pub(crate) const TABLE: &[Binding] = &[
     key(Logs, &["w"], Action::Wrap, "wrap long lines, or cut them"),
     key(Logs, &["d"], Action::Fold, "fold lines that are alike, or show all"),
     key(Logs, &["a"], Action::AgentRecords, "show or hide the agent's event records"),
+    key(Events, &["/", "F3"], Action::Filter, "show only events with this text"),
     key(Hang, &["l"], Action::RankLog, "log of the odd rank"),
     change(Hang, &["x", "F9"], Action::Signal, "signal to the odd rank"),
     key(Runs, &["m"], Action::NextRunMode, "look at the next run mode; Enter applies it"),

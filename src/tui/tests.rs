@@ -13,5 +13,6 @@ mod replays;
 mod runs;
 mod scripts;
 mod terminal;
+mod typed;
 
 pub(super) use scripts::press;

@@ -101,6 +101,9 @@ impl GlyphSet {
     }
 }
 
+/// Most marks on one letter.
+const MARKS: usize = 3;
+
 /// Text that cannot move the cursor, reorder its neighbours, or be measured differently by the terminal.
 ///
 /// Tabs become spaces; controls and bidirectional marks become dots; joiners and variation selectors go, since
@@ -109,17 +112,26 @@ pub(crate) fn clean(text: &str, glyphs: Glyphs) -> Cow<'_, str> {
     if is_plain(text) {
         return Cow::Borrowed(text);
     }
-    let plain = |c: char| !c.is_control() && (c.is_ascii() || !glyphs.ascii && !is_odd(c));
+    let is_mark = |c: char| c.width() == Some(0);
+    let plain = |c: char| !c.is_control() && (c.is_ascii() || !glyphs.ascii && !is_odd(c) && !is_mark(c));
     if text.chars().all(plain) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
+    let mut marks = 0;
     for c in text.chars() {
+        marks = if is_mark(c) { marks + 1 } else { 0 };
         match c {
             '\t' => out.push_str("    "),
             c if plain(c) => out.push(c),
             // 61 °C is understood without the sign.
             '\u{200b}'..='\u{200d}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '°' => {}
+            // No language stacks more on one letter; what does would make a cell of kilobytes.
+            c if is_mark(c) && !is_odd(c) && !glyphs.ascii => {
+                if marks <= MARKS {
+                    out.push(c);
+                }
+            }
             c if glyphs.ascii => (0..c.width().unwrap_or(1)).for_each(|_| out.push('?')),
             _ => out.push('·'),
         }

@@ -13,7 +13,10 @@ pub use depth::{ColorDepth, wants_ascii};
 use store::BUILTIN;
 pub use store::Themes;
 
-use crate::error::{Error, Result};
+use crate::{
+    domain::near::nearest,
+    error::{Error, Result},
+};
 
 /// What a piece of the screen means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -180,11 +183,17 @@ impl Theme {
             merged.roles.extend(roles);
         }
         let mut styles = [Style::new(); SLOTS];
-        let style = |text: &str| parse_style(text, &merged.palette).map_err(&wrong);
+        for (color, value) in &merged.palette {
+            parse_color(value, &BTreeMap::new())
+                .map_err(|_| wrong(format!("{color} = {value:?} is no colour")))?;
+        }
+        let style = |role: &str, text: &str| {
+            parse_style(text, &merged.palette).map_err(|why| wrong(format!("{role}: {why}")))
+        };
         for (role, given) in &merged.roles {
             if let Some(slot) = NAMES.iter().position(|known| known == role) {
                 let OneOrMany::One(text) = given else { return Err(wrong(format!("{role} is one style"))) };
-                styles[slot] = style(text)?;
+                styles[slot] = style(role, text)?;
             } else if let Some(list) = LISTS.iter().position(|(known, _)| known == role) {
                 let count = LISTS[list].1;
                 let OneOrMany::Many(texts) = given else {
@@ -195,10 +204,12 @@ impl Theme {
                 }
                 let first = NAMES.len() + LISTS[..list].iter().map(|(_, count)| count).sum::<usize>();
                 for (slot, text) in texts.iter().enumerate() {
-                    styles[first + slot] = style(text)?;
+                    styles[first + slot] = style(role, text)?;
                 }
             } else {
-                return Err(wrong(format!("there is no role {role:?}")));
+                let all = NAMES.iter().copied().chain(LISTS.iter().map(|(list, _)| *list));
+                let near = nearest(role, all).map(|near| format!("; did you mean {near}?"));
+                return Err(wrong(format!("there is no role {role:?}{}", near.unwrap_or_default())));
             }
         }
         Ok(Theme { name: name.to_owned(), styles })

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, BufWriter},
     process::{Child, Command},
@@ -57,6 +58,7 @@ pub fn connect(argv: &[String]) -> io::Result<Link> {
     });
     let words = LastWords::default();
     let listens = tokio::spawn(words.clone().listen(stderr));
+    let mut child = Group(child);
     tokio::spawn(async move {
         let mut read = BufReader::with_capacity(64 << 10, stdout);
         let mut said_bye = false;
@@ -76,7 +78,7 @@ pub fn connect(argv: &[String]) -> io::Result<Link> {
                 Err(error) => break Some(error),
             }
         };
-        let how = end(&mut child).await;
+        let how = end(&mut child.0).await;
         let _ = timeout(ENDS_WITHIN, listens).await;
         if !said_bye {
             // Nobody may be there any more to hear it.
@@ -86,12 +88,29 @@ pub fn connect(argv: &[String]) -> io::Result<Link> {
     Ok(link)
 }
 
+/// A child with all that it started: a shell, say, and the ssh in it. They end when nobody waits for them any more.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        kill_group(&self.0, Signal::TERM);
+    }
+}
+
+/// Signals the group of a child that was not collected yet: until then nobody else has its number.
+fn kill_group(child: &Child, signal: Signal) {
+    if let Some(group) = child.id().and_then(|pid| Pid::from_raw(pid as i32)) {
+        // It may be gone already.
+        let _ = kill_process_group(group, signal);
+    }
+}
+
 /// Waits for the end of a child that has nothing more to say, and makes it end.
 async fn end(child: &mut Child) -> String {
     let status = match timeout(ENDS_WITHIN, child.wait()).await {
         Ok(status) => status,
         Err(_) => {
-            let _ = child.start_kill();
+            kill_group(child, Signal::KILL);
             child.wait().await
         }
     };

@@ -224,3 +224,58 @@ fn secrets_are_passed_on_and_shown_nowhere() {
         .and_then(|mut file| file.write_all(b"xhidden0123456789"));
     assert_eq!(files_with(&lab.elastictop_dir(), "hidden0123456789").len(), 1);
 }
+
+#[test]
+fn what_cannot_be_written_is_an_error_and_what_nobody_reads_is_none() {
+    let lab = Lab::new();
+    let job = lab.start("out", &["--launcher", "local", "--no-python", "sleep", "1000"]);
+    job.wait_for_ranks(1);
+    for args in [&["ps"][..], &["status"], &["events"], &["logs"], &["ps", "--json"]] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("a full device");
+        let mut command = lab.elastictop();
+        command.args(args).stdout(full).stderr(Stdio::piped());
+        let done = command.output().expect("elastictop");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("cannot write to standard output"), "{args:?}: {said}");
+
+        let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = lab.elastictop();
+        command.args(args).stdout(writer).stderr(Stdio::piped());
+        let done = command.output().expect("elastictop");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && said.is_empty(), "{args:?}: {said}");
+    }
+    job.stop();
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let lab = Lab::new();
+    fs::write(lab.path("c.toml"), "[ui]\ntheme = \"norf\"\n[keys]\ndetahc = \"Z\"\n").expect("a file");
+    let (code, out, err) = lab.run(&["config", "validate", &lab.path("c.toml")]);
+    assert_eq!(code, 2, "{out}{err}");
+    assert!(
+        format!("{out}{err}").contains("norf") && format!("{out}{err}").contains("c.toml:4:1: keys.detahc"),
+        "{out}{err}"
+    );
+    let pipe = lab.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    refused(&lab, lab.elastictop().args(["replay", &pipe]), 2, "is no regular file");
+    let colon = lab.path("a:b");
+    let words = ["run", "--launcher", "local", "--no-python", "sleep", "1"];
+    refused(&lab, lab.elastictop().env("ELASTICTOP_DIR", colon).args(words), 2, "cannot have a ':'");
+
+    let job = lab.start("here", &["--launcher", "local", "--no-python", "sleep", "1000"]);
+    job.wait_for_ranks(1);
+    let (code, out, err) = lab.run(&["logs", "--rank", "99"]);
+    assert!(code == 0 && out.is_empty() && err.contains("99"), "{code}: {out}{err}");
+    // Whoever looks with another folder is told where this job's is.
+    let mut elsewhere = lab.elastictop();
+    elsewhere.env("ELASTICTOP_DIR", lab.path("other")).arg("ps");
+    let (_, out, _) = finish(&mut elsewhere);
+    let folder = format!("its folder is elsewhere: ELASTICTOP_DIR={}", lab.elastictop_dir().display());
+    assert!(out.contains(&folder), "{out}");
+    job.stop();
+}

@@ -27,6 +27,13 @@ fn orphans_live_until_they_are_stopped() {
     assert_eq!(living(&status), ranks);
     assert_eq!(status["alerts"][0]["kind"], "orphan", "{status:#}");
     assert_eq!(status["agent"]["state"], "exited");
+    let listed = lab.must(&["ps", "--json"]);
+    // Other tests have jobs of their own.
+    assert!(listed.contains(&job.id), "{listed}");
+    assert!(
+        ranks.iter().all(|pid| !listed.contains(&format!("\"pid-{pid}\""))),
+        "no job of their own: {listed}"
+    );
     job.stop();
     let status = job.wait_for_end();
     assert_eq!(status["job"]["state"], "stopped");

@@ -116,15 +116,37 @@ pub fn parse(text: &str) -> (Values, Vec<Problem>) {
                     }
                 }
             }
-            DeValue::Table(_) if screen::SECTIONS.contains(&name) => {
+            DeValue::Table(inside) if screen::SECTIONS.contains(&name) => {
                 let problem = screen::problem(text, name);
-                problems.extend(problem.map(|text| Problem { at, text, hint: None }));
+                problems.extend(problem.map(|text| {
+                    let at = named_in(&text, inside).map_or(at, &place);
+                    Problem { at, text, hint: None }
+                }));
             }
             _ => problems.push(unknown(name, at)),
         }
     }
     problems.sort_by_key(|problem| problem.at);
     (values, problems)
+}
+
+/// Where the key stands, of a table and the tables in it, that a sentence names first.
+fn named_in(sentence: &str, table: &DeTable<'_>) -> Option<usize> {
+    let is_word = |c: char| c.is_alphanumeric() || "_-".contains(c);
+    let mut found: Option<(usize, usize)> = None;
+    let mut tables = vec![table];
+    while let Some(table) = tables.pop() {
+        for (key, value) in table {
+            let said = sentence.split(|c| !is_word(c)).position(|word| word == key.get_ref().as_ref());
+            if let Some(said) = said.filter(|said| found.is_none_or(|(best, _)| *said < best)) {
+                found = Some((said, key.span().start));
+            }
+            if let DeValue::Table(inside) = value.get_ref() {
+                tables.push(inside);
+            }
+        }
+    }
+    found.map(|(_, at)| at)
 }
 
 fn is_section(name: &str) -> bool {

@@ -336,6 +336,46 @@ pub const SETTINGS: &[Setting] = &[
         ..BASIC
     },
     Setting {
+        key: "run.gpu_wait",
+        flag: "gpu-wait",
+        variables: &["ELASTICTOP_GPU_WAIT"],
+        value: "SEC",
+        help: "How long to wait for GPU memory that dead jobs still hold, before ranks start: 90, 90s, 5m",
+        default: Some("30"),
+        check: span,
+        ..BASIC
+    },
+    Setting {
+        key: "run.hang_after",
+        flag: "hang-after",
+        variables: &["ELASTICTOP_HANG_AFTER"],
+        value: "SEC",
+        help: "Call it a hang when nothing has moved on this long, or five learned step times: 90, 90s, 5m",
+        default: Some("30"),
+        check: span,
+        ..BASIC
+    },
+    Setting {
+        key: "run.heartbeat_timeout",
+        flag: "heartbeat-timeout",
+        variables: &["ELASTICTOP_HEARTBEAT_TIMEOUT"],
+        value: "SEC",
+        help: "Act as --on-stall says when nothing has moved on this long: 90, 90s, 5m, 1h",
+        default: Some("300"),
+        check: span,
+        ..BASIC
+    },
+    Setting {
+        key: "run.on_stall",
+        flag: "on-stall",
+        variables: &["ELASTICTOP_ON_STALL"],
+        value: "WHAT",
+        help: "What to do about a job that does not move on",
+        default: Some("warn"),
+        kind: Kind::Word(&["warn", "dump", "restart"]),
+        ..BASIC
+    },
+    Setting {
         key: "run.orphans",
         flag: "orphans",
         variables: &["ELASTICTOP_RUN_ORPHANS"],

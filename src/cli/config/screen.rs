@@ -43,7 +43,8 @@ pub fn problem(text: &str, section: &str) -> Option<String> {
     let screen = Screen::parse(text);
     if section == "theme" {
         let themes = Themes::new(Vec::new(), screen.theme);
-        return themes.load("default-dark").err().map(|error| error.text);
+        let text = |error: crate::error::Error| error.text.replace("theme default-dark: ", "");
+        return themes.load("default-dark").err().map(text);
     }
     let table: Table = text.parse().unwrap_or_default();
     let bad = table.get("keys").and_then(Value::as_table).into_iter().flatten();

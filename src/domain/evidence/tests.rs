@@ -46,6 +46,7 @@ RuntimeError: unable to write to file </torch_1_2>: No space left on device (28)
 RuntimeError: unable to allocate shared memory(shm) for file </torch_1>    => ShmFull
 OSError: [Errno 28] No space left on device: '/ckpt/x.pt'                  => DiskFull
 ModuleNotFoundError: No module named 'flash_attn.ops'                      => ModuleMissing flash_attn.ops
+/opt/venv/bin/python3.11: No module named nosuchmod                        => ModuleMissing nosuchmod
 RuntimeError: Detected mismatch between collectives on ranks. Rank 0 is running collective: CollectiveFingerPrint(SequenceNumber=3, OpType=ALLREDUCE => Mismatch 0
 Fatal Python error: Segmentation fault                                     => Fatal Segmentation fault
 terminate called after throwing an instance of 'c10::DistBackendError'     => Terminate c10::DistBackendError

@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::flags::flag;
-use crate::domain::{event::Launcher, id, redact, replay::Keep, verdict::Policy};
+use crate::domain::{
+    event::Launcher,
+    id, redact,
+    replay::Keep,
+    verdict::{OnStall, Policy},
+};
 
 /// What the user typed, and the environment it was typed in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,9 +35,12 @@ pub struct Request {
     pub gpu_wait: Option<Duration>,
     /// `--orphans`.
     pub orphans: Option<Orphans>,
-    /// `--hang-after`, `--heartbeat-timeout`, `--on-stall`.
-    #[serde(default)]
-    pub policy: Policy,
+    /// `--hang-after`.
+    pub hang_after: Option<Duration>,
+    /// `--heartbeat-timeout`.
+    pub stall_after: Option<Duration>,
+    /// `--on-stall`.
+    pub on_stall: Option<OnStall>,
     /// How much of the figures is kept second by second.
     pub record: Keep,
     /// The script, module or program.
@@ -148,6 +156,19 @@ pub(super) struct Settings {
 }
 
 impl Request {
+    /// When the job counts as hung, and what is done then.
+    pub fn policy(&self) -> Policy {
+        let ms = |time: Option<Duration>, otherwise: u64| {
+            time.map_or(otherwise, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+        };
+        let usual = Policy::default();
+        Policy {
+            hang_after_ms: ms(self.hang_after, usual.hang_after_ms),
+            heartbeat_timeout_ms: ms(self.stall_after, usual.heartbeat_timeout_ms),
+            on_stall: self.on_stall.unwrap_or(usual.on_stall),
+        }
+    }
+
     /// Who runs the ranks.
     pub fn launcher(&self) -> Launcher {
         if self.local { Launcher::Local } else { Launcher::Torchrun }

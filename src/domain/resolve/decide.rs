@@ -8,9 +8,9 @@ use std::{
 
 use super::{
     Base, Facts, Given, Group, Plan, Rank, RankScope, Run, RunGroup, RunMode, TESTED_CLIENTS, Topology,
-    check, link::Links, render::count,
+    check, link::Links,
 };
-use crate::domain::launch::PlanError;
+use crate::domain::{launch::PlanError, telling::count};
 
 /// The name of an action that nobody named: the root one.
 const ROOT_ACTION: &str = "a0";

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{launch::PlanError, sample::Place};
+use super::{launch::PlanError, sample::Place, telling::count};
 
 mod check;
 mod decide;
@@ -220,7 +220,7 @@ impl Topology {
         match self.range {
             Some((min, max)) if !(min..=max).contains(&self.nodes()) => Err(PlanError::new(format!(
                 "a plan for {} is not within {min}:{max} nodes",
-                render::count(self.nodes() as usize, "node")
+                count(self.nodes() as usize, "node")
             ))),
             _ => Ok(()),
         }
@@ -400,9 +400,9 @@ impl Plan {
     pub fn counts(&self) -> String {
         let groups = match self.groups.len() {
             0 => "no group".into(),
-            groups => render::count(groups, "group"),
+            groups => count(groups, "group"),
         };
-        format!("{}, {groups}", render::count(self.runs.len(), "run"))
+        format!("{}, {groups}", count(self.runs.len(), "run"))
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{Facts, Plan, Rank, Run, Topology, alternatives};
+use crate::domain::telling::count;
 
 /// Ranks of a run that get a line each; more are gathered by node.
 const SINGLE_LINES: usize = 8;
@@ -136,11 +137,6 @@ fn topology(topology: &Topology) -> String {
     }
     let ranks: Vec<_> = topology.ranks_per_node.iter().map(u32::to_string).collect();
     format!("{nodes} with {} ranks", ranks.join(", "))
-}
-
-/// `1 run`, `2 runs`.
-pub(super) fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// `ranks 0-3, 6`; nothing for none.

@@ -1,6 +1,6 @@
 //! How long a job may make no progress, and what is done about it then.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,19 @@ pub enum OnStall {
     Dump,
     /// The same, then the agent is ended and started anew, as often as the restart budget allows.
     Restart,
+}
+
+impl FromStr for OnStall {
+    type Err = &'static str;
+
+    fn from_str(word: &str) -> Result<OnStall, &'static str> {
+        match word {
+            "warn" => Ok(OnStall::Warn),
+            "dump" => Ok(OnStall::Dump),
+            "restart" => Ok(OnStall::Restart),
+            _ => Err("is none of warn, dump and restart"),
+        }
+    }
 }
 
 impl fmt::Display for OnStall {

@@ -114,6 +114,8 @@ pub struct Member {
     pub gone: bool,
     /// What the last look showed.
     pub look: Option<Look>,
+    /// What the last one showed in which it lived.
+    lived: Option<Look>,
     step: Option<(u64, Stamp, StepSource)>,
     beat_at: Option<Stamp>,
     last_line: Option<String>,
@@ -132,11 +134,20 @@ impl Member {
             exit: None,
             gone: false,
             look: None,
+            lived: None,
             step: None,
             beat_at: None,
             last_line: None,
             line_is_new: false,
             lines: 0,
+        }
+    }
+
+    /// Takes in a look at it.
+    pub fn looked(&mut self, look: Look) {
+        self.look = Some(look);
+        if look.kernel != Kernel::Dead {
+            self.lived = Some(look);
         }
     }
 
@@ -199,7 +210,7 @@ impl Member {
     /// What a look shows, for those who watch. The last line is only in it when it changed.
     pub fn sample(&mut self, local_rank: u32, now: Stamp) -> RankSample {
         // A zombie has no memory and its counters are final: its last figures say more.
-        let look = self.look.as_ref().filter(|look| look.kernel != Kernel::Dead && self.is_alive());
+        let look = self.lived.as_ref().filter(|_| self.is_alive());
         RankSample {
             local_rank,
             cpu_ns: look.and_then(|look| look.cpu_ns),

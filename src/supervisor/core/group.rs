@@ -16,7 +16,7 @@ use crate::domain::{
     health,
     id::ProcId,
     rank::RankState,
-    sample::{Kernel, Place, Sighting},
+    sample::{Kernel, Place, RankSample, Sighting},
     state::State,
     time::Stamp,
     verdict,
@@ -220,7 +220,8 @@ impl Core {
             }
             return;
         }
-        let last = member.sample(local_rank, now);
+        // Its CPU time was not read now: a share up to now would come out too small.
+        let last = RankSample { cpu_ns: None, ..member.sample(local_rank, now) };
         (member.died_at, member.exit) = (Some(now), exit);
         let rank = member.place.rank;
         self.emit(now, Fact::Progress { ranks: vec![last] }, out);

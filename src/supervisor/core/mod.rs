@@ -41,6 +41,7 @@ use crate::{
         rank::{JobState, RankState},
         sample::{Kernel, Sighting},
         state::State,
+        telling::count,
         time::Stamp,
         verdict::{self, Verdict},
         watchdog::{self, Zombies},
@@ -353,7 +354,7 @@ impl Core {
             if member.proc != rank.sighting.proc {
                 continue;
             }
-            member.look = Some(rank.look);
+            member.looked(rank.look);
             let fresh_death = member.died_at.is_some_and(|at| now.since(at) < REAPED_WITHIN);
             if rank.look.kernel == Kernel::Dead && (fresh_death || member.died_at.is_none()) {
                 told.push((local_rank, rank.look, Vec::new()));
@@ -467,7 +468,10 @@ impl Core {
                         since,
                         text: "all ranks are dead and their agent does not notice: it is deadlocked".into(),
                         evidence: vec![
-                            format!("{} ranks are zombies", self.crew.values().filter(|m| !m.gone).count()),
+                            format!(
+                                "zombies: {}",
+                                count(self.crew.values().filter(|m| !m.gone).count(), "rank")
+                            ),
                             "the agent used no CPU time since they died".into(),
                         ],
                         acts_at,

@@ -195,10 +195,14 @@ impl Core {
             kind: AlertKind::Orphan,
             local_rank: None,
             since: now,
-            text: format!(
-                "the agent {how}; {} ranks live on without it and will not be restarted",
-                living.len()
-            ),
+            text: if let [_] = living[..] {
+                format!("the agent {how}; 1 rank lives on without it and will not be restarted")
+            } else {
+                format!(
+                    "the agent {how}; {} ranks live on without it and will not be restarted",
+                    living.len()
+                )
+            },
             evidence: vec![
                 "nobody restarts them when they fail, and nobody tells them to end but elastictop".into(),
             ],

@@ -16,7 +16,6 @@ use crate::{
         time::Stamp,
     },
     supervisor::{
-        aside,
         clock::Clock,
         desk,
         hub::{Hub, Said, ViewerId},
@@ -50,7 +49,7 @@ struct Deck {
 
 /// Plays a recording to one viewer until it leaves, from the beginning on or from `at`.
 pub fn serve(tape: Tape, speed: u32, at: Option<Stamp>) -> Link {
-    let (hub, mut said, link) = aside::one_viewer();
+    let (hub, mut said, link) = Hub::for_one();
     let mut clock = Clock::new(Stamp(0));
     let mut player = Player::new(clock.now(), tape.course().clone(), speed);
     if let Some(at) = at {

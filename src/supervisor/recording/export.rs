@@ -23,7 +23,7 @@ use crate::{
     },
     error::{Error, Result},
     supervisor::{
-        aside, bundle, forensic, journal,
+        archive, bundle, forensic, journal,
         logbook::Logbook,
         place::{Manifest, Roots},
     },
@@ -68,7 +68,7 @@ pub fn export(roots: &Roots, manifest: &Manifest, window: Window, path: &Path) -
     let past = journal::read(&journal, |_| {}).map_err(|error| Error::io("cannot read", &journal, &error))?;
     let ranks = forensic::living(&past.state, Some(&roots.beat(&manifest.id)), None);
     let clean = Cleaning { secrets: bundle::secrets(&dir, manifest, &ranks) };
-    let mut book = aside::open_logs(&dir)?;
+    let mut book = archive::open_logs(&dir)?;
     book.hide(Secrets::default());
     let (from, to) = (window.from.unwrap_or_default(), window.to.unwrap_or(EVER));
     let mut lines = if window.redact { None } else { Some(LogStretch::new(&book, from, to)) };

@@ -29,10 +29,18 @@ impl JobReader {
     /// # Errors
     /// There is no journal that can be read.
     pub fn open(dir: &JobDir) -> Result<JobReader> {
-        JobReader::of(journal::files(&dir.journal()), &dir.root)
+        JobReader::since(dir, Stamp(0))
     }
 
-    fn of(files: Vec<std::path::PathBuf>, root: &Path) -> Result<JobReader> {
+    /// The same without files of samples that end before `from`; those of the journal are all there.
+    ///
+    /// # Errors
+    /// As [`JobReader::open`].
+    pub fn since(dir: &JobDir, from: Stamp) -> Result<JobReader> {
+        JobReader::of(journal::files(&dir.journal()), &dir.root, from)
+    }
+
+    pub(super) fn of(files: Vec<std::path::PathBuf>, root: &Path, from: Stamp) -> Result<JobReader> {
         let (mut journal, mut why) = (Vec::new(), None);
         for path in files {
             match Reader::open(&path) {
@@ -45,6 +53,9 @@ impl JobReader {
         }
         journal.reverse();
         let mut segments = segments::list(&root.join(segments::BOX));
+        // The last one that begins before may hold what comes after.
+        let first = segments.iter().rposition(|segment| segment.from <= from).unwrap_or(0);
+        let mut segments = segments.split_off(first);
         segments.reverse();
         let trouble = Trouble::default();
         let (next_lasting, next_sample) = (None, None);

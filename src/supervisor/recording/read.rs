@@ -92,10 +92,11 @@ impl Reader {
     /// # Errors
     /// It cannot be read, is empty, or was written by a newer elastictop.
     pub fn open(path: &Path) -> Result<Reader> {
-        let file = File::open(path).map_err(|error| Error::io("cannot open", path, &error))?;
-        if file.metadata().is_ok_and(|meta| meta.is_dir()) {
-            return Err(Error::usage(format!("{} is a folder, not a recording", path.display())));
+        // To open a pipe would wait for somebody who writes.
+        if path.metadata().is_ok_and(|meta| !meta.is_file()) {
+            return Err(Error::usage(format!("{} is no regular file, and no recording", path.display())));
         }
+        let file = File::open(path).map_err(|error| Error::io("cannot open", path, &error))?;
         Reader::new(Box::new(file), LONGEST, MOST)
             .map_err(|error| Error { text: format!("{}: {}", path.display(), error.text), ..error })
     }

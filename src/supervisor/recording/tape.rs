@@ -20,7 +20,7 @@ use crate::{
         time::Stamp,
     },
     error::{Error, Result},
-    supervisor::{aside, journal, place::JobDir},
+    supervisor::{archive, journal, place::JobDir},
 };
 
 /// Bytes of events in a block before it is packed.
@@ -99,7 +99,7 @@ impl Tape {
     /// # Errors
     /// They cannot be read, or hold no event.
     pub fn of_job(dir: &JobDir) -> Result<Tape> {
-        let mut tape = Tape { lines: Lines::Book(Box::new(aside::open_logs(dir)?)), ..Tape::default() };
+        let mut tape = Tape { lines: Lines::Book(Box::new(archive::open_logs(dir)?)), ..Tape::default() };
         let mut reader = JobReader::open(dir)?;
         while let Some(event) = reader.read() {
             tape.push(event);

@@ -4,7 +4,7 @@ use super::Supervisor;
 use crate::{
     error::Error,
     supervisor::{
-        aside::Archive,
+        archive::Archive,
         core::Input,
         place::Roots,
         serve::{self, About, Connector, Door},

@@ -18,6 +18,7 @@ use crate::{
 
 impl App {
     pub(super) fn key(&mut self, event: &KeyEvent, cmds: &mut Vec<Cmd>) {
+        self.put_away_toast();
         if let Some(mut dialog) = self.dialog.take() {
             match dialog.key(event) {
                 Verdict::Open => self.dialog = Some(dialog),
@@ -137,6 +138,9 @@ impl App {
             Action::Wrap => self.logs.wrap = !self.logs.wrap,
             Action::Fold => self.logs.toggle_fold(),
             Action::AgentRecords => self.logs.toggle_records(),
+            Action::Sort | Action::Metric if self.detail() => {
+                self.say(Role::Info, "that is of the overview: Esc leads back to it");
+            }
             Action::Sort => {
                 let orders = Order::ALL;
                 let at = orders.iter().position(|order| *order == self.overview.order).unwrap_or(0);
@@ -156,6 +160,7 @@ impl App {
                 None => self.say(Role::Info, "no rank yet"),
             },
             Action::Hang => self.show_hang(),
+            Action::Filter if self.view == View::Events => self.prompt = Some(Prompt::find(&self.event_find)),
             Action::Filter if self.detail() => self.find_on_page(cmds),
             Action::Filter => self.prompt = Some(Prompt::filter(self.overview.filter.text())),
             Action::Palette => self.prompt = Some(Prompt::palette()),

@@ -30,6 +30,8 @@ pub(crate) enum Dialog {
         expected: String,
         /// Whether it is already being stopped, and shall be killed now.
         now: bool,
+        /// Whether something else was typed.
+        is_wrong: bool,
     },
     /// Restart the group?
     Restart,
@@ -69,7 +71,7 @@ pub(crate) enum Verdict {
 impl Dialog {
     pub(crate) fn stop(ranks: usize, now: bool) -> Dialog {
         let expected = if ranks == 0 { "stop".into() } else { ranks.to_string() };
-        Dialog::Stop { typed: String::new(), expected, now }
+        Dialog::Stop { typed: String::new(), expected, now, is_wrong: false }
     }
 
     pub(crate) fn signal(rank: &Rank) -> Dialog {
@@ -88,9 +90,12 @@ impl Dialog {
             return Verdict::Closed;
         }
         match self {
-            Dialog::Stop { typed, expected, now } => match event.code {
+            Dialog::Stop { typed, expected, now, is_wrong } => match event.code {
                 KeyCode::Enter if typed == expected => return Verdict::Do(Command::Stop { now: *now }),
-                KeyCode::Enter => typed.clear(),
+                KeyCode::Enter => {
+                    *is_wrong = !typed.is_empty();
+                    typed.clear();
+                }
                 KeyCode::Backspace => drop(typed.pop()),
                 KeyCode::Char(c) if typed.len() < 8 && c.is_ascii_alphanumeric() => typed.push(c),
                 _ => {}

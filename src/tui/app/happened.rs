@@ -60,9 +60,16 @@ impl App {
         super::nodes::fold(all)
     }
 
+    /// All lines, oldest first.
+    pub(crate) fn event_lines(&self) -> &[EventLine] {
+        &self.happened.lines
+    }
+
     /// The lines of the events view, and which one is selected.
-    pub(crate) fn event_lines(&self) -> (&[EventLine], usize) {
-        let lines = self.happened.lines.as_slice();
+    pub(crate) fn found_events(&self) -> (Vec<&EventLine>, usize) {
+        let sought = self.event_find.to_lowercase();
+        let fits = |line: &&EventLine| sought.is_empty() || line.text.to_lowercase().contains(&sought);
+        let lines: Vec<&EventLine> = self.happened.lines.iter().filter(fits).collect();
         let last = lines.len().saturating_sub(1);
         let at = self.event.map_or(last, |seq| lines.partition_point(|line| line.seq < seq).min(last));
         (lines, at)

@@ -4,14 +4,12 @@
 use std::time::Duration;
 
 use super::{App, Cmd, LinkState};
-use crate::{
-    domain::{cluster::SILENT_MS, time::Stamp},
-    tui::theme::Role,
-    wire::message::ToSupervisor,
-};
+use crate::{domain::time::Stamp, tui::theme::Role, wire::message::ToSupervisor};
 
 /// A supervisor that has said nothing for this long is asked for its clock. One that runs tells samples each second.
 const QUIET: Duration = Duration::from_secs(2);
+/// One that does not answer for this long is silent.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 /// An order is good for this long: one that lay before a stopped supervisor is not to be carried out once it wakes.
 const ORDER_HOLDS: Duration = Duration::from_secs(15);
 
@@ -46,7 +44,7 @@ impl App {
             return;
         }
         match self.hearing.asked {
-            Some(asked) if self.local.since(asked) >= Duration::from_millis(SILENT_MS) - QUIET => {
+            Some(asked) if self.local.since(asked) >= ANSWERS_WITHIN => {
                 self.link = LinkState::Silent { since: self.hearing.last };
                 if let Some(what) = self.asked.values().next_back() {
                     let seconds = ORDER_HOLDS.as_secs();

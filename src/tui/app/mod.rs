@@ -19,7 +19,7 @@ mod replay;
 mod runs;
 mod stacks;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use ratatui::crossterm::event::{KeyEvent, MouseEvent};
 
@@ -48,8 +48,9 @@ use crate::{
     wire::message::{PROTOCOL, ToSupervisor, ToViewer},
 };
 
-/// How long a toast stays, in milliseconds.
+/// How long a toast stays, in milliseconds, and how long it does whatever is pressed.
 const TOAST_MS: u64 = 8_000;
+const READ_MS: u64 = 1_500;
 
 /// What can happen to the screen.
 #[derive(Clone, Debug)]
@@ -155,6 +156,8 @@ pub struct App {
     pub(crate) lane: Option<u32>,
     /// Number of the selected event; `None` is the last, whichever that is.
     pub(crate) event: Option<u64>,
+    /// What events must say to be shown in their view.
+    pub(crate) event_find: String,
     pub(crate) logs: Logs,
     pub(crate) runs: Runs,
     /// The recording that is played, if this is no live job.
@@ -219,6 +222,7 @@ impl App {
             happened: happened::Happened::default(),
             lane: None,
             event: None,
+            event_find: String::new(),
             logs: Logs::default(),
             runs: Runs::default(),
             replay: None,
@@ -429,15 +433,19 @@ impl App {
             View::Logs => Scope::Logs,
             View::Runs => Scope::Runs,
             View::Hang => Scope::Hang,
-            View::Timeline | View::Events | View::Stacks => Scope::Everywhere,
+            View::Events => Scope::Events,
+            View::Timeline | View::Stacks => Scope::Everywhere,
         }
     }
 
+    /// Who goes on has read what was said, unless it came just now.
+    fn put_away_toast(&mut self) {
+        let read = Duration::from_millis(TOAST_MS - READ_MS);
+        self.toast.take_if(|toast| toast.until.since(self.local) < read);
+    }
+
     fn say(&mut self, role: Role, text: impl Into<String>) {
-        self.toast = Some(Toast {
-            text: text.into(),
-            role,
-            until: self.local + std::time::Duration::from_millis(TOAST_MS),
-        });
+        self.toast =
+            Some(Toast { text: text.into(), role, until: self.local + Duration::from_millis(TOAST_MS) });
     }
 }

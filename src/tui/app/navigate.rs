@@ -64,6 +64,7 @@ impl App {
     pub(super) fn back(&mut self) -> bool {
         match (self.view, self.zoom) {
             (View::Overview, Zoom::Rank) if !self.page.find.is_empty() => self.page.find.clear(),
+            (View::Events, _) if !self.event_find.is_empty() => self.event_find.clear(),
             (View::Overview, Zoom::Rank) => {
                 self.page.cursor = None;
                 let several = self.overview.fleet.nodes.len() > 1;
@@ -154,14 +155,15 @@ impl App {
                 self.stacks.first = moved(self.stacks.first, by, view::stacks_length(self, self.size));
             }
             View::Events => {
-                let (lines, at) = self.event_lines();
+                let (lines, at) = self.found_events();
                 let to = moved(at, by, lines.len());
                 self.event = lines.get(to).filter(|_| to + 1 < lines.len()).map(|line| line.seq);
             }
         }
     }
 
-    pub(super) fn line_to_yank(&self) -> Option<String> {
+    /// What the key that copies would copy.
+    pub(crate) fn line_to_yank(&self) -> Option<String> {
         let line = match self.view {
             View::Overview if self.detail() => self.page_to_yank(),
             View::Overview => {
@@ -178,7 +180,7 @@ impl App {
             }
             View::Stacks => self.stacks.stacks.as_ref().map(crate::domain::stack::Stacks::summary),
             View::Events => {
-                let (lines, at) = self.event_lines();
+                let (lines, at) = self.found_events();
                 lines.get(at).map(|line| line.text.clone())
             }
         }?;

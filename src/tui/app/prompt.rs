@@ -10,7 +10,7 @@ use crate::{
         fleet::{Metric, Order},
     },
     tui::{
-        keys::{Action, Scope},
+        keys::{Action, Scope, View},
         theme::Role,
     },
 };
@@ -22,7 +22,7 @@ pub(crate) enum PromptKind {
     Palette,
     /// A filter on ranks.
     Filter,
-    /// What is looked for on a rank's page.
+    /// What is looked for on a rank's page, or among events.
     Find,
 }
 
@@ -113,6 +113,11 @@ impl App {
                 deed: Deed::Act(binding.action),
             });
         }
+        all.push(plain(
+            "quit".into(),
+            "detach: leave the screen, the job goes on",
+            Deed::Act(Action::Detach),
+        ));
         all.push(plain("goto".into(), "goto 37: select the rank with this number", Deed::Verb));
         if self.replay.is_some() {
             let help = "seek 40%, +5m, -30s, 12:34:56: go to a place in the recording";
@@ -137,7 +142,7 @@ impl App {
         match event.code {
             _ if event.code == KeyCode::Esc || interrupted => {
                 if prompt.kind == PromptKind::Find {
-                    self.page.find.clear();
+                    self.sought().clear();
                 }
                 return;
             }
@@ -167,7 +172,7 @@ impl App {
             PromptKind::Palette => None,
             PromptKind::Find => {
                 // What fits is shown while it is typed.
-                prompt.input.value().clone_into(&mut self.page.find);
+                prompt.input.value().clone_into(self.sought());
                 self.page.first = 0;
                 None
             }
@@ -177,6 +182,11 @@ impl App {
             let last = self.candidates().len().saturating_sub(1);
             self.prompt.iter_mut().for_each(|prompt| prompt.at = prompt.at.min(last));
         }
+    }
+
+    /// What is looked for where the screen is.
+    fn sought(&mut self) -> &mut String {
+        if self.view == View::Events { &mut self.event_find } else { &mut self.page.find }
     }
 
     fn submit(&mut self, prompt: Prompt, cmds: &mut Vec<Cmd>) {
@@ -195,7 +205,7 @@ impl App {
                 Err(_) => self.say(Role::Warn, format!("goto needs the number of a rank, not {number:?}")),
             };
         }
-        if let Some(place) = typed.strip_prefix("seek ") {
+        if let Some(place) = typed.strip_prefix("seek ").filter(|_| self.replay.is_some()) {
             return self.seek_to(place, cmds);
         }
         let at = prompt.at;
@@ -204,7 +214,7 @@ impl App {
         self.prompt = None;
         match chosen.map(|chosen| (chosen.deed, chosen.command)) {
             None if typed.is_empty() => {}
-            None => self.say(Role::Warn, format!("no command {typed:?}; : lists them")),
+            None => self.say(Role::Warn, self.no_such(&typed)),
             Some((Deed::Act(action), _)) => self.act(action, cmds),
             Some((Deed::Sort(order), _)) => self.sort(order),
             Some((Deed::Metric(metric), _)) => self.measure(metric),
@@ -220,10 +230,25 @@ impl App {
         }
     }
 
+    /// Why nothing fits what was typed.
+    fn no_such(&self, typed: &str) -> String {
+        let (verb, rest) = typed.split_once(' ').unwrap_or((typed, ""));
+        let ends: Vec<String> = self
+            .commands()
+            .into_iter()
+            .filter_map(|known| Some(known.command.strip_prefix(verb)?.strip_prefix(' ')?.to_owned()))
+            .collect();
+        match verb {
+            "seek" => "seek is for recordings: elastictop replay".into(),
+            _ if !ends.is_empty() => format!("no {verb} {rest:?}; there are {}", ends.join(", ")),
+            _ => format!("no command {typed:?}; : lists them"),
+        }
+    }
+
     fn submit_filter(&mut self, mut prompt: Prompt, text: &str) {
         match Filter::parse(text) {
             Ok(filter) => {
-                self.view = crate::tui::keys::View::Overview;
+                self.view = View::Overview;
                 self.filter_by(filter);
                 if self.overview.rows.is_empty() {
                     self.say(Role::Info, "no rank fits this filter; Esc takes it away");

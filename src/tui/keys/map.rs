@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ratatui::crossterm::event::KeyEvent;
 
 use super::{Action, Binding, Scope, TABLE, name};
+use crate::domain::near::nearest;
 
 /// Keys that the user wants instead of those of the table: by the name of the action, such as `restart` or
 /// `view-logs`, the names of its keys as the help spells them. An action with no keys cannot be pressed any more.
@@ -28,7 +29,7 @@ impl Keymap {
             let rows = TABLE.iter().enumerate().filter(|(_, binding)| binding.action.name() == *action);
             let rows: Vec<usize> = rows.map(|(row, _)| row).collect();
             if rows.is_empty() {
-                return Err(format!("keys.{action}: there is no such action; {}", nearest(action)));
+                return Err(format!("keys.{action}: there is no such action; {}", meant(action)));
             }
             if let Some(bad) = keys.iter().find(|key| !is_key(key)) {
                 return Err(format!(
@@ -136,16 +137,18 @@ fn is_key(name: &str) -> bool {
         })
 }
 
-/// Names like this one, or all of them.
-fn nearest(action: &str) -> String {
+/// What may have been meant, or where all names are.
+fn meant(action: &str) -> String {
     let names: Vec<String> = TABLE.iter().map(|binding| binding.action.name()).collect();
-    let like: Vec<&str> = names
-        .iter()
-        .map(String::as_str)
-        .filter(|name| name.split('-').any(|part| part.len() > 2 && action.contains(part)))
-        .collect();
-    let all: Vec<&str> = names.iter().map(String::as_str).collect();
-    format!("actions: {}", if like.is_empty() { all } else { like }.join(", "))
+    let names = || names.iter().map(String::as_str);
+    if let Some(near) = nearest(action, names()) {
+        return format!("did you mean {near}?");
+    }
+    let has_part = |name: &&str| name.split('-').any(|part| part.len() > 2 && action.contains(part));
+    match names().filter(has_part).collect::<Vec<_>>()[..] {
+        [] => "the : of a job's screen lists all by name".into(),
+        ref like => format!("there are {}", like.join(", ")),
+    }
 }
 
 #[cfg(test)]
@@ -174,8 +177,10 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (pairs, says) in [
-            (&[("restrt", &["X"][..])][..], "there is no such action"),
-            (&[("next-mtch", &["X"][..])], "actions: next-view, next-tab, next-match"),
+            (&[("restrt", &["X"][..])][..], "there is no such action; did you mean restart?"),
+            (&[("next-mtch", &["X"][..])], "did you mean next-match?"),
+            (&[("match-of-mine", &["X"][..])], "there are next-match, previous-match"),
+            (&[("zz", &["X"][..])], "lists all by name"),
             (&[("restart", &["Ctrl-r"][..])], "\"Ctrl-r\" is no key"),
             (&[("restart", &["q"][..])], "q would mean both detach and restart everywhere"),
         ] {

@@ -317,6 +317,12 @@ fn the_list_of_jobs() {
             let _ = writeln!(pictures, "== {}x{}\n{}", size.0, size.1, picture(canvas.buffer()));
         }
     }
+    for script in ["?", "? /", "l l a m a <Enter>", "/ x x", "<Esc>"] {
+        keys::script(script).iter().for_each(|key| drop(jobs.key(key)));
+        let mut canvas = Canvas::new(Buffer::empty(Rect::new(0, 0, 80, 16)));
+        jobs.paint(Rect::new(0, 0, 80, 16), &mut canvas);
+        let _ = writeln!(pictures, "== {script}\n{}", picture(canvas.buffer()));
+    }
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
         insta::assert_snapshot!("jobs", pictures);
     });

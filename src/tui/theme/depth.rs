@@ -51,7 +51,7 @@ impl FromStr for ColorDepth {
             "16" => Ok(ColorDepth::Ansi16),
             "256" => Ok(ColorDepth::Ansi256),
             "truecolor" | "24bit" => Ok(ColorDepth::True),
-            _ => Err(format!("{text:?} is no colour depth; use never, 16, 256 or truecolor")),
+            _ => Err(format!("{text:?} is no colour depth; use auto, never, 16, 256 or truecolor")),
         }
     }
 }

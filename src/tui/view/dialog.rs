@@ -45,26 +45,36 @@ fn content(app: &App, dialog: &Dialog) -> (String, Role, Vec<Vec<Piece>>) {
     };
     let name = app.state.job.as_ref().map_or("the job", |job| &job.name);
     match dialog {
-        Dialog::Stop { typed, expected, now } => {
+        Dialog::Stop { typed, expected, now, is_wrong } => {
             let (title, effect) = if *now {
                 (format!("End {name} now"), &["SIGKILL to agent and ranks, at once."][..])
             } else {
-                (format!("Stop {name}"), &["SIGTERM to the agent,", "SIGKILL after the grace time."][..])
+                (
+                    format!("Stop {name}"),
+                    &["SIGTERM to the agent,", "SIGKILL after its grace time (--stop-grace)."][..],
+                )
             };
             let ask = match expected.parse::<usize>() {
+                Ok(1) => "1 rank ends. Type 1, Enter: ".to_owned(),
                 Ok(count) => format!("{count} ranks end. Type {count}, Enter: "),
                 Err(_) => format!("Type {expected}, Enter: "),
             };
             let question = vec![(ask, Role::Text), (format!("{typed:_<4}"), Role::Key)];
             let mut lines: Vec<_> = effect.iter().map(|line| text(line)).collect();
+            if *is_wrong {
+                lines.push(vec![(format!("That was not {expected}: nothing was stopped."), Role::Warn)]);
+            }
             lines.extend([question, Vec::new(), keys(&[("Esc", "leaves the job running")])]);
             (title, Role::Crit, lines)
         }
         Dialog::Restart => {
-            let ranks = app.all_ranks().count();
+            let what = match app.all_ranks().count() {
+                1 => "1 rank ends and starts anew".to_owned(),
+                ranks => format!("{ranks} ranks end and start anew"),
+            };
             let lines = vec![
-                text(&format!("{ranks} ranks end and start anew")),
-                text("from their last checkpoint."),
+                text(&what),
+                text("from the last checkpoint."),
                 dim("No restart is spent."),
                 Vec::new(),
                 keys(&[("Enter", "restart"), ("Esc", "leave it")]),

@@ -12,8 +12,14 @@ pub(super) fn draw(app: &App, pen: &mut Pen, area: Rect) {
     }
     let used = pen.rule(area, "events");
     let (chip, role) = if app.event.is_none() { ("FOLLOW", Role::Ok) } else { ("PAUSED", Role::Warn) };
-    pen.chip(area.x + used + 1, area.y, area.width.saturating_sub(used + 1), chip, role);
-    let (lines, cursor) = app.event_lines();
+    let x = area.x + used + 1;
+    let x = x + pen.chip(x, area.y, area.right().saturating_sub(x), chip, role) + 1;
+    if !app.event_find.is_empty() {
+        let sought =
+            format!(" /{}: {} of {} ", app.event_find, app.found_events().0.len(), app.event_lines().len());
+        pen.text(x, area.y, area.right().saturating_sub(x), &sought, Role::Key);
+    }
+    let (lines, cursor) = app.found_events();
     let whole = lines.get(cursor).map(|line| whole(line, area.width)).unwrap_or_default();
     let below = if whole.is_empty() { 0 } else { (whole.len() as u16 + 1).min(area.height / 2) };
     let room = usize::from(area.height - 1 - below.min(area.height - 1));
@@ -38,7 +44,7 @@ pub(super) fn pane(app: &App, pen: &mut Pen, area: Rect) {
     }
     pen.rule(area, "events");
     let room = usize::from(area.height - 1);
-    let (lines, _) = app.event_lines();
+    let lines = app.event_lines();
     for (line, y) in lines.iter().skip(lines.len().saturating_sub(room)).zip(area.y + 1..) {
         row(app, pen, line, Rect { y, height: 1, ..area });
     }

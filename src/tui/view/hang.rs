@@ -11,8 +11,9 @@ use crate::{
         beat::GroupStatus,
         rank::{RankState, list},
         state::Rank,
+        telling::count,
         time::human,
-        verdict::standing::group_name,
+        verdict::{GuardedBy, standing::group_name},
     },
     tui::{app::App, keys::Action, text, theme::Role, words},
 };
@@ -67,8 +68,8 @@ fn lines(app: &App, width: usize) -> Vec<Line> {
     if alerts.is_empty() {
         let moving = app.all_ranks().filter(|rank| rank.state == RankState::Running).count();
         lines.push(vec![(format!("{} no verdict", app.glyphs.good), Role::Ok)]);
-        let text =
-            format!("{moving} of {} ranks run; nothing says that the job hangs", app.all_ranks().count());
+        let all = count(app.all_ranks().count(), "rank");
+        let text = format!("{moving} of {all} run; nothing says that the job hangs");
         lines.push(vec![(format!("  {text}"), Role::Dim)]);
     }
     for (node, alert) in &alerts {
@@ -262,7 +263,8 @@ fn time_left(app: &App) -> Vec<Line> {
         lines.push(vec![(text, Role::Warn)]);
     }
     if let Some(guard) = guard {
-        lines.push(vec![(format!("  {}", guard.text()), Role::Text)]);
+        let beside = if abort.is_some() && guard.by == GuardedBy::Nobody { "beside that " } else { "" };
+        lines.push(vec![(format!("  {beside}{}", guard.text()), Role::Text)]);
     }
     lines
 }

@@ -289,7 +289,16 @@ fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
             (&[Action::Help], "help"),
             (&[Action::Detach], "detach"),
         ],
-        View::Timeline | View::Events => &[
+        View::Events => &[
+            (SELECT, "select"),
+            (&[Action::Last], "newest"),
+            (&[Action::Filter], "find"),
+            (&[Action::Yank], "copy"),
+            (&[Action::Palette], "commands"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
+        ],
+        View::Timeline => &[
             (SELECT, "select"),
             (&[Action::Last], "newest"),
             (&[Action::Yank], "copy"),
@@ -331,6 +340,7 @@ fn shown_hints(app: &App) -> Vec<(String, &'static str)> {
         let key: Vec<String> =
             actions.iter().filter_map(|action| app.keymap.shown_in(*action, app.scope())).collect();
         let off = actions.iter().any(|action| !app.can_do(*action));
+        let off = off || *actions == [Action::Yank] && app.line_to_yank().is_none();
         let is_past = app.state.state.is_over() || app.replay.is_some();
         let leaves = actions.contains(&Action::Detach) && is_past;
         (!key.is_empty() && !off).then(|| (key.join(" "), if leaves { "leave" } else { *word }))

@@ -316,7 +316,9 @@ fn about(wandb: &Wandb, tree: &Tree, line: &Line) -> Vec<Piece> {
     if let Some(reason) = tree.reason(line) {
         rows.push((reason.to_owned(), Role::Text));
     }
-    if let Some(last) = wandb.ranks.iter().find(|told| line.ranks.contains(&told.rank)) {
+    if let Some(last) =
+        wandb.ranks.iter().find(|told| line.ranks.contains(&told.rank) && !told.last.is_empty())
+    {
         let fate = if last.is_sent { "last row" } else { "last row, shown and not sent" };
         let row = said::figures(&last.last).unwrap_or_else(|| last.last.clone());
         rows.push((format!("{fate}: {row}"), Role::Dim));

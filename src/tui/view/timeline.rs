@@ -9,6 +9,7 @@ use crate::{
         goodput::{self, Goodput, Loss},
         rank::JobState,
         state::Attempt,
+        telling::count,
         time::Stamp,
     },
     tui::{app::App, text, theme::Role, words},
@@ -147,7 +148,7 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
             let cause = lane.cause.as_ref().map_or("", |cause| &cause.text);
             pen.text(at, y, stop - at, cause, Role::Text);
         } else if lane.reason == Reason::Membership && at < stop {
-            let ranks = lane.world_size.map(|ranks| format!("{ranks} ranks")).unwrap_or_default();
+            let ranks = lane.world_size.map(|ranks| count(ranks as usize, "rank")).unwrap_or_default();
             pen.text(at, y, stop - at, &ranks, Role::Dim);
         }
     }

@@ -3,7 +3,7 @@ use std::fs;
 use super::*;
 use crate::{
     domain::{event::Fact, exit::Exit, id::ProcId, sample::RankSample},
-    supervisor::recording::{Entry, Reader},
+    supervisor::recording::{Entry, JobReader, Reader},
 };
 
 const T: u64 = 1_795_167_600_000;
@@ -198,4 +198,24 @@ fn a_last_line_that_was_told_once_survives_thinning() {
         lines.push(ranks[0].last_line.clone());
     }
     assert_eq!(lines, [None, Some("once".to_owned()), None]);
+}
+
+#[test]
+fn the_end_of_a_job_is_read_without_all_that_was_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(dir.path(), Keep::default());
+    run(&mut writer, 0..60, &[]);
+    writer.finish().unwrap();
+    let journal = dir.path().join("journal.jsonl");
+    fs::write(&journal, [crate::supervisor::journal::line(&death(T)), b"\n".to_vec()].concat()).unwrap();
+    let events = |from: u64| {
+        let from = Stamp(T + from * MINUTE);
+        let mut reader = JobReader::of(vec![journal.clone()], dir.path(), from).unwrap();
+        std::iter::from_fn(move || reader.read()).map(|event| event.at.0).collect::<Vec<_>>()
+    };
+    assert_eq!(events(0).len(), 1 + 60 * 60);
+    let end = events(42);
+    assert_eq!(end[0], T, "what happened is there from the first event on");
+    assert!((40 * MINUTE..=42 * MINUTE).contains(&(end[1] - T)), "{}", end[1] - T);
+    assert_eq!(end.last(), Some(&(T + 59 * MINUTE + 59_000)));
 }

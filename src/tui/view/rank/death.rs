@@ -37,9 +37,9 @@ fn end(app: &App, rank: &Rank) -> Line {
     let look = words::rank_state(rank, app.glyphs);
     let when = words::clock(rank.state_since, app.now_of(app.node), app.offset_s);
     match (rank.state.is_alive(), rank.exit) {
-        (true, _) => labelled("exit", "it lives", Role::Dim),
-        (false, Some(exit)) => labelled("exit", format!("{exit}, at {when}"), look.role),
-        (false, None) => labelled("exit", format!("{}: nobody saw how, at {when}", look.word), look.role),
+        (true, _) => labelled("end", "it lives", Role::Dim),
+        (false, Some(exit)) => labelled("end", format!("{exit}, at {when}"), look.role),
+        (false, None) => labelled("end", format!("{}: nobody saw how, at {when}", look.word), look.role),
     }
 }
 
@@ -124,6 +124,9 @@ fn last_words(words: &LastWords, width: usize) -> Vec<Line> {
         }
         None if words.file.is_some() => lines.push(vec![("  not written".into(), Role::Dim)]),
         None => {}
+    }
+    if let Some(last) = words.stderr.iter().rev().find(|line| !line.trim().is_empty()) {
+        lines.extend(wrapped("last said", last.trim(), width, Role::LogErr));
     }
     lines.push(vec![("standard error, last lines".into(), Role::Title)]);
     if words.stderr.is_empty() {

@@ -61,7 +61,7 @@ fn brief((label, (text, role)): (&'static str, Piece)) -> (&'static str, Piece) 
 fn in_one_line(app: &App, rank: &Rank, pen: &mut Pen, area: Rect) {
     let mut line: Vec<Piece> = Vec::new();
     for (label, (what, role)) in condition(app, rank).into_iter().chain(identity(app, rank)) {
-        if ["state", "exit", "step", "heartbeat", "node", "pid"].contains(&label) {
+        if ["state", "end", "step", "heartbeat", "node", "pid"].contains(&label) {
             let gap = if line.is_empty() { "" } else { "  " };
             line.push((format!("{gap}{label} "), Role::Dim));
             line.push((what, role));
@@ -185,7 +185,7 @@ fn condition(app: &App, rank: &Rank) -> Facts {
         facts.push(("doing", (detail.clone(), Role::Text)));
     }
     if let Some(exit) = rank.exit {
-        facts.push(("exit", (exit.to_string(), look.role)));
+        facts.push(("end", (exit.to_string(), look.role)));
     }
     if let Some(doing) = verdict::doing(app, rank) {
         facts.push(("collective", (doing, Role::Warn)));

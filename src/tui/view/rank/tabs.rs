@@ -256,10 +256,9 @@ fn group_lines(app: &App, rank: &Rank, group: &GroupStatus, width: usize) -> Vec
         line.push((format!("{label} "), Role::Dim));
         let behind = own.zip(most).map_or(0, |(own, most)| most.saturating_sub(own));
         let number = own.map_or("n/a".into(), |own| own.to_string());
-        if behind > 0 {
-            // Ranks tell at different moments: who is behind is known by its standing.
-            let role = if is_behind { Role::Warn } else { Role::Text };
-            line.push((format!("{number}, {behind} behind   "), role));
+        // Ranks tell at different moments: who is behind is known by its standing.
+        if behind > 0 && is_behind {
+            line.push((format!("{number}, {behind} behind   "), Role::Warn));
         } else {
             line.push((format!("{number}   "), Role::Text));
         }
