@@ -59,11 +59,11 @@ pub fn config(args: &ConfigArgs) -> Result<u8> {
     match &args.command {
         ConfigCommand::Print { json } => {
             let layers = Layers::find(std::collections::BTreeMap::default())?;
-            say(&if *json { show::json(&layers) } else { show::text(&layers) })
+            out::say((if *json { show::json(&layers) } else { show::text(&layers) }).trim_end())
         }
         ConfigCommand::Init { project } => init(*project),
         ConfigCommand::Validate { file } => validate(file.as_deref()),
-        ConfigCommand::Path => say(&show::places(&places()?)),
+        ConfigCommand::Path => out::say(show::places(&places()?).trim_end()),
     }
 }
 
@@ -73,10 +73,6 @@ fn places() -> Result<Places> {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect(),
     )
-}
-
-fn say(text: &str) -> Result<u8> {
-    out::say(text.trim_end())
 }
 
 fn init(project: bool) -> Result<u8> {
@@ -89,7 +85,7 @@ fn init(project: bool) -> Result<u8> {
         fs::create_dir_all(folder).map_err(|error| Error::io("cannot make the folder", folder, &error))?;
     }
     match fs::File::create_new(&path).and_then(|mut file| file.write_all(show::template().as_bytes())) {
-        Ok(()) => say(&format!("wrote {}", path.display())),
+        Ok(()) => out::say(format_args!("wrote {}", path.display())),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(Error::usage(format!("{} exists already", path.display()))
                 .hint("edit it; elastictop config validate checks it"))
@@ -107,7 +103,7 @@ fn validate(file: Option<&Path>) -> Result<u8> {
         }
     };
     if files.is_empty() {
-        return say("there is no file to check; elastictop config init writes one");
+        return out::say("there is no file to check; elastictop config init writes one");
     }
     let mut wrong = 0;
     for path in &files {
@@ -129,7 +125,7 @@ fn validate(file: Option<&Path>) -> Result<u8> {
             out::note(format_args!("{}:{problem}{hint}", path.display()));
         }
         if problems.is_empty() {
-            say(&format!("{} is good", path.display()))?;
+            out::say(format_args!("{} is good", path.display()))?;
         }
     }
     Ok(if wrong == 0 { 0 } else { 2 })

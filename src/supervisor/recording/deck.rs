@@ -31,9 +31,10 @@ use crate::{
 pub const REPLAY: &str = "this is a recording: nothing can be done to the job";
 /// Most events that are played one by one; a longer way is taken at once.
 const MOST: usize = 3000;
-/// How far back the figures of a rank go, in seconds: as far as no more than so many events have to be read.
+/// How far back the figures of ranks go, in seconds: as far as no more than so many samples of one rank have to be read,
+/// which takes less than a second.
 const BACK: [u64; 3] = [3600, 600, 60];
-const MOST_FOR_FIGURES: usize = 20_000;
+const MOST_SAMPLES: usize = 250_000;
 
 struct Deck {
     tape: Tape,
@@ -45,6 +46,8 @@ struct Deck {
     hub: Hub,
     viewers: Vec<ViewerId>,
     no_logs: Logbook,
+    /// The figures of all ranks, and as of when: who pauses looks at one rank after the other.
+    figures: Option<(Stamp, Histories)>,
 }
 
 /// Plays a recording to one viewer until it leaves, from the beginning on or from `at`.
@@ -58,7 +61,8 @@ pub fn serve(tape: Tape, speed: u32, at: Option<Stamp>) -> Link {
     let shown = player.position();
     let state = tape.state_at(shown);
     let no_logs = Logbook::in_memory();
-    let mut deck = Deck { tape, player, clock, state, shown, hub, viewers: Vec::new(), no_logs };
+    let (viewers, figures) = (Vec::new(), None);
+    let mut deck = Deck { tape, player, clock, state, shown, hub, viewers, no_logs, figures };
     tokio::spawn(async move { deck.run(&mut said).await });
     link
 }
@@ -118,23 +122,28 @@ impl Deck {
     }
 
     /// Figures are in a recording; what was asked of a process while it ran is not.
-    fn look_at(&self, local_rank: u32, question: Question) -> CloseUp {
+    fn look_at(&mut self, local_rank: u32, question: Question) -> CloseUp {
         let proc = self.state.rank(local_rank).map(|rank| rank.proc);
         let told = CloseUp { local_rank, proc, ..CloseUp::default() };
         match question {
             Question::History => {
-                let history = self.figures().of(local_rank).cloned().unwrap_or_default();
+                if self.figures.as_ref().is_none_or(|(at, _)| *at != self.shown) {
+                    self.figures = Some((self.shown, self.read_figures()));
+                }
+                let figures = self.figures.as_ref().and_then(|(_, figures)| figures.of(local_rank));
+                let history = figures.cloned().unwrap_or_default();
                 CloseUp { history: Some(Box::new(history)), ..told }
             }
             _ => CloseUp { why_not: Some("a recording does not hold it".into()), ..told },
         }
     }
 
-    fn figures(&self) -> Histories {
+    fn read_figures(&self) -> Histories {
         let mut figures = Histories::default();
+        let most = MOST_SAMPLES / self.state.ranks.len().max(1);
         for seconds in BACK {
             let after = Stamp(self.shown.0.saturating_sub(seconds * 1000));
-            let Some(events) = self.tape.between(after, self.shown, MOST_FOR_FIGURES) else { continue };
+            let Some(events) = self.tape.between(after, self.shown, most) else { continue };
             let mut state = self.tape.state_at(after);
             for event in &events {
                 state.apply(event);
