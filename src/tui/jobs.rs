@@ -172,15 +172,16 @@ impl Jobs {
     }
 
     pub(crate) fn key(&mut self, event: &KeyEvent) -> Picked {
-        if std::mem::take(&mut self.shows_help) {
-            return Picked::Nothing;
-        }
         if self.is_typing {
             self.typed(event);
             return Picked::Nothing;
         }
         let at = self.at();
-        match self.keymap.lookup(event, Scope::Events) {
+        let action = self.keymap.lookup(event, Scope::Events);
+        if std::mem::take(&mut self.shows_help) && action != Some(Action::Detach) {
+            return Picked::Nothing;
+        }
+        match action {
             Some(Action::Down) => self.select(at + 1),
             Some(Action::Up) => self.select(at.saturating_sub(1)),
             Some(Action::First) => self.select(0),

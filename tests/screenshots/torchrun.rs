@@ -9,6 +9,8 @@ pub fn failure() {
     let mut screen = stage.open(&format!("{run} raise_then_peer.py --record"), LARGE);
     screen.until("the end", |text| text.contains("✖ failed") && text.contains("bad batch"));
     screen.take("failed", &[USUAL, WIDE]);
+    screen.go("4/ended\r", "/ended: ");
+    screen.take("events-found", &[USUAL]);
     screen.close();
 }
 
@@ -26,6 +28,11 @@ pub fn healthy() {
     screen.take("rank-stack", &[WIDE]);
     screen.go("tt", "enqueued");
     screen.take("rank-collectives", &[WIDE]);
+    screen.press("\x1b");
+    stage.run("kill -STOP $(pgrep -f '[_]_supervise')");
+    screen.go("", "has not answered for");
+    screen.take("silent", &[USUAL, WIDE]);
+    stage.run("kill -CONT $(pgrep -f '[_]_supervise')");
     screen.close();
 }
 
@@ -116,6 +123,8 @@ pub fn jobs() {
         row("sweep-").contains("running") && row("broken-").contains("failed") && foreign
     });
     list.take("jobs", &ALL);
+    list.go("?", "nothing happens to any job");
+    list.take("jobs-help", &[USUAL]);
     list.close();
     let mut list = stage.open("./elastictop --theme=default-light", LARGE);
     list.go("", "broken-");
