@@ -96,15 +96,10 @@ fn what_cannot_be_sent_is_said() {
     assert!(!said.contains(KEY));
 }
 
-/// A job that ran offline is sent later, by its name or its folder, and only once.
-#[test]
-fn a_job_that_was_offline_is_sent() {
-    let (dir, server) = (tempfile::tempdir().unwrap(), Server::start());
-    std::fs::write(
-        dir.path().join("rank.sh"),
-        "for n in 1 2 3 4 5; do echo \"{\\\"loss\\\": 0.$n}\"; done\n",
-    )
-    .unwrap();
+/// Runs a job of two ranks offline, each with five rows and a run of its own.
+fn away(dir: &Path, server: &Server) -> Output {
+    std::fs::write(dir.join("rank.sh"), "for n in 1 2 3 4 5; do echo \"{\\\"loss\\\": 0.$n}\"; done\n")
+        .unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_elastictop"));
     let inherited = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WANDB_"));
     inherited.for_each(|(name, _)| _ = command.env_remove(name));
@@ -119,10 +114,17 @@ fn a_job_that_was_offline_is_sent() {
         "--wandb-base",
         "base",
     ]);
-    command.args(["--run-mode", "new", "--no-python", "sh", "rank.sh"]).current_dir(dir.path());
-    command.env("ELASTICTOP_DIR", dir.path().join("elastictop")).env("WANDB_BASE_URL", server.url());
-    command.env("HOME", dir.path());
-    let output = command.output().unwrap();
+    command.args(["--run-mode", "new", "--no-python", "sh", "rank.sh"]).current_dir(dir);
+    command.env("ELASTICTOP_DIR", dir.join("elastictop")).env("WANDB_BASE_URL", server.url());
+    command.env("HOME", dir);
+    command.output().unwrap()
+}
+
+/// A job that ran offline is sent later, by its name or its folder, and only once.
+#[test]
+fn a_job_that_was_offline_is_sent() {
+    let (dir, server) = (tempfile::tempdir().unwrap(), Server::start());
+    let output = away(dir.path(), &server);
     assert!(server.store().requests.is_empty(), "offline");
 
     let (code, said) = sync(dir.path(), &server.url(), &["away"]);
@@ -141,4 +143,30 @@ fn a_job_that_was_offline_is_sent() {
         assert_eq!(losses, [0.1, 0.2, 0.3, 0.4, 0.5]);
         assert!(run.complete && run.exit_code == Some(0), "{:?}", run.exit_code);
     }
+}
+
+/// The record of what was forwarded may be damaged or gone: what was written counts, of a job that is over.
+#[test]
+fn rows_are_found_whatever_became_of_the_record_of_them() {
+    let (dir, server) = (tempfile::tempdir().unwrap(), Server::start());
+    away(dir.path(), &server);
+    let job = std::fs::read_dir(dir.path().join("elastictop/jobs")).unwrap().next().unwrap().unwrap().path();
+    let record = job.join("wandb/cursor.jsonl");
+    let whole = std::fs::read(&record).unwrap();
+    let (name, rm) = (job.file_name().unwrap().to_str().unwrap(), env!("CARGO_BIN_EXE_elastictop"));
+    let first = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    for damaged in [&b""[..], b"garbage\n", &whole[..first]] {
+        std::fs::write(&record, damaged).unwrap();
+        let mut command = Command::new(rm);
+        command.args(["rm", name]).env("ELASTICTOP_DIR", dir.path().join("elastictop"));
+        let Output { status, stderr, .. } = command.output().unwrap();
+        let said = String::from_utf8(stderr).unwrap();
+        assert!(status.code() == Some(1) && said.contains("10 rows never got to W&B"), "{said}");
+    }
+    std::fs::remove_file(&record).unwrap();
+    let (code, said) = sync(dir.path(), &server.url(), &["away"]);
+    assert_eq!((code, said.matches("5 rows sent").count()), (0, 2), "{said}");
+    server.assert_sound();
+    let store = server.store();
+    assert!(store.runs.len() == 2 && store.runs.values().all(|run| run.rows("").len() == 5));
 }

@@ -10,10 +10,10 @@ use super::{
     sync,
 };
 use crate::{
-    domain::{command::Command, exit::signal_number},
+    domain::{command::Command, exit::signal_number, id::JobId},
     error::{Error, Result},
     supervisor::{
-        detach,
+        lock,
         place::{JobDir, Roots},
     },
 };
@@ -141,31 +141,40 @@ fn command(job: Option<&str>, reach: &ReachArgs, command: Command) -> Result<u8>
 /// `elastictop rm`: exit code 1 when a job stays because of what was not sent yet.
 pub fn rm(args: &RmArgs) -> Result<u8> {
     let roots = Roots::find()?;
-    let jobs = if args.ended {
-        roots.all().into_iter().filter(|job| job.ended).collect()
+    let ids = if args.ended {
+        roots.all().into_iter().filter(|job| job.ended).map(|job| job.id).collect()
     } else {
-        args.jobs.iter().map(|job| roots.find_job(Some(job))).collect::<Result<Vec<_>>>()?
+        args.jobs.iter().map(|job| removable(&roots, job)).collect::<Result<Vec<_>>>()?
     };
     let mut code = 0;
-    for job in jobs {
-        if !job.ended && (detach::is_supervised(&roots, &job.id) || job.agent.is_some_and(is_alive)) {
-            return Err(Error::job(format!("job {} is running", job.id)).hint("elastictop stop ends it"));
-        }
-        let dir = roots.job(&job.id);
+    for id in ids {
+        let dir = roots.job(&id);
         if !args.force
             && let Some(why) = worth_keeping(&dir)
         {
             out::note(format_args!(
-                "kept {}: {why}\n\nhint: elastictop sync {} sends them; --force removes them",
-                job.id, job.id
+                "kept {id}: {why}\n\nhint: elastictop sync {id} sends them; --force removes them"
             ));
             code = 1;
             continue;
         }
         std::fs::remove_dir_all(&dir.root).map_err(|error| Error::io("cannot remove", &dir.root, &error))?;
-        out::say(format_args!("removed {}", job.id))?;
+        out::say(format_args!("removed {id}"))?;
     }
     Ok(code)
+}
+
+/// The job that is meant, when it does not run: one whose folder is damaged, too.
+fn removable(roots: &Roots, job: &str) -> Result<JobId> {
+    let runs = |id: &JobId| Error::job(format!("job {id} is running")).hint("elastictop stop ends it");
+    if let Some((id, _)) = roots.damage(&JobId(job.to_owned())) {
+        return if lock::is_held(roots, &id) { Err(runs(&id)) } else { Ok(id) };
+    }
+    let job = roots.find_job(Some(job))?;
+    if !job.ended && (lock::is_supervised(roots, &job) || job.agent.is_some_and(is_alive)) {
+        return Err(runs(&job.id));
+    }
+    Ok(job.id)
 }
 
 fn worth_keeping(dir: &JobDir) -> Option<String> {

@@ -29,7 +29,7 @@ use crate::{
         scan::{self, FoundJob},
     },
     supervisor::{
-        clock, detach,
+        clock, journal, lock,
         place::{Manifest, Roots},
     },
     tui::{self, JobRow},
@@ -111,6 +111,11 @@ pub fn ps(args: &PsArgs) -> Result<u8> {
             .map_err(|error| Error::environment(format!("cannot write JSON: {error}")))?;
         out::say(text)?;
         return Ok(0);
+    }
+    for (id, why) in roots.damaged() {
+        out::note(format_args!(
+            "elastictop: the folder of {id} is damaged: {why}; elastictop rm {id} removes it"
+        ));
     }
     if rows.is_empty() {
         out::say("no job runs here; start one: elastictop run train.py, or elastictop demo")?;
@@ -202,35 +207,40 @@ fn rows(roots: &Roots, all: bool) -> Vec<Row> {
 }
 
 fn own_row(roots: &Roots, job: &Manifest) -> Row {
-    let here = job.node == scan::node_name();
-    let (note, state) = if job.ended {
-        (format!("ended {}", ago(clock::wall().since(job.seen_at))), Some(job.state))
-    } else if !here {
-        (String::new(), Some(job.state))
-    } else if detach::is_supervised(roots, &job.id) {
-        let pid = job.supervisor.pid;
-        let is_stopped = proc::is_stopped(Path::new(ROOT), job.supervisor);
-        let note = if is_stopped {
-            format!("its supervisor is stopped; kill -CONT {pid} wakes it")
-        } else {
-            String::new()
-        };
-        (note, Some(job.state))
-    } else {
-        ("its supervisor died; attach takes it over".into(), None)
-    };
+    let (state, note) = condition(roots, job);
+    let is_over = state.is_some_and(JobState::is_over);
     Row {
         id: job.id.0.clone(),
         state,
         node: job.node.clone(),
-        pid: job.agent.filter(|_| !job.ended).map(|agent| agent.pid),
+        pid: job.agent.filter(|_| !is_over).map(|agent| agent.pid),
         world_size: job.world_size,
         started_at: Some(job.created_at),
-        ended_at: job.ended.then_some(job.seen_at),
+        ended_at: is_over.then_some(job.seen_at),
         owner: scan::user_of(rustix::process::getuid().as_raw()),
         foreign: false,
         note,
     }
+}
+
+/// What a job is doing, and what else there is to know.
+fn condition(roots: &Roots, job: &Manifest) -> (Option<JobState>, String) {
+    let ended = |state| (Some(state), format!("ended {}", ago(clock::wall().since(job.seen_at))));
+    if job.ended {
+        return ended(job.state);
+    }
+    if job.node != scan::node_name() {
+        return (Some(job.state), String::new());
+    }
+    if !lock::is_supervised(roots, job) {
+        // Where the manifest could not be written at the end, the journal has it.
+        let end = journal::end(&roots.job(&job.id).journal());
+        return end.map_or((None, "its supervisor died; attach takes it over".into()), ended);
+    }
+    let pid = job.supervisor.pid;
+    let is_stopped = proc::is_stopped(Path::new(ROOT), job.supervisor);
+    let note = is_stopped.then(|| format!("its supervisor is stopped; kill -CONT {pid} wakes it"));
+    (Some(job.state), note.unwrap_or_default())
 }
 
 fn foreign_row(job: FoundJob) -> Row {

@@ -19,7 +19,7 @@ use crate::{
     supervisor::{
         archive::Archive,
         aside::{self, Observer},
-        detach,
+        detach, journal,
         place::{Manifest, Roots},
     },
     wire::{
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// How long a supervisor that somebody else just started may take until it listens.
-const LISTENS_WITHIN: Duration = Duration::from_secs(10);
+const LISTENS_WITHIN: Duration = Duration::from_secs(15);
 /// Pause between two tries to reach it.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -139,6 +139,10 @@ async fn open_own(roots: &Roots, id: &JobId, adopt: bool) -> Result<Opened> {
     }
     if let Ok(stream) = socket::connect(&manifest.socket).await {
         return Ok(Opened::Socket(stream));
+    }
+    if journal::end(&dir.journal()).is_some() {
+        // Its end could not be written into the manifest.
+        return archive(&format!("job {id} is over"));
     }
     if manifest.node != scan::node_name() {
         let why = format!("the job's supervisor is on {}; run elastictop there", manifest.node);

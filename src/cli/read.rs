@@ -33,7 +33,7 @@ use crate::{
     supervisor::{
         archive,
         aside::{self, Observer},
-        clock, detach, journal,
+        clock, journal, lock,
         logbook::Logbook,
         place::{Manifest, Roots},
         recording::{Entry, Reader},
@@ -231,7 +231,7 @@ pub fn events(args: &EventsArgs) -> Result<u8> {
         }
         if !out::write(&text)? || !args.follow || state.state.is_over() {
             // Of a running job it may be a record that is being written.
-            if !rest.is_empty() && (manifest.ended || !detach::is_supervised(&roots, &manifest.id)) {
+            if !rest.is_empty() && (manifest.ended || !lock::is_supervised(&roots, &manifest)) {
                 out::note(format_args!(
                     "warning: the last record of the journal was cut off ({} bytes)",
                     rest.len()
@@ -265,7 +265,11 @@ fn is_other(file: &File, path: &Path) -> bool {
 /// `elastictop logs`.
 pub fn logs(args: &LogsArgs) -> Result<u8> {
     let (roots, manifest) = own(args.job.as_deref())?;
-    let book = archive::open_logs(&roots.job(&manifest.id))?;
+    let dir = roots.job(&manifest.id);
+    let book = archive::open_logs(&dir)?;
+    if let Err(error) = dir.read_secret_marks() {
+        out::note(format_args!("elastictop: {}: what ranks printed of them is shown", error.text));
+    }
     let filter = LogFilter { local_rank: None, attempt: args.attempt };
     let wanted = |line: &LogLine| {
         args.rank.is_none_or(|rank| line.rank.or(line.local_rank) == Some(rank))

@@ -24,7 +24,7 @@ use crate::{
     supervisor::{
         child::Spec,
         core::Rules,
-        detach,
+        detach, lock,
         place::Roots,
         preflight::{self, World},
         serve::{Address, Asked},
@@ -260,8 +260,7 @@ fn free_name(roots: &Roots, request: &Request, call_it: Option<&str>) -> Result<
     let wanted = call_it.filter(|_| request.name.is_none()).map_or(wanted, str::to_owned);
     let node = scan::node_name();
     let running: Vec<_> = roots.all().into_iter().filter(|job| !job.ended && job.node == node).collect();
-    let taken =
-        |name: &str| running.iter().find(|job| job.name == name && detach::is_supervised(roots, &job.id));
+    let taken = |name: &str| running.iter().find(|job| job.name == name && lock::is_supervised(roots, job));
     match (taken(&wanted), &request.name) {
         (None, _) => Ok(wanted),
         (Some(job), Some(_)) => Err(Error::usage(format!("a job named {wanted:?} is running: {}", job.id))

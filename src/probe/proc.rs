@@ -290,6 +290,12 @@ pub fn identify(proc_root: &Path, pid: i32) -> Option<ProcId> {
     with_stat(proc_root, pid, |stat| stat.proc)
 }
 
+/// Whether a process is there and no zombie.
+pub fn lives(proc_root: &Path, proc: ProcId) -> bool {
+    let is_it = |stat: &Stat| stat.proc == proc && stat.kernel != Kernel::Dead;
+    with_stat(proc_root, proc.pid, is_it).unwrap_or(false)
+}
+
 /// Whether a process is there and was stopped by a signal: it does nothing until it gets SIGCONT.
 pub fn is_stopped(proc_root: &Path, proc: ProcId) -> bool {
     let is_it = |stat: &Stat| stat.proc == proc && stat.kernel == Kernel::Stopped;

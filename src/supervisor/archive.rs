@@ -53,16 +53,23 @@ impl Archive {
         let past = past.map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
         let manifest =
             dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error))?;
-        let lost = past.lost();
+        let is_short = manifest.ended && !past.state.state.is_over();
+        let unhidden = dir
+            .read_secret_marks()
+            .err()
+            .map(|error| (format!("{}: values that ranks printed may be in clear", error.text), Vec::new()));
+        let lost = past.lost().or(is_short.then(|| "the end of the journal is missing".to_owned()));
         let mut state = past.filled_up(&manifest);
-        if let Some(lost) = lost {
-            let text = format!("{lost}; what else is shown is complete");
+        let lost = lost.map(|lost| {
+            (format!("{lost}; what else is shown is complete"), vec![dir.journal().display().to_string()])
+        });
+        for (text, evidence) in lost.into_iter().chain(unhidden) {
             state.alerts.push(Alert {
                 kind: AlertKind::Storage,
                 local_rank: None,
                 since: manifest.seen_at,
                 text,
-                evidence: vec![dir.journal().display().to_string()],
+                evidence,
                 acts_at: None,
             });
         }
@@ -146,6 +153,6 @@ pub fn open_logs(dir: &JobDir) -> Result<Logbook> {
     let env: Vec<_> = std::env::vars().collect();
     let own = Secrets::new(env.iter().map(|(name, value)| (name.as_str(), value.as_str())), &[]);
     // The job's own environment may be gone.
-    logbook.hide(own.and(dir.read_secret_marks()));
+    logbook.hide(own.and(dir.read_secret_marks().unwrap_or_default()));
     Ok(logbook)
 }

@@ -69,15 +69,52 @@ impl Spec {
         Secrets::new(pairs, &self.argv)
     }
 
+    /// The same with so many restarts left: who was started anew by hand begins to count at 0. Of the agent's own flags,
+    /// which stand before those of the script, the first of this name counts.
+    pub fn with_restarts(&self, left: u32) -> Spec {
+        let mut spec = self.clone();
+        for at in 0..spec.argv.len() {
+            let (name, value) = match spec.argv[at].split_once('=') {
+                Some((name, _)) => (name.to_owned(), None),
+                None => (spec.argv[at].clone(), spec.argv.get_mut(at + 1)),
+            };
+            if name.replace('_', "-") != "--max-restarts" {
+                continue;
+            }
+            match value {
+                Some(value) => *value = left.to_string(),
+                None => spec.argv[at] = format!("{name}={left}"),
+            }
+            break;
+        }
+        spec
+    }
+
+    /// Whether the agent could be started now: to be asked before another one is ended for it.
+    ///
+    /// # Errors
+    /// What could not be done, as the end of a sentence.
+    pub fn check(&self, dir: &JobDir) -> Result<(), String> {
+        if !dir.program().exists() {
+            let program = dir.program();
+            dir.keep_program().map_err(|error| format!("cannot put back {}: {error}", program.display()))?;
+        }
+        for path in [dir.agent_out(), dir.agent_err()] {
+            open(&path)?;
+        }
+        let program = Path::new(self.argv.first().ok_or("the command is empty")?);
+        if program.is_absolute() {
+            rustix::fs::access(program, rustix::fs::Access::EXEC_OK)
+                .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+        }
+        Ok(())
+    }
+
     /// Starts the agent: files for its output, so that it outlives whoever started it.
     ///
     /// # Errors
     /// Says what could not be done, as the end of a sentence.
     pub fn spawn(&self, dir: &JobDir) -> Result<ProcId, String> {
-        let open = |path: &Path| -> Result<File, String> {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            file.map_err(|error| format!("cannot open {}: {error}", path.display()))
-        };
         let (program, args) = self.argv.split_first().ok_or("the command is empty")?;
         let mut command = Command::new(program);
         if self.env_is_whole {
@@ -104,6 +141,11 @@ impl Spec {
     }
 }
 
+fn open(path: &Path) -> Result<File, String> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.map_err(|error| format!("cannot open {}: {error}", path.display()))
+}
+
 /// Collects a child that died: the agent, or an orphan that was handed to this process.
 pub fn reap() -> Option<(i32, Exit)> {
     match wait(WaitOptions::NOHANG) {
@@ -112,5 +154,31 @@ pub fn reap() -> Option<(i32, Exit)> {
         }
         // No child is dead, or there is no child.
         Ok(None) | Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_is_started_anew_gets_the_restarts_that_are_left() {
+        let left = |words: &str| {
+            let argv = words.split(' ').map(str::to_owned).collect();
+            let env = (Vec::new(), Vec::new());
+            let spec = Spec { argv, cwd: "/".into(), env: env.0, env_remove: env.1, env_is_whole: true };
+            spec.with_restarts(1).argv.join(" ")
+        };
+        for (before, after) in [
+            (
+                "torchrun --max-restarts=3 t.py --max-restarts 9",
+                "torchrun --max-restarts=1 t.py --max-restarts 9",
+            ),
+            ("torchrun --max_restarts 3 t.py", "torchrun --max_restarts 1 t.py"),
+            ("torchrun --max-restarts", "torchrun --max-restarts"),
+            ("torchrun t.py", "torchrun t.py"),
+        ] {
+            assert_eq!(left(before), after);
+        }
     }
 }

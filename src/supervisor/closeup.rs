@@ -170,7 +170,7 @@ fn last_words_of(rank: &Rank, known: Known<'_>) -> Look {
     let mut stderr: Vec<String> = written.collect();
     stderr.drain(..stderr.len().saturating_sub(LAST_LINES));
     let told = known.dir.and_then(|dir| reading::error_file_of(dir, rank.proc));
-    let marks = known.dir.map(JobDir::read_secret_marks).unwrap_or_default();
+    let marks = known.dir.and_then(|dir| dir.read_secret_marks().ok()).unwrap_or_default();
     let (proc, agent) = (rank.proc, known.state.agent.as_ref().map(|agent| agent.proc.pid));
     Box::new(move |answer| {
         let file = told.or_else(|| seen_error_file(proc, agent?));

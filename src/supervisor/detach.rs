@@ -3,12 +3,11 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read, Write},
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     process::{Command, Stdio},
 };
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tracing::Level;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
@@ -18,6 +17,7 @@ use super::{
     clock,
     core::{Core, Out, Rules},
     inject, journal,
+    lock::{Lock, myself, other_supervisor},
     place::{JobDir, Manifest, Roots},
     run::Supervisor,
     serve::{Asked, Door},
@@ -26,13 +26,13 @@ use crate::{
     domain::{
         event::{Fact, JobInfo},
         forward::Settings,
-        id::{JobId, ProcId},
+        id::JobId,
         rank::{JobState, RankState},
         sample::Sighting,
         state::State,
     },
     error::{Error, Kind, Result},
-    probe::{files, proc},
+    probe::files,
 };
 
 /// What a supervisor is to do. Travels through a pipe: it may hold secrets.
@@ -153,7 +153,7 @@ fn supervise() -> Result<()> {
         Task::Start { job, .. } => job.id.clone(),
         Task::Adopt { id } => id.clone(),
     };
-    let lock = take_lock(&roots, &id)?;
+    let lock = Lock::take(&roots, &id)?;
     runtime.block_on(async {
         let (supervisor, told) = match task {
             Task::Start { job, rules, spec, wandb, serve } => {
@@ -163,36 +163,8 @@ fn supervise() -> Result<()> {
         };
         report(&Report::Ready { told });
         leave_terminal(&roots, &id);
-        Box::pin(supervisor.run()).await
-    })?;
-    // A lock file that stays does no harm: only a held lock counts.
-    let _ = std::fs::remove_file(roots.lock(&id));
-    drop(lock);
-    Ok(())
-}
-
-/// The lock that only one supervisor of a job can hold, or who does its work once it is over.
-///
-/// # Errors
-/// Somebody holds it.
-pub fn take_lock(roots: &Roots, id: &JobId) -> Result<File> {
-    let path = roots.lock(id);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| Error::io("cannot open", &path, &error))?;
-    flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| Error::job(format!("job {id} has a supervisor already")))?;
-    Ok(file)
-}
-
-/// Whether a supervisor holds the lock of a job.
-pub fn is_supervised(roots: &Roots, id: &JobId) -> bool {
-    let Ok(file) = File::options().write(true).open(roots.lock(id)) else { return false };
-    flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err()
+        Box::pin(supervisor.run(lock)).await
+    })
 }
 
 fn begin(
@@ -260,13 +232,18 @@ fn take_over(roots: &Roots, id: &JobId) -> Result<(Supervisor, Option<String>)> 
     if manifest.ended {
         return Err(is_over());
     }
+    // Its lock is gone with the folder of locks: two supervisors would spoil the journal for each other.
+    if let Some(other) = other_supervisor(&manifest) {
+        return Err(Error::job(format!("job {id} has a supervisor already, pid {}", other.pid)));
+    }
     start_log(&dir.supervisor_log());
     let past = journal::read(&dir.journal(), |_| {})
         .map_err(|error| Error::io("cannot read", &dir.journal(), &error))?;
     if past.state.state.is_over() {
         // Its supervisor died, or met a full disk, after the last record of the journal.
         (manifest.ended, manifest.state) = (true, past.state.state);
-        dir.write_manifest(&manifest).map_err(|error| Error::io("cannot write into", &dir.root, &error))?;
+        // Where nothing can be written, the journal says it each time.
+        let _ = dir.write_manifest(&manifest);
         return Err(is_over());
     }
     let lost = past.lost();
@@ -302,11 +279,6 @@ fn ranks_of(state: &State) -> Vec<Sighting> {
     let agent_pid = state.agent.as_ref().map_or(0, |agent| agent.proc.pid);
     let alive = state.ranks.iter().filter(|rank| rank.state != RankState::Exited);
     alive.map(|rank| Sighting { proc: rank.proc, agent_pid, place: rank.place.clone() }).collect()
-}
-
-fn myself() -> ProcId {
-    let pid = std::process::id() as i32;
-    proc::identify(Path::new(proc::ROOT), pid).unwrap_or(ProcId { pid, start: 0 })
 }
 
 /// What is written for elastictop's own developers goes into the job's folder, never to the terminal.

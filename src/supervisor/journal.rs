@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,7 @@ use super::{
 use crate::domain::{
     closeup::history::Histories,
     event::{Event, Fact},
+    rank::JobState,
     report::SCHEMA,
     state::State,
 };
@@ -24,6 +25,9 @@ use crate::domain::{
 const LARGE: u64 = 64 << 20;
 /// Most files that were moved aside; of more the oldest go. Packed, each has a tenth of its size.
 const ASIDE: usize = 8;
+
+/// Bytes at the end of a journal in which the end of its job is looked for.
+const TAIL: u64 = 256 << 10;
 
 /// One line of the journal and of `elastictop events --json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -156,6 +160,19 @@ pub fn read(path: &Path, mut each: impl FnMut(&Event)) -> io::Result<Past> {
     })?;
     past.seq = state.seq;
     Ok(Past { state, unreadable, ..past })
+}
+
+/// How the job ended, as the end of its journal says; `None` for one that goes on, or whose end is lost.
+pub fn end(path: &Path) -> Option<JobState> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).ok()?;
+    bytes.split(|byte| *byte == b'\n').rev().filter_map(parse).find_map(|event| match event.fact {
+        Fact::JobEnded { state, .. } => Some(state),
+        _ => None,
+    })
 }
 
 /// The figures of the ranks over time, as far as a journal keeps them; none when it cannot be read.

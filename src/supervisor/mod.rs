@@ -18,6 +18,7 @@ pub mod gpus;
 pub mod hub;
 pub mod inject;
 pub mod journal;
+pub mod lock;
 pub mod logbook;
 pub mod place;
 pub mod preflight;

@@ -123,6 +123,24 @@ impl Roots {
         jobs
     }
 
+    /// Folders of jobs whose manifest cannot be read: name, and why.
+    pub fn damaged(&self) -> Vec<(JobId, String)> {
+        let entries = fs::read_dir(&self.jobs).into_iter().flatten().flatten();
+        let mut found: Vec<_> =
+            entries.filter_map(|entry| self.damage(&JobId(entry.file_name().into_string().ok()?))).collect();
+        found.sort();
+        found
+    }
+
+    /// Why the manifest of a job cannot be read whose folder is there; `None` when it can, or there is none.
+    pub fn damage(&self, id: &JobId) -> Option<(JobId, String)> {
+        let dir = self.job(id);
+        let is_one =
+            !id.0.is_empty() && !id.0.contains('/') && (dir.journal().exists() || dir.logs().is_dir());
+        let error = dir.manifest().err().filter(|_| is_one)?;
+        Some((id.clone(), format!("cannot read {}: {error}", dir.manifest_path().display())))
+    }
+
     /// The job that `wanted` means: an id, a name or a rendezvous id (its newest job, running ones first), or the start
     /// of an id. `None` means the newest running job, or the newest at all. Job folders may be shared by nodes: those of
     /// this node come before those of others.
@@ -148,10 +166,16 @@ impl Roots {
         let fitting: Vec<_> = jobs.iter().filter(|job| job.id.0.starts_with(wanted)).collect();
         match fitting.as_slice() {
             [only] => Ok((*only).clone()),
-            [] => {
-                Err(Error::job(format!("there is no job {wanted:?}"))
-                    .hint("elastictop ps --all lists all jobs"))
-            }
+            [] => match self.damage(&JobId(wanted.into())) {
+                Some((id, why)) => Err(Error::job(format!("the folder of job {id} is damaged: {why}"))
+                    .hint(format!(
+                        "elastictop replay {} plays what happened",
+                        self.job(&id).journal().display()
+                    ))
+                    .hint(format!("elastictop rm {id} removes what is left"))),
+                None => Err(Error::job(format!("there is no job {wanted:?}"))
+                    .hint("elastictop ps --all lists all jobs")),
+            },
             several => {
                 // Who gives the start of an id while one of them runs means that one.
                 if let [only] = several.iter().filter(|job| !job.ended).collect::<Vec<_>>()[..] {
@@ -274,7 +298,9 @@ impl JobDir {
     /// Those of copying.
     pub fn keep_program(&self) -> io::Result<()> {
         let (from, to) = (env::current_exe()?, self.program());
-        fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop))
+        fs::create_dir_all(self.root.join("bin"))?;
+        // The file that was started may have been replaced or removed since; what runs is still there.
+        fs::hard_link(&from, &to).or_else(|_| fs::copy("/proc/self/exe", &to).map(drop))
     }
 
     /// What the agent wrote to its standard output.
@@ -330,10 +356,16 @@ impl JobDir {
         Ok(())
     }
 
-    /// The secrets that left marks here; none in folders of versions that kept none.
-    pub fn read_secret_marks(&self) -> Marks {
-        let bytes = fs::read(self.secret_marks()).unwrap_or_default();
-        serde_json::from_slice(&bytes).unwrap_or_default()
+    /// The secrets that left marks here.
+    ///
+    /// # Errors
+    /// Those of reading: then nobody knows what is secret in what is kept. Each job has the file, even without secrets.
+    pub fn read_secret_marks(&self) -> Result<Marks> {
+        let path = self.secret_marks();
+        let told =
+            |error: io::Error| Error::io("which values were secret is not known: cannot read", &path, &error);
+        let bytes = fs::read(&path).map_err(told)?;
+        serde_json::from_slice(&bytes).map_err(|error| told(error.into()))
     }
 
     /// The supervisor's own log.

@@ -38,6 +38,7 @@ use super::{
     gpus::Devices,
     hub::{Hub, Said, ViewerId},
     journal::{self, Journal},
+    lock::Lock,
     logbook::Logbook,
     place::{JobDir, Manifest, Roots},
     reading,
@@ -114,6 +115,7 @@ pub struct Supervisor {
     sweep: Option<Instant>,
     /// Whether somebody removed the job's folder while it runs.
     folder_is_gone: bool,
+    lock: Option<Lock>,
     metrics: metrics::Metrics,
     script: script::Script,
     ras: suspects::RasAnswer,
@@ -186,6 +188,7 @@ impl Supervisor {
             leaders: VecDeque::new(),
             sweep: None,
             folder_is_gone: false,
+            lock: None,
             metrics: metrics::Metrics::default(),
             script: script::Script::default(),
             ras: suspects::RasAnswer::default(),
@@ -269,7 +272,8 @@ impl Supervisor {
     ///
     /// # Errors
     /// Signals that cannot be listened for.
-    pub async fn run(mut self) -> Result<()> {
+    pub async fn run(mut self, lock: Lock) -> Result<()> {
+        self.lock = Some(lock);
         let told = |error| Error::environment(format!("cannot listen for signals: {error}"));
         let mut term = signal(SignalKind::terminate()).map_err(told)?;
         let mut int = signal(SignalKind::interrupt()).map_err(told)?;
@@ -442,7 +446,10 @@ impl Supervisor {
 
     fn spawn_agent(&mut self) {
         let spawned = match &self.spec {
-            Some(spec) => spec.spawn(&self.dir),
+            Some(spec) => match self.core.restarts_left() {
+                Some(left) => spec.with_restarts(left).spawn(&self.dir),
+                None => spec.spawn(&self.dir),
+            },
             None => Err("its command line died with the agent; start the job again".into()),
         };
         if let Ok(agent) = spawned {
@@ -566,14 +573,21 @@ impl Supervisor {
         let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else {
             return;
         };
-        if matches!(command, Command::Restart { .. }) && self.spec.is_none() {
-            // Before anything is ended for it.
-            let text = "how the agent was started died with it: start the job again".into();
+        // Before anything is ended for it.
+        if matches!(command, Command::Restart { .. })
+            && let Err(text) = self.can_start_anew()
+        {
             self.hub.send(from, &ToViewer::Reply { id, outcome: Outcome::Refused(text) });
             return;
         }
         let asker = Asker { reply: Some((from, id)), by: self.hub.name(from) };
         self.handle(Input::Asked(asker, command));
+    }
+
+    fn can_start_anew(&self) -> Result<(), String> {
+        let spec = self.spec.as_ref().ok_or("how the agent was started died with it: start the job again")?;
+        spec.check(&self.dir)
+            .map_err(|why| format!("the group could not be started again: {why}; it goes on"))
     }
 
     fn stop_by_signal(&mut self, name: &str) {

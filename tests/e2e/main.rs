@@ -8,6 +8,7 @@ mod wandb_server;
 
 mod adopt;
 mod causes;
+mod damage;
 mod forensic;
 mod gpu;
 mod hosts;

@@ -31,6 +31,7 @@ pub fn bundle(args: &BundleArgs) -> Result<u8> {
     let name = || format!("{}-{}.tar.gz", manifest.id, now.to_string().replace(':', ""));
     let output = args.output.clone().unwrap_or_else(|| name().into());
     out::may_replace(&output)?;
+    bundle::check_secrets(&roots.job(&manifest.id))?;
     let parts = bundle::gather(roots, manifest, &state, now);
     bundle::write(&output, &manifest.id.0, &parts)
         .map_err(|error| Error::io("cannot write", &output, &error).hint("name another file with -o"))?;

@@ -1,7 +1,7 @@
 //! What `elastictop sync` is to send: files on disk, as one client after the other.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -11,7 +11,8 @@ use crate::{
     domain::{forward::Settings, id::JobId},
     error::{Error, Result},
     supervisor::{
-        detach, forward,
+        forward,
+        lock::{self, Lock},
         place::{JobDir, Manifest, Roots},
     },
     wandb::upload::{Job, rows_in},
@@ -32,7 +33,7 @@ pub(super) struct Found {
     /// The server that a job is bound to.
     pub(super) base_url: Option<String>,
     /// Keeps others from sending the same job.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 /// What one client sends of one run.
@@ -94,12 +95,12 @@ fn of_folder(dir: &JobDir, manifest: &Manifest, roots: Option<&Roots>) -> Result
     let roots = roots.filter(|roots| roots.job(&manifest.id).root == dir.root);
     // Who has just seen the job end may be faster than its supervisor, which tidies up.
     let until = Instant::now() + LEAVES_WITHIN;
-    while roots.is_some_and(|roots| detach::is_supervised(roots, &manifest.id)) && Instant::now() < until {
+    while roots.is_some_and(|roots| lock::is_supervised(roots, manifest)) && Instant::now() < until {
         thread::sleep(AGAIN);
     }
     let manifest = &dir.manifest().map_err(|error| Error::io("cannot read", &dir.manifest_path(), &error))?;
     let lock = match roots {
-        Some(roots) if detach::is_supervised(roots, &manifest.id) => {
+        Some(roots) if lock::is_supervised(roots, manifest) => {
             return Err(Error::job(format!("the supervisor of {id} still has its runs in hand"))
                 .hint(format!("elastictop status {id} says what it does with them; what it leaves can be sent when it is gone")));
         }
@@ -107,7 +108,7 @@ fn of_folder(dir: &JobDir, manifest: &Manifest, roots: Option<&Roots>) -> Result
             return Err(Error::job(format!("{id} is not over, and its supervisor is gone"))
                 .hint(format!("elastictop attach {id} gives it a new one, which sends by itself")));
         }
-        Some(roots) => Some(detach::take_lock(roots, &manifest.id)?),
+        Some(roots) => Some(Lock::take(roots, &manifest.id)?),
         None => None,
     };
     let settings = settings(dir)?.ok_or_else(|| {
@@ -148,7 +149,28 @@ fn parts(dir: &JobDir, settings: &Settings) -> Result<Vec<Part>> {
         newest: left.newest,
         committed: left.committed,
     };
-    Ok(left.into_iter().map(part).collect())
+    let mut parts: Vec<Part> = left.into_iter().map(part).collect();
+    if dir.manifest().is_ok_and(|manifest| manifest.ended) {
+        add_unrecorded(dir, &mut parts);
+    }
+    Ok(parts)
+}
+
+/// Adds what lies in files of which the job's own record says less, or nothing: it was damaged or removed. Of a job that
+/// is over all that was written counts.
+fn add_unrecorded(dir: &JobDir, parts: &mut Vec<Part>) {
+    parts.iter_mut().for_each(|part| part.committed = u64::MAX);
+    let is_known =
+        |file: &PathBuf| parts.iter().any(|part| part.newest == *file || part.job.segments.contains(file));
+    let unknown: Vec<PathBuf> =
+        files_in(&dir.wandb(), None).into_iter().filter(|file| !is_known(file)).collect();
+    let mut runs: Vec<String> = unknown.iter().filter_map(|file| id_of(file)).collect();
+    runs.sort();
+    runs.dedup();
+    parts.extend(runs.into_iter().filter_map(|run| {
+        let files = unknown.iter().filter(|file| id_of(file).as_deref() == Some(run.as_str())).cloned();
+        part(run.clone(), files.collect())
+    }));
 }
 
 /// A file, with the other files of its run beside it.

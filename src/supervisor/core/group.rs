@@ -86,6 +86,12 @@ impl Core {
                 && self.crew.values().any(|member| member.proc.start > sighting.proc.start)
     }
 
+    /// Restarts that the group may still make, as far as its agent can be told.
+    pub fn restarts_left(&self) -> Option<u32> {
+        let max = self.state.job.as_ref()?.max_restarts?;
+        Some(max.saturating_sub(self.state.restarts))
+    }
+
     /// A rank was seen, for the first time or again.
     pub(super) fn seen(&mut self, now: Stamp, sighting: &Sighting, out: &mut Out) {
         let key = GroupKey::of(sighting);

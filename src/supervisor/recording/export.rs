@@ -67,6 +67,9 @@ pub fn export(roots: &Roots, manifest: &Manifest, window: Window, path: &Path) -
     let journal = dir.journal();
     let past = journal::read(&journal, |_| {}).map_err(|error| Error::io("cannot read", &journal, &error))?;
     let ranks = forensic::living(&past.state, Some(&roots.beat(&manifest.id)), None);
+    if !window.redact {
+        bundle::check_secrets(&dir)?;
+    }
     let clean = Cleaning { secrets: bundle::secrets(&dir, manifest, &ranks) };
     let mut book = archive::open_logs(&dir)?;
     book.hide(Secrets::default());

@@ -1,4 +1,4 @@
-//! What a job that runs for weeks needs now and then: its socket put back, its manifest written.
+//! What a job that runs for weeks needs now and then: its lock and sockets put back, its manifest written.
 
 use super::Supervisor;
 use crate::supervisor::{door, place::JobDir};
@@ -6,6 +6,11 @@ use crate::supervisor::{door, place::JobDir};
 impl Supervisor {
     /// Log cleaners remove what looks old: the socket of a job that runs for weeks is put back.
     pub(super) fn look_after_files(&mut self) {
+        if let Some(lock) = &mut self.lock
+            && let Err(error) = lock.put_back()
+        {
+            tracing::warn!(%error, "cannot put the lock back");
+        }
         let path = self.manifest.socket.clone();
         if !path.exists()
             && let Ok(listener) = door::listen(&path)
