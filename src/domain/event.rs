@@ -237,6 +237,14 @@ pub enum Fact {
         /// What that means, in a sentence.
         text: String,
     },
+    /// Somebody asked for something that takes a while: its [`Fact::Command`] follows. A supervisor that takes over goes
+    /// on with it.
+    Ordered {
+        /// What: to stop, or to restart.
+        command: Command,
+        /// Who: user and viewer.
+        by: String,
+    },
     /// Somebody asked for something.
     Command {
         /// What.

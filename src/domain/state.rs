@@ -8,6 +8,7 @@ use super::{
     alert::Alert,
     beat::GroupStatus,
     cause::Cause,
+    command::Command,
     event::{Event, Fact, JobInfo, Reason},
     exit::Exit,
     forward::{RunProgress, Wandb},
@@ -35,6 +36,9 @@ pub struct State {
     pub state_since: Stamp,
     /// When force will be used, where it will.
     pub deadline: Option<Stamp>,
+    /// What somebody ordered and is not done yet, and who.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordered: Option<(Command, String)>,
     /// When the job began.
     pub started_at: Option<Stamp>,
     /// When it ended.
@@ -196,6 +200,8 @@ impl State {
                 self.state_since = at;
             }
             Fact::AgentStarted { proc } => {
+                // What was ordered to be started anew is.
+                self.ordered.take_if(|(ordered, _)| matches!(ordered, Command::Restart { .. }));
                 self.agent = Some(Agent { proc: *proc, alive: true, exit: None });
             }
             Fact::AgentExited { exit } => {
@@ -322,11 +328,12 @@ impl State {
                 self.gpus.get_or_insert_default().take(at, gpus);
             }
             Fact::Snapshot { state } => *self = (**state).clone(),
-            Fact::Adopted { .. }
-            | Fact::Command { .. }
-            | Fact::GpuXid { .. }
-            | Fact::Note { .. }
-            | Fact::Unknown => {}
+            Fact::Ordered { command, by } => self.ordered = Some((command.clone(), by.clone())),
+            Fact::Command { command, .. } => {
+                let kind = std::mem::discriminant(command);
+                self.ordered.take_if(|(ordered, _)| std::mem::discriminant(ordered) == kind);
+            }
+            Fact::Adopted { .. } | Fact::GpuXid { .. } | Fact::Note { .. } | Fact::Unknown => {}
         }
     }
 

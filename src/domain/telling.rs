@@ -77,7 +77,8 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
             format!("job {}, {code}{cause}", job_state(*state))
         }
         Fact::WandbPlanned { settings, pending } => wandb_planned(settings, *pending)?,
-        Fact::RankPlaced { .. }
+        Fact::Ordered { .. }
+        | Fact::RankPlaced { .. }
         | Fact::RankGuarded { .. }
         | Fact::RankState { .. }
         | Fact::Deadline { .. }

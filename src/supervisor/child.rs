@@ -73,19 +73,14 @@ impl Spec {
     /// which stand before those of the script, the first of this name counts.
     pub fn with_restarts(&self, left: u32) -> Spec {
         let mut spec = self.clone();
-        for at in 0..spec.argv.len() {
-            let (name, value) = match spec.argv[at].split_once('=') {
-                Some((name, _)) => (name.to_owned(), None),
-                None => (spec.argv[at].clone(), spec.argv.get_mut(at + 1)),
-            };
-            if name.replace('_', "-") != "--max-restarts" {
-                continue;
+        let is_it = |word: &str| word.replace('_', "-") == "--max-restarts";
+        let place = spec.argv.iter().position(|word| is_it(word.split('=').next().unwrap_or_default()));
+        match place.map(|at| (at, spec.argv[at].split_once('=').map(|(name, _)| name.to_owned()))) {
+            Some((at, Some(name))) => spec.argv[at] = format!("{name}={left}"),
+            Some((at, None)) => {
+                spec.argv[at + 1..].iter_mut().take(1).for_each(|value| *value = left.to_string());
             }
-            match value {
-                Some(value) => *value = left.to_string(),
-                None => spec.argv[at] = format!("{name}={left}"),
-            }
-            break;
+            None => {}
         }
         spec
     }

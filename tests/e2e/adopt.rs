@@ -317,3 +317,43 @@ fn a_running_job_with_a_journal_that_is_cut_off_is_taken_over() {
     job.stop();
     job.wait_until_nothing_is_left();
 }
+
+/// Gives an order that takes until the ranks are killed by force, and kills the supervisor in between.
+fn order_and_kill(job: &Job, order: &str) {
+    let lab = job.lab;
+    let mut asking = lab.spawn(order, lab.elastictop().args([order, &job.id]));
+    wait_until("the order is in the journal", PATIENCE, || {
+        let journal = fs::read_to_string(job.dir().join("journal.jsonl")).ok()?;
+        journal.contains("\"ordered\"").then_some(())
+    });
+    kill_supervisor(job);
+    // Who asked hears that the supervisor left, or is answered by the next one.
+    asking.wait().expect("a command that ends");
+}
+
+const STUBBORN: &str = "trap '' TERM; while :; do sleep 0.1; done";
+
+#[test]
+fn a_stop_goes_on_under_the_next_supervisor() {
+    let lab = Lab::new();
+    let job = start(&lab, &["--stop-grace", "3", "--max-restarts", "0"], STUBBORN);
+    job.wait_for_ranks(2);
+    order_and_kill(&job, "stop");
+    let status = job.wait_for_end();
+    assert_eq!(status["job"]["state"], "stopped", "{status:#}");
+    job.wait_until_nothing_is_left();
+}
+
+#[test]
+fn a_restart_goes_on_under_the_next_supervisor() {
+    let lab = Lab::new();
+    let job = start(&lab, &["--stop-grace", "3", "--max-restarts", "0"], STUBBORN);
+    let before = living(&job.wait_for_ranks(2));
+    order_and_kill(&job, "restart");
+    job.wait_for("a new group", |status| {
+        let now = living(status);
+        now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
+    });
+    assert_eq!(job.status()["job"]["restarts"], 0);
+    job.stop();
+}

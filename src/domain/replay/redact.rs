@@ -42,6 +42,10 @@ impl Redaction {
             Fact::CauseFound { cause, .. } => forget_cause(cause),
             Fact::AlertRaised { alert } => forget_alert(alert),
             Fact::Adopted { text, .. } => "a new supervisor took over".clone_into(text),
+            Fact::Ordered { command, by } => {
+                "somebody".clone_into(by);
+                forget_command(command);
+            }
             Fact::Command { command, by, outcome } => {
                 "somebody".clone_into(by);
                 forget_command(command);

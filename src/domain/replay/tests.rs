@@ -308,6 +308,7 @@ fn telling_facts() -> Vec<Fact> {
             world_size: Some(4),
         },
         Fact::Adopted { supervisor_pid: 4, last_seen: None, text: word() },
+        Fact::Ordered { command: Command::Stop { now: false }, by: word() },
         Fact::Command {
             command: Command::Restart { attempt: None },
             by: word(),

@@ -86,10 +86,13 @@ impl Core {
     }
 
     fn asked_to_stop(&mut self, now: Stamp, asker: Asker, at_once: bool, out: &mut Out) {
+        let command = Command::Stop { now: at_once };
         if !self.goal.is_ending() {
             self.ledger.note(now, Clue::StopRequested { by: asker.by.clone() });
+            let by = asker.by.clone();
+            self.emit(now, Fact::Ordered { command: command.clone(), by }, out);
         }
-        let asked = (asker, Command::Stop { now: at_once });
+        let asked = (asker, command);
         match &mut self.goal {
             Goal::Stop { askers } => askers.push(asked),
             // Those who wanted a restart will not get one.
@@ -120,10 +123,17 @@ impl Core {
             Goal::Restart { askers, .. } => askers.push(asker),
             Goal::Run => {
                 self.ledger.note(now, Clue::StopRequested { by: asker.by.clone() });
+                self.emit(now, Fact::Ordered { command: RESTART, by: asker.by.clone() }, out);
                 self.goal = Goal::Restart { askers: vec![asker], respawned: false };
                 self.end_all(now, false, out);
             }
         }
+    }
+
+    /// What a former supervisor was ordered to do, and did not come to the end of.
+    pub(super) fn take_over_order(&mut self, now: Stamp, out: &mut Out) {
+        let Some((command, by)) = self.state.ordered.clone() else { return };
+        self.asked(now, Asker { reply: None, by }, command, out);
     }
 
     pub(super) fn end_all(&mut self, now: Stamp, at_once: bool, out: &mut Out) {

@@ -126,6 +126,7 @@ impl Core {
         core.emit(now, told, out);
         core.take_over_trouble(now, out);
         core.take_over_wandb(out);
+        core.take_over_order(now, out);
         out.effects.extend(core.crew.values().filter(|member| !member.gone).map(|m| Effect::Watch(m.proc)));
         core.deadline = core.next_deadline(now);
         core

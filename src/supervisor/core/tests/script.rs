@@ -456,7 +456,8 @@ fn fact(state: &State, fact: &Fact) -> Option<String> {
         }
         Fact::GpuLeftovers { leftovers } => format!("gpu leftovers {}", leftovers.len()),
         Fact::GpuXid { seen } => format!("xid {} gpu {:?}", seen.xid, seen.gpu),
-        Fact::GpuProgress { .. } | Fact::GpuSample { .. } => return None,
+        // Of an order its answer says all.
+        Fact::GpuProgress { .. } | Fact::GpuSample { .. } | Fact::Ordered { .. } => return None,
         Fact::WandbPlanned { settings, pending } => {
             let later = pending.map_or(String::new(), |(mode, scope)| format!(", then {mode}/{scope}"));
             format!("wandb {}{later}", combination(settings))

@@ -81,6 +81,7 @@ fn job(dir: &Path) -> (Roots, Manifest) {
     fact(30, Fact::Note { text: "key 0123456789abcdef0123456789abcdef01234567 was used".into() });
     fact(60, Fact::JobEnded { state: JobState::Done, exit_code: Some(0), cause: None });
     fs::write(folder.journal(), text).unwrap();
+    folder.write_secret_marks(&Secrets::default()).unwrap();
     let mut boxed = BlackBox::open(&folder.root, crate::domain::replay::Keep::default()).unwrap();
     for second in 2..60 {
         let one = |local_rank| RankSample { local_rank, step: Some(second), ..RankSample::default() };
