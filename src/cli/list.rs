@@ -89,15 +89,17 @@ pub fn choose(screen: &ScreenArgs) -> Result<u8> {
     let options = tui::Options { from_list: true, ..screen.options()? };
     let roots = Roots::find()?;
     block_on(async {
+        let mut last = None;
         loop {
             let roots = roots.clone();
             let refresh = Arc::new(move || rows(&roots, true).into_iter().map(Row::into_screen).collect());
-            let Some(key) = tui::choose(refresh, &options).await? else { return Ok(0) };
+            let Some(key) = tui::choose(refresh, &options, last).await? else { return Ok(0) };
             let target = Target::find(Some(&key), None)?;
             if let Err(error) = screen::watch(&target, &options).await {
                 out::note(&error);
                 return Ok(error.exit_code());
             }
+            last = Some(key);
         }
     })
 }
@@ -266,10 +268,10 @@ fn foreign_row(job: FoundJob) -> Row {
     }
 }
 
-/// The folder that elastictop kept a job in when it started it, as its ranks know; `None` for a job of others.
+/// The folder that elastictop kept a job in when it started it, as its processes know; `None` for a job of others.
 fn elsewhere(job: &FoundJob) -> Option<PathBuf> {
-    let rank = job.ranks.first()?;
-    let env = proc::whole_env(Path::new(ROOT), rank.proc.pid)?;
+    let proc = job.ranks.first().map(|rank| rank.proc).or(job.agent)?;
+    let env = proc::whole_env(Path::new(ROOT), proc.pid)?;
     let (_, folder) = env.into_iter().find(|(name, _)| name == "ELASTICTOP_JOB_DIR")?;
     Path::new(&folder).ancestors().nth(2).map(Path::to_path_buf)
 }

@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit};
 use super::{
     hosts::HostArgs,
     out,
-    reach::{Target, hello, viewer_name},
+    reach::{Slow, Target, hello, viewer_name},
 };
 use crate::{
     cluster::{self, Connect, Host},
@@ -266,8 +266,8 @@ impl Gathered {
     /// Whether each node has told its state, or cannot be reached now.
     fn is_complete(&self) -> bool {
         let told = |(status, state): &(NodeStatus, State)| match status.link {
-            NodeLink::Live | NodeLink::Silent { .. } => state.job.is_some(),
-            NodeLink::Lost { .. } | NodeLink::Gone { .. } => true,
+            NodeLink::Live => state.job.is_some(),
+            NodeLink::Silent { .. } | NodeLink::Lost { .. } | NodeLink::Gone { .. } => true,
             NodeLink::Connecting | NodeLink::Unknown => false,
         };
         !self.nodes.is_empty() && self.nodes.iter().all(told)
@@ -313,7 +313,7 @@ impl Gathered {
 
     /// Hosts that could not be reached, with the reason.
     fn unreached(&self) -> BTreeMap<&str, String> {
-        let why = |(status, _): &(NodeStatus, State)| status.link.unreachable();
+        let why = |(status, _): &(NodeStatus, State)| status.link.untold();
         self.nodes.iter().filter_map(|node| Some((node.0.host.as_str(), why(node)?))).collect()
     }
 }
@@ -350,10 +350,14 @@ pub async fn gather(hosts: Vec<Host>) -> Result<(Link, Gathered)> {
 /// # Errors
 /// No node can be reached, or not every node did it: which ones.
 pub async fn command(hosts: Vec<Host>, command: Command) -> Result<String> {
-    let (mut link, _) = gather(hosts).await?;
+    let (mut link, gathered) = gather(hosts).await?;
+    for (status, _) in gathered.each().filter(|(_, state)| state.state.is_over()) {
+        out::note(format_args!("elastictop: {}: its part of the job is over", status.host));
+    }
     let lost = || Error::environment("the links to the nodes ended before they answered");
     link.outgoing.send(ToSupervisor::Do { id: 1, command, until: None }).await.map_err(|_| lost())?;
-    while let Some(message) = link.incoming.recv().await {
+    let mut slow = Slow::new();
+    while let Some(message) = slow.wait(link.incoming.recv()).await {
         if let ToViewer::Reply { id: 1, outcome } = message {
             return match outcome {
                 Outcome::Done(text) => Ok(text),

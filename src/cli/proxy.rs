@@ -60,7 +60,13 @@ async fn serve(args: &ProxyArgs) -> Result<()> {
 /// # Errors
 /// There is none.
 pub async fn relay(job: Option<&str>) -> Result<UnixStream> {
-    let path = Roots::find()?.relay(job);
+    let roots = Roots::find()?;
+    let path = roots.relay(job);
+    // Who names no job means the only one.
+    let path = match roots.relays().as_slice() {
+        [only] if job.is_none() && !path.exists() => only.clone(),
+        _ => path,
+    };
     socket::connect(&path).await.map_err(|error| {
         // One that was ended may be started again: viewers wait for it.
         Error::environment(format!("no relay serves at {}: {error}", path.display()))

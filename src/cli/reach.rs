@@ -37,6 +37,9 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// How long a supervisor may take to say hello; a healthy one takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// After this long without an answer, who waits is told.
+const SLOW: Duration = Duration::from_secs(10);
+
 /// A job that was found.
 #[derive(Clone, Debug)]
 pub enum Target {
@@ -222,6 +225,37 @@ async fn greet(mut link: Link, watch: bool) -> Result<Option<Greeted>> {
     Ok(None)
 }
 
+/// Says once that an answer is long in coming: a new group waits for the other nodes, ranks do not want to end.
+#[derive(Debug)]
+pub struct Slow {
+    due: Instant,
+    is_told: bool,
+}
+
+impl Slow {
+    /// Who waits from now on.
+    pub fn new() -> Slow {
+        Slow { due: Instant::now() + SLOW, is_told: false }
+    }
+
+    /// What comes, whenever it does.
+    pub async fn wait<T>(&mut self, coming: impl Future<Output = T>) -> T {
+        tokio::pin!(coming);
+        loop {
+            tokio::select! {
+                come = &mut coming => return come,
+                () = tokio::time::sleep_until(self.due.into()), if !self.is_told => {
+                    self.is_told = true;
+                    out::note(
+                        "elastictop: it was asked, and is not done yet; elastictop status says how far it is, Ctrl-C \
+                         leaves it to itself",
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Has a command carried out, and gives the sentence that says what was done.
 ///
 /// # Errors
@@ -241,7 +275,8 @@ pub async fn carry_out_with(
 ) -> Result<String> {
     let lost = || Error::environment("the supervisor left before it answered; see elastictop status");
     link.outgoing.send(ToSupervisor::Do { id: 1, command, until: None }).await.map_err(|_| lost())?;
-    while let Some(message) = link.incoming.recv().await {
+    let mut slow = Slow::new();
+    while let Some(message) = slow.wait(link.incoming.recv()).await {
         match message {
             ToViewer::Reply { outcome: Outcome::Done(text), .. } => return Ok(text),
             ToViewer::Reply { outcome: Outcome::Refused(text), .. } => return Err(Error::job(text)),

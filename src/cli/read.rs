@@ -120,7 +120,7 @@ fn status_of_nodes(hosts: Vec<Host>, json: bool) -> Result<u8> {
     let mut missing = false;
     let mut text = String::new();
     for (link, state) in gathered.each() {
-        let why = link.link.unreachable();
+        let why = link.link.untold();
         missing |= why.is_some() && !state.state.is_over();
         let clock =
             link.clock.map(|clock| format!(", clock {:+} ms ±{} ms", clock.ahead_ms, clock.within_ms));

@@ -34,10 +34,13 @@ pub fn relay(args: &RelayArgs) -> Result<u8> {
         let told = |error| Error::environment(format!("cannot listen for signals: {error}"));
         let mut int = signal(SignalKind::interrupt()).map_err(told)?;
         let mut term = signal(SignalKind::terminate()).map_err(told)?;
+        let mut hup = signal(SignalKind::hangup()).map_err(told)?;
         let stop = async {
             tokio::select! {
                 _ = int.recv() => {}
                 _ = term.recv() => {}
+                // The terminal was closed: the socket is not to stay behind.
+                _ = hup.recv() => {}
             }
         };
         let word = job.map(|job| format!(" {job}")).unwrap_or_default();

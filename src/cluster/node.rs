@@ -213,8 +213,16 @@ impl Node {
                     let Some(message) = message else {
                         return Ok(bye.unwrap_or_else(|| "the link ended".into()));
                     };
-                    (heard, self.last) = (Instant::now(), wall());
                     drop(turn.take());
+                    // Bye says why the link is about to end: it may be of the process that makes it, and nobody behind it.
+                    let message = match message {
+                        ToViewer::Bye { text } => {
+                            bye = Some(text);
+                            continue;
+                        }
+                        message => message,
+                    };
+                    (heard, self.last) = (Instant::now(), wall());
                     if std::mem::take(&mut is_silent) {
                         self.tell(Said::Link(NodeLink::Live)).await?;
                     }
@@ -225,8 +233,6 @@ impl Node {
                                 self.tell_clock(reading).await?;
                             }
                         }
-                        // Bye says why the link is about to end.
-                        ToViewer::Bye { text } => bye = Some(text),
                         message => {
                             if let ToViewer::Welcome { now, .. } = &message {
                                 reading.take(asked.1, *now, wall());

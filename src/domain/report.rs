@@ -75,7 +75,7 @@ impl NodeReport {
                 NodeLink::Gone { .. } => "gone",
                 NodeLink::Connecting | NodeLink::Unknown => "connecting",
             },
-            why: status.link.unreachable(),
+            why: status.link.untold(),
             state: state.job.is_some().then_some(state.state),
             agent: AgentReport::new(state),
             ranks: state.ranks.len(),

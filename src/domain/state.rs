@@ -414,6 +414,13 @@ impl State {
     }
 }
 
+impl Attempt {
+    /// When it made its last step at the latest: when it was ended or failed, however long the next one took to come.
+    pub fn over_at(&self) -> Option<Stamp> {
+        self.stopped_at.or(self.ended_at)
+    }
+}
+
 impl Rank {
     fn new(at: Stamp, local_rank: u32, proc: ProcId, attempt: u32, place: Place) -> Rank {
         Rank {

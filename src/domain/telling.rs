@@ -30,7 +30,13 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
             }
         }
         Fact::RankExitKnown { local_rank, pid, exit } => {
-            format!("{} had ended: {exit}, pid {pid}", tag_of(state, *local_rank))
+            // Its number may be another rank's by now.
+            let ended = |event: &Event| match &event.fact {
+                Fact::RankExited { proc, rank, .. } if proc.pid == *pid => Some(rank_tag(*rank, *local_rank)),
+                _ => None,
+            };
+            let tag = state.recent.iter().rev().find_map(ended);
+            format!("{} had ended: {exit}, pid {pid}", tag.unwrap_or_else(|| tag_of(state, *local_rank)))
         }
         Fact::GroupStarted { world_size, .. } => format!("group started{}", with_ranks(*world_size)),
         Fact::Restart { attempt, restarts, reason, cause, world_size } => {

@@ -109,6 +109,15 @@ impl Roots {
         self.run.join(format!("{name}.relay"))
     }
 
+    /// The sockets of all relays that serve here, or did.
+    pub fn relays(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.run).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut found: Vec<_> =
+            entries.filter(|path| path.extension().is_some_and(|end| end == "relay")).collect();
+        found.sort();
+        found
+    }
+
     /// The lock that the supervisor of a job holds.
     pub fn lock(&self, id: &JobId) -> PathBuf {
         self.run.join(format!("{id}.lock"))

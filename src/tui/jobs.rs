@@ -127,6 +127,11 @@ impl Jobs {
         self.theme = Theme::unique();
     }
 
+    /// Selects this one when the list comes.
+    pub(crate) fn point_at(&mut self, key: Option<String>) {
+        self.selected = key;
+    }
+
     /// Takes a new list; the same job stays selected where it is still there.
     pub(crate) fn take(&mut self, rows: Vec<JobRow>, now: Stamp) {
         let at = self.at();

@@ -149,9 +149,11 @@ pub async fn watch(mut connector: Connector, options: &Options) -> Result<(Endin
 pub async fn choose(
     refresh: Arc<dyn Fn() -> Vec<JobRow> + Send + Sync>,
     options: &Options,
+    selected: Option<String>,
 ) -> Result<Option<String>> {
     let size = size()?;
     let mut jobs = Jobs::new(options, now());
+    jobs.point_at(selected);
     let _guard = Guard::take(false).map_err(|error| run::terminal(&error))?;
     let keyboard = Keyboard::open().map_err(|error| run::terminal(&error))?;
     let writer = Writer::new().map_err(|error| run::terminal(&error))?;

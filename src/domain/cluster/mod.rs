@@ -91,6 +91,16 @@ impl NodeLink {
         }
     }
 
+    /// Why what it told is not of the present; `None` when it is.
+    pub fn untold(&self) -> Option<String> {
+        match self {
+            NodeLink::Silent { .. } => {
+                Some("it does not answer: its supervisor is stopped, or the line to it hangs".into())
+            }
+            link => link.unreachable(),
+        }
+    }
+
     /// Why a command cannot reach the node; `None` when it can.
     pub fn unreachable(&self) -> Option<String> {
         match self {

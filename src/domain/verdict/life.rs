@@ -76,6 +76,14 @@ pub(super) fn slow_start(
     Some(alert(AlertKind::SlowStart, None, began, text, evidence))
 }
 
+/// The agent lives since then and has no rank that does.
+pub(super) fn no_group(since: Option<Stamp>, policy: &Policy, now: Stamp) -> Option<Alert> {
+    let since = since.filter(|since| now.since(*since) >= policy.hang_after() * START)?;
+    let text = "no rank has started yet: the agent waits for its group";
+    let evidence = vec!["the agent lives, and has no rank that does".into()];
+    Some(alert(AlertKind::SlowStart, None, since, text.into(), evidence))
+}
+
 fn is(ranks: &[u32]) -> String {
     format!("{} {}", names(ranks.iter().copied()), if ranks.len() == 1 { "is" } else { "are" })
 }

@@ -201,6 +201,8 @@ pub struct Verdict {
     runs: bool,
     ending: Option<(Stamp, Stamp)>,
     agent: Option<(Kernel, Stamp)>,
+    /// Since when an agent lives without a rank that does.
+    alone: Option<Stamp>,
     standings: BTreeMap<u32, Standing>,
     guards: BTreeMap<u32, Guard>,
     ras: Watch,
@@ -226,6 +228,7 @@ impl Verdict {
             runs: false,
             ending: None,
             agent: None,
+            alone: None,
             standings: BTreeMap::new(),
             guards: BTreeMap::new(),
             ras: Watch::default(),
@@ -388,6 +391,11 @@ impl Verdict {
         let mut alerts = self.kept.clone();
         alerts.extend(self.crashes.judge());
         alerts.extend(life::agent_stuck(self.agent, &self.members, now));
+        let is_alone = self.agent.is_some_and(|(kernel, _)| kernel == Kernel::Alive)
+            && self.ending.is_none()
+            && !self.members.values().any(Member::is_alive);
+        self.alone = is_alone.then(|| self.alone.unwrap_or(now));
+        alerts.extend(life::no_group(self.alone, &self.policy, now));
         if let Some(times) = self.ending {
             alerts.extend(life::slow_teardown(&self.members, times, now));
         }

@@ -266,3 +266,14 @@ fn names_of_ranks_are_joined() {
     assert_eq!(standing::names([3]), "rank 3");
     assert_eq!(standing::names([5, 0, 2, 3, 4]), "ranks 0, 2-5");
 }
+
+#[test]
+fn an_agent_without_ranks_is_told_of() {
+    let mut sim = Sim::new(quick(), 0);
+    sim.runs = false;
+    sim.run(19);
+    assert_eq!(alarms(&sim.transcript), [""; 0]);
+    sim.run(10);
+    let told = alarms(&sim.transcript);
+    assert_eq!(told, ["21 raise SlowStart: no rank has started yet: the agent waits for its group"]);
+}

@@ -2,6 +2,7 @@
 
 use super::{Asker, Core, Effect, Out, crew::Member, io::Input};
 use crate::domain::{
+    alert::{Alert, AlertKind},
     cause::{Cause, CauseKind},
     command::Command,
     event::Fact,
@@ -65,10 +66,34 @@ impl Core {
         self.verdict.handle(now, verdict::Input::Ras { ras, ours: &ours }, &mut Vec::new());
     }
 
+    /// An agent without ranks waits for those of the other nodes: for how many, and where.
+    fn tell_of_nodes(&self, alert: &mut Alert) {
+        let Some(job) = self.state.job.as_ref().filter(|job| job.nodes.0 > 1) else { return };
+        if self.crew.values().any(Member::is_alive) {
+            return;
+        }
+        alert.text =
+            format!("no rank has started yet: the agent waits until {} nodes have come", job.nodes.0);
+        let words = job.command.iter().map(|word| word.replace('_', "-"));
+        let place =
+            words.zip(job.command.iter().skip(1).map(Some).chain([None])).find_map(|(word, next)| match word
+                .strip_prefix(
+                "--rdzv-endpoint",
+            )? {
+                "" => next.cloned(),
+                rest => rest.strip_prefix('=').map(str::to_owned),
+            });
+        let place = place.map_or("its rendezvous".into(), |place| format!("the rendezvous at {place}"));
+        alert.evidence.push(format!("they meet at {place}; each needs the same job, running"));
+    }
+
     fn take_verdict_outputs(&mut self, now: Stamp, wants: Vec<Output>, out: &mut Out) {
         for want in wants {
             match want {
-                Output::Raise(alert) => {
+                Output::Raise(mut alert) => {
+                    if alert.kind == AlertKind::SlowStart {
+                        self.tell_of_nodes(&mut alert);
+                    }
                     let is_alive = |local| self.crew.get(local).is_some_and(Member::is_alive);
                     if alert.local_rank.is_none_or(is_alive) {
                         self.emit(now, Fact::AlertRaised { alert }, out);

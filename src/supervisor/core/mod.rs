@@ -512,7 +512,13 @@ impl Core {
                     let known =
                         self.state.rank(local_rank).is_some_and(|r| r.state == state && r.detail == detail);
                     if !known {
-                        self.emit(now, Fact::RankState { local_rank, state, detail }, out);
+                        let began = self.state.rank(local_rank).map(|rank| (rank.state, rank.started_at));
+                        let is_met = self.boot.is_some() && state == RankState::Running;
+                        let at = match began {
+                            Some((RankState::Starting, at)) if is_met => at.min(now),
+                            _ => now,
+                        };
+                        self.emit(at, Fact::RankState { local_rank, state, detail }, out);
                     }
                 }
                 health::Output::Raise(alert) => self.emit(now, Fact::AlertRaised { alert }, out),

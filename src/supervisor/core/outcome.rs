@@ -13,12 +13,21 @@ use crate::domain::{
 };
 
 impl Core {
+    /// What runs when the watch of a job of others begins has run before.
+    fn began_to_run(&self, state: JobState, now: Stamp) -> Stamp {
+        let is_met =
+            self.boot.is_some() && self.state.state == JobState::Starting && state == JobState::Running;
+        let first = self.state.attempts.front().filter(|_| is_met);
+        first.map_or(now, |attempt| attempt.started_at.min(now))
+    }
+
     /// Draws the conclusions from what has become known.
     pub(super) fn settle(&mut self, now: Stamp, out: &mut Out) {
         self.find_cause(now, out);
         let (state, deadline) = self.job_state();
         if state != self.state.state {
-            self.emit(now, Fact::JobState { state, deadline }, out);
+            let at = self.began_to_run(state, now);
+            self.emit(at, Fact::JobState { state, deadline }, out);
         } else if deadline != self.state.deadline {
             self.emit(now, Fact::Deadline { deadline }, out);
         }

@@ -112,8 +112,10 @@ impl App {
             Action::PreviousView => self.go(self.view.step(View::ALL.len() - 1)),
             Action::RankLog => match self.rank().map(|rank| rank.local_rank) {
                 Some(local) => {
+                    let from_page = self.detail() && self.view == View::Overview;
                     self.open_log(Some(local));
                     self.go(View::Logs);
+                    self.from_page = from_page;
                 }
                 None => self.say(Role::Info, "no rank yet"),
             },

@@ -150,6 +150,8 @@ pub struct App {
     /// Tab of the rank's page.
     pub(crate) tab: Tab,
     pub(crate) page: Page,
+    /// Whether the log was opened from a rank's page, where leaving it leads back to.
+    from_page: bool,
     pub(crate) overview: Overview,
     happened: happened::Happened,
     /// Number of the selected attempt; `None` is the last, whichever that is.
@@ -218,6 +220,7 @@ impl App {
             zoom: Zoom::Fleet,
             tab: Tab::default(),
             page: Page::default(),
+            from_page: false,
             overview: Overview::default(),
             happened: happened::Happened::default(),
             lane: None,
@@ -352,12 +355,10 @@ impl App {
             ToViewer::Nodes { nodes } => self.take_status(nodes),
             ToViewer::From { node, message } => self.heard_from(node, *message),
             ToViewer::Events { events } => {
-                let of_page = self.page.hears(0, &events);
                 if let Some(newest) = events.last() {
                     self.set_clock(newest.at);
                 }
-                events.into_iter().for_each(|event| self.state.take(event));
-                self.keep_for_page(0, &of_page);
+                events.into_iter().for_each(|event| self.page.hear(0, event, &mut self.state));
                 self.logs.count(&self.state);
                 self.look_at_ranks();
             }

@@ -11,7 +11,7 @@ impl App {
         if self.detail() {
             self.zoom_to(Zoom::Fleet);
         }
-        self.view = view;
+        (self.view, self.from_page) = (view, false);
     }
 
     fn zoom_to(&mut self, zoom: Zoom) {
@@ -77,6 +77,10 @@ impl App {
             (View::Overview, Zoom::Fleet) => return false,
             (View::Runs, _) if self.runs.preview.take().is_some() => {}
             (View::Logs, _) if self.logs.end_search() => {}
+            (View::Logs, _) if self.from_page => {
+                self.go(View::Overview);
+                self.enter_rank();
+            }
             _ => self.view = View::Overview,
         }
         true

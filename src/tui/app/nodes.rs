@@ -90,9 +90,7 @@ impl App {
                 self.tell_lost(lost);
             }
             ToViewer::Events { events } => {
-                let of_page = self.page.hears(number, &events);
-                events.into_iter().for_each(|event| node.state.take(event));
-                self.keep_for_page(number, &of_page);
+                events.into_iter().for_each(|event| self.page.hear(number, event, &mut node.state));
             }
             ToViewer::Logs { .. } if number != self.log_node => return,
             message => return self.heard(message),

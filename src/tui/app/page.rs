@@ -11,7 +11,7 @@ use crate::{
         id::ProcId,
         series::Resolution,
         stack::Stacks,
-        state::Rank,
+        state::{Rank, State},
         time::Stamp,
     },
     tui::{theme::Role, view},
@@ -112,16 +112,22 @@ impl Page {
         }
     }
 
-    /// When these events of a node tell of the rank that is shown.
-    pub(super) fn hears(&self, node: u32, events: &[Event]) -> Vec<Stamp> {
-        let Some(id) = self.id.filter(|id| id.node == node) else { return Vec::new() };
-        let tells = |event: &&Event| match &event.fact {
+    /// Lets the state of a node take an event in, and adds what it tells of the rank that is shown to its figures: one
+    /// event after the other, as many may come together.
+    pub(super) fn hear(&mut self, node: u32, event: Event, state: &mut State) {
+        let (at, local) = (event.at, self.id.filter(|id| id.node == node).map(|id| id.local));
+        let tells = |local: &u32| match &event.fact {
             Fact::Sample { ranks } | Fact::Progress { ranks } => {
-                ranks.iter().any(|sample| sample.local_rank == id.local)
+                ranks.iter().any(|sample| sample.local_rank == *local)
             }
             _ => false,
         };
-        events.iter().filter(tells).map(|event| event.at).collect()
+        let of_page = local.filter(tells);
+        state.take(event);
+        if let (Some(history), Some(rank)) = (&mut self.history, of_page.and_then(|local| state.rank(local)))
+        {
+            history.look(at, rank);
+        }
     }
 
     /// Whether this has to be asked now.
@@ -190,15 +196,6 @@ impl App {
     pub(super) fn forget_page_questions(&mut self) {
         self.page.asked.clear();
         self.page.told_at.remove(&(Question::History as u8));
-    }
-
-    /// Adds what was just heard of a node, at these times, to the figures of the rank that is shown.
-    pub(super) fn keep_for_page(&mut self, node: u32, times: &[Stamp]) {
-        let Some(id) = self.page.id.filter(|id| id.node == node && !times.is_empty()) else { return };
-        let rank = self.state_of(node).and_then(|state| state.rank(id.local)).cloned();
-        if let (Some(rank), Some(history)) = (rank, &mut self.page.history) {
-            times.iter().for_each(|at| history.look(*at, &rank));
-        }
     }
 
     pub(super) fn turn_tab(&mut self, steps: usize) {

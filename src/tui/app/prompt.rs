@@ -118,6 +118,10 @@ impl App {
             "detach: leave the screen, the job goes on",
             Deed::Act(Action::Detach),
         ));
+        if self.stacks.stacks.is_some() {
+            let deed = Deed::Act(Action::View(View::Stacks));
+            all.push(plain("view-stacks".into(), "the stacks that were taken last", deed));
+        }
         all.push(plain("goto".into(), "goto 37: select the rank with this number", Deed::Verb));
         if self.replay.is_some() {
             let help = "seek 40%, +5m, -30s, 12:34:56: go to a place in the recording";

@@ -75,6 +75,7 @@ impl App {
     pub(super) fn after_jump(&mut self) {
         if self.replay.is_some() {
             self.logs.step(i64::MAX);
+            self.page.cursor = None;
         }
     }
 

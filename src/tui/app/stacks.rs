@@ -15,6 +15,8 @@ pub(crate) struct Taken {
     pub(crate) at: Stamp,
     /// First line of them that is shown.
     pub(crate) first: usize,
+    /// The view in which they were asked for.
+    pub(crate) asked_in: Option<View>,
 }
 
 impl App {
@@ -25,6 +27,7 @@ impl App {
         }
         let rank = self.rank().filter(|_| self.detail()).map(Rank::number);
         self.page.stacks_asked = rank.map(|_| self.next_id);
+        self.stacks.asked_in = Some(self.view);
         self.send(Command::Stacks { rank, by: None }, cmds);
     }
 
@@ -41,8 +44,12 @@ impl App {
             (self.tab, self.page.first) = (Tab::Stack, 0);
             return;
         }
-        self.stacks = Taken { stacks: Some(stacks), at: self.now, first: 0 };
-        if self.view != View::Hang {
+        let asked_in = self.stacks.asked_in.take();
+        self.stacks = Taken { stacks: Some(stacks), at: self.now, first: 0, asked_in: None };
+        if asked_in.is_some_and(|view| view != self.view) {
+            // Who went on is not called back.
+            self.say(Role::Info, "stacks were taken; :view-stacks shows them");
+        } else if self.view != View::Hang {
             self.go(View::Stacks);
         }
     }

@@ -97,6 +97,37 @@ fn what_is_heard_goes_into_the_charts_of_the_rank_that_is_shown() {
 }
 
 #[test]
+fn figures_do_not_depend_on_how_many_events_come_together() {
+    let story = || {
+        let mut story = fixture::healthy(4);
+        let known = story.events.len();
+        for second in 1..30_u64 {
+            let at = story.wait(1.0).now();
+            let (step, rss) = (2000 + second * second, (4 + second) << 30);
+            let sample = RankSample {
+                step: Some(step),
+                step_at: Some(at),
+                rss_bytes: Some(rss),
+                ..RankSample::default()
+            };
+            story.fact(Fact::Sample { ranks: vec![sample] });
+        }
+        let events = story.events.split_off(known);
+        (fixture::healthy(4), events)
+    };
+    let figures = |portion: usize| {
+        let (before, events) = story();
+        let mut app = fixture::app(&before, SIZE, None);
+        press(&mut app, "<Enter>", &[]);
+        for part in events.chunks(portion) {
+            app.update(Msg::Heard(Box::new(ToViewer::Events { events: part.to_vec() })));
+        }
+        app.page.history.clone().unwrap()
+    };
+    assert_eq!(figures(100), figures(1));
+}
+
+#[test]
 fn the_cursor_goes_through_the_past_and_comes_back_to_the_present() {
     let mut app = fixture::app(&fixture::on_gpus(), (200, 50), None);
     press(&mut app, "j j j <Enter>", &[]);

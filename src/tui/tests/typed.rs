@@ -56,3 +56,14 @@ fn the_page_of_a_rank_leaves_the_order_of_the_overview_alone() {
     assert_eq!((app.overview.order, app.overview.metric), (order, metric));
     assert!(said(&app).contains("Esc leads back"), "{}", said(&app));
 }
+
+#[test]
+fn a_log_that_was_opened_from_a_page_leads_back_to_it() {
+    let mut app = veteran();
+    press(&mut app, "j <Enter> l", &[]);
+    assert_eq!(app.view, View::Logs);
+    press(&mut app, "<Esc>", &[]);
+    assert!(app.view == View::Overview && app.detail() && app.selected == 1);
+    press(&mut app, "<Esc> l <Esc>", &[]);
+    assert!(app.view == View::Overview && !app.detail(), "one of the overview to the overview");
+}

@@ -69,7 +69,11 @@ fn lines(app: &App, width: usize) -> Vec<Line> {
         let moving = app.all_ranks().filter(|rank| rank.state == RankState::Running).count();
         lines.push(vec![(format!("{} no verdict", app.glyphs.good), Role::Ok)]);
         let all = count(app.all_ranks().count(), "rank");
-        let text = format!("{moving} of {all} run; nothing says that the job hangs");
+        let text = if app.all_ranks().next().is_none() {
+            "no rank runs: there is nothing to judge yet".to_owned()
+        } else {
+            format!("{moving} of {all} run; nothing says that the job hangs")
+        };
         lines.push(vec![(format!("  {text}"), Role::Dim)]);
     }
     for (node, alert) in &alerts {

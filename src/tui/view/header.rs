@@ -6,7 +6,7 @@ use super::{Pen, Plan, pen::Piece};
 use crate::{
     domain::{fleet::Order, time::human},
     tui::{
-        app::{App, Dialog, LinkState, Zoom},
+        app::{App, Dialog, LinkState, PromptKind, Zoom},
         keys::{Action, View},
         text,
         theme::Role,
@@ -328,10 +328,25 @@ fn dialog_hints(dialog: &Dialog) -> &'static [(&'static str, &'static str)] {
     }
 }
 
+/// Keys of a line that is typed.
+fn prompt_hints(kind: PromptKind) -> Vec<(String, &'static str)> {
+    let hints: &[(&str, &str)] = match kind {
+        PromptKind::Palette => {
+            &[("Enter", "do it"), ("Up Down", "select"), ("Tab", "complete"), ("Esc", "leave")]
+        }
+        PromptKind::Filter => &[("Enter", "filter"), ("Ctrl-U", "clear"), ("Esc", "leave")],
+        PromptKind::Find => &[("Enter", "keep"), ("Ctrl-U", "clear"), ("Esc", "show all")],
+    };
+    hints.iter().map(|(key, word)| ((*key).to_owned(), *word)).collect()
+}
+
 /// The hints as they are shown: without what changes the job where it cannot be changed, with the user's own keys.
 fn shown_hints(app: &App) -> Vec<(String, &'static str)> {
     if let Some(dialog) = &app.dialog {
         return dialog_hints(dialog).iter().map(|(key, word)| ((*key).to_owned(), *word)).collect();
+    }
+    if let Some(prompt) = &app.prompt {
+        return prompt_hints(prompt.kind);
     }
     if app.view == View::Logs && app.logs.input.is_some() {
         return vec![("Enter".to_owned(), "search"), ("Esc".to_owned(), "leave")];

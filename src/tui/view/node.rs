@@ -55,7 +55,7 @@ fn facts(app: &App, state: &crate::domain::state::State) -> Vec<Piece> {
     add("CPU", (!cpu.is_empty()).then(|| format!("{:.1} cores", cpu.iter().sum::<f32>() / 100.0)));
     if let Some(node) = app.nodes.get(app.node as usize) {
         add("clock", node.status.clock.map(words::clock_offset));
-        if let Some(why) = node.status.link.unreachable() {
+        if let Some(why) = node.status.link.untold() {
             pieces.push((why, Role::Warn));
         }
         if let Some(why) = &node.status.read_only {

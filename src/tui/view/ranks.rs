@@ -180,6 +180,11 @@ fn row(
         }
         put(pen, *x, area.y, *cells, *right, &text, role);
     }
+    let node = app.overview.fleet.nodes.get(shown.id.node as usize);
+    if node.is_some_and(|node| node.silent.is_some()) {
+        // What it told last is not what is.
+        pen.over(area, Role::Stale);
+    }
     if shown.id == app.selected_id() {
         pen.over(area, Role::Selection);
         pen.text(area.x, area.y, 1, pen.glyphs.cursor, Role::Accent);

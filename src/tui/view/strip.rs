@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 
 use super::{Pen, pen::Piece, verdict};
 use crate::{
-    domain::{alert::Alert, rank::JobState, time::human},
+    domain::{alert::Alert, rank::JobState, state::Attempt, time::human},
     tui::{app::App, keys::View, text, theme::Role, words},
 };
 
@@ -185,7 +185,7 @@ fn cause_lines(app: &App, width: usize, form: Form) -> Vec<Line> {
     let failed = app.state.attempts.iter().rev().find(|attempt| attempt.cause.is_some());
     let which = failed.map_or("failure".into(), |attempt| format!("attempt {}", attempt.n));
     if !news {
-        let ended = failed.and_then(|attempt| attempt.ended_at);
+        let ended = failed.and_then(Attempt::over_at);
         let next = app.state.attempts.back().filter(|next| failed.is_none_or(|failed| next.n > failed.n));
         let works_since = next.and_then(|next| next.first_step).map(|(_, at)| at);
         let is_over = works_since.is_some_and(|at| app.now.since(at) >= GOT_OVER);

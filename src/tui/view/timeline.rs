@@ -116,19 +116,19 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
     let bar_cells = area.right().saturating_sub(bar_x + text_cells);
     let (from, to) = span(lane, bar_cells, begin, end);
     let dead = lane.cause.is_some();
-    let bar_role = match (lane.ended_at, dead) {
+    let bar_role = match (lane.over_at(), dead) {
         (Some(_), _) => Role::Dim,
         (None, true) => Role::Warn,
         (None, false) => Role::Ok,
     };
-    let bar = bar(app, to - from, lane.ended_at.is_some());
+    let bar = bar(app, to - from, lane.over_at().is_some());
     pen.text(bar_x + from, y, to - from, &bar, bar_role);
     if let Some((mark, role)) = end_mark(app, lane).filter(|_| to > from) {
         pen.text(bar_x + to - 1, y, 1, mark, role);
     }
     let mut at = bar_x + bar_cells + 1;
     let stop = area.right();
-    let lasted = text::span(lane.ended_at.unwrap_or(app.now).since(lane.started_at));
+    let lasted = text::span(lane.over_at().unwrap_or(app.now).since(lane.started_at));
     pen.right(at, y, 7.min(stop.saturating_sub(at)), &lasted, Role::Text);
     at += 9;
     if area.width >= 44 {
@@ -157,7 +157,7 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
 /// How the attempt ended.
 fn end_mark(app: &App, lane: &Attempt) -> Option<(&'static str, Role)> {
     let is_last = app.state.attempts.back().is_some_and(|last| last.n == lane.n);
-    match (lane.ended_at, &lane.cause) {
+    match (lane.over_at(), &lane.cause) {
         (Some(_), Some(_)) => Some((app.glyphs.bad, Role::Crit)),
         (Some(_), None) if is_last && app.state.state == JobState::Done => Some((app.glyphs.good, Role::Ok)),
         _ => None,
@@ -170,7 +170,7 @@ fn span(lane: &Attempt, cells: u16, begin: Stamp, end: Stamp) -> (u16, u16) {
     let cell =
         |at: Stamp| (at.since(begin).as_millis() * u128::from(cells) / whole).min(u128::from(cells)) as u16;
     let from = cell(lane.started_at).min(cells.saturating_sub(1));
-    let to = cell(lane.ended_at.unwrap_or(end)).max(from + 1).min(cells);
+    let to = cell(lane.over_at().unwrap_or(end)).max(from + 1).min(cells);
     (from.min(to), to)
 }
 
@@ -196,7 +196,7 @@ fn describe(app: &App, pen: &mut Pen, area: Rect, lane: &Attempt) {
     let at = |stamp| words::clock(stamp, app.now, app.offset_s);
     let unknown = || "n/a".to_owned();
     let max_restarts = app.state.job.as_ref().and_then(|job| job.max_restarts);
-    let ended = lane.ended_at.map_or("goes on".into(), at);
+    let ended = lane.over_at().map_or("goes on".into(), at);
     let mut lines: Vec<(&str, String, Role)> = vec![
         ("why", word.into(), role),
         ("began", at(lane.started_at), Role::Text),

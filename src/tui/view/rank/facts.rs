@@ -168,8 +168,14 @@ fn lives(app: &App, rank: &Rank) -> Vec<Piece> {
         }
         _ => None,
     });
+    let later = |pid: i32| {
+        state.recent.iter().rev().find_map(|event| match &event.fact {
+            Fact::RankExitKnown { pid: known, exit, .. } if *known == pid => Some(*exit),
+            _ => None,
+        })
+    };
     let line = |(at, proc, exit): (Stamp, &ProcId, &Option<Exit>)| {
-        let how = exit.map_or("nobody saw how".into(), |exit| exit.to_string());
+        let how = exit.or_else(|| later(proc.pid)).map_or("nobody saw how".into(), |exit| exit.to_string());
         (format!("{how}, {}, pid {proc}", words::clock(at, app.now_of(app.node), app.offset_s)), Role::Text)
     };
     ended.take(3).map(line).collect()
