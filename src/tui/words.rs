@@ -126,9 +126,10 @@ pub(crate) fn remedy(kind: AlertKind) -> &'static [(Action, &'static str)] {
         AlertKind::Hang | AlertKind::CollectiveMismatch | AlertKind::GilStuck | AlertKind::StepDrift => {
             &[(Action::Hang, "why"), (Action::Enter, "the rank"), (Action::Restart, "restart the group")]
         }
-        AlertKind::Straggler | AlertKind::Thermal | AlertKind::IdleGpu | AlertKind::SlowStart => {
+        AlertKind::Straggler | AlertKind::Thermal | AlertKind::IdleGpu => {
             &[(Action::Enter, "the rank"), (Action::RankLog, "its log")]
         }
+        AlertKind::SlowStart => &[(Action::MergedLog, "all logs"), (Action::Stacks, "stacks")],
         AlertKind::NcclTimeout | AlertKind::NanLoss | AlertKind::MemoryLeak | AlertKind::Xid => {
             &[(Action::RankLog, "its log"), (Action::View(View::Timeline), "timeline")]
         }

@@ -66,7 +66,7 @@ impl Core {
         self.verdict.handle(now, verdict::Input::Ras { ras, ours: &ours }, &mut Vec::new());
     }
 
-    /// An agent without ranks waits for those of the other nodes: for how many, and where.
+    /// An agent without ranks waits for those of the other nodes: for how many, and how they meet.
     fn tell_of_nodes(&self, alert: &mut Alert) {
         let Some(job) = self.state.job.as_ref().filter(|job| job.nodes.0 > 1) else { return };
         if self.crew.values().any(Member::is_alive) {
@@ -74,17 +74,8 @@ impl Core {
         }
         alert.text =
             format!("no rank has started yet: the agent waits until {} nodes have come", job.nodes.0);
-        let words = job.command.iter().map(|word| word.replace('_', "-"));
-        let place =
-            words.zip(job.command.iter().skip(1).map(Some).chain([None])).find_map(|(word, next)| match word
-                .strip_prefix(
-                "--rdzv-endpoint",
-            )? {
-                "" => next.cloned(),
-                rest => rest.strip_prefix('=').map(str::to_owned),
-            });
-        let place = place.map_or("its rendezvous".into(), |place| format!("the rendezvous at {place}"));
-        alert.evidence.push(format!("they meet at {place}; each needs the same job, running"));
+        let id = job.rdzv_id.as_ref().map_or(String::new(), |id| format!(" and --rdzv-id {id}"));
+        alert.evidence.push(format!("it must run on each of them with the same --rdzv-endpoint{id}"));
     }
 
     fn take_verdict_outputs(&mut self, now: Stamp, wants: Vec<Output>, out: &mut Out) {

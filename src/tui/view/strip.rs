@@ -7,7 +7,13 @@ use ratatui::layout::Rect;
 use super::{Pen, pen::Piece, verdict};
 use crate::{
     domain::{alert::Alert, rank::JobState, state::Attempt, time::human},
-    tui::{app::App, keys::View, text, theme::Role, words},
+    tui::{
+        app::App,
+        keys::{Action, View},
+        text,
+        theme::Role,
+        words,
+    },
 };
 
 /// A failure that was got over this long ago is no news any more.
@@ -96,7 +102,10 @@ fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> 
     let mut keys: Line = Vec::new();
     for (action, does) in words::remedy(alert.kind) {
         // Where nothing can be changed, what would change the job is no offer.
-        let Some(key) = app.keymap.shown(*action).filter(|_| app.can_do(*action)) else { continue };
+        let has_rank = *action != Action::Stacks || app.rank().is_some();
+        let Some(key) = app.keymap.shown(*action).filter(|_| has_rank && app.can_do(*action)) else {
+            continue;
+        };
         keys.push((format!("  {key} "), Role::Key));
         keys.push(((*does).to_owned(), Role::Text));
     }
