@@ -250,8 +250,14 @@ fn foreign_row(job: FoundJob) -> Row {
     let key = pid.or_else(|| job.ranks.first().map(|rank| rank.proc.pid)).unwrap_or_default();
     let command = job.command.join(" ");
     let command = command.chars().take(80).collect::<String>();
-    let note = match elsewhere(&job) {
-        Some(dir) => format!("its folder is elsewhere: ELASTICTOP_DIR={} elastictop attach", dir.display()),
+    let note = match folder_of(&job) {
+        Some(folder) if !folder.is_dir() => {
+            format!("started by elastictop; its folder was removed: kill {key} ends it")
+        }
+        Some(folder) => {
+            let dir = folder.ancestors().nth(2).unwrap_or(&folder);
+            format!("its folder is elsewhere: ELASTICTOP_DIR={} elastictop attach", dir.display())
+        }
         None => format!("not started by elastictop: {command}"),
     };
     Row {
@@ -268,10 +274,10 @@ fn foreign_row(job: FoundJob) -> Row {
     }
 }
 
-/// The folder that elastictop kept a job in when it started it, as its processes know; `None` for a job of others.
-fn elsewhere(job: &FoundJob) -> Option<PathBuf> {
+/// The folder that elastictop keeps a job in that it started, as its processes know; `None` for a job of others.
+fn folder_of(job: &FoundJob) -> Option<PathBuf> {
     let proc = job.ranks.first().map(|rank| rank.proc).or(job.agent)?;
     let env = proc::whole_env(Path::new(ROOT), proc.pid)?;
     let (_, folder) = env.into_iter().find(|(name, _)| name == "ELASTICTOP_JOB_DIR")?;
-    Path::new(&folder).ancestors().nth(2).map(Path::to_path_buf)
+    Some(PathBuf::from(folder))
 }

@@ -134,7 +134,7 @@ impl Over {
         is_over.then_some(if self.is_relay {
             "the job is over on all its nodes"
         } else {
-            "its part of the job is over"
+            "its part of the job is over; attach again once it is started anew"
         })
     }
 }

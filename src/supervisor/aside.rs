@@ -225,7 +225,12 @@ impl Observer {
                             // To look is all that can be done here.
                             Said::Message(ToSupervisor::Do { id, command: Command::Stacks { rank, by }, .. }) => {
                                 let wanted = forensic::living(self.core.state(), None, rank);
-                                taking.spawn_blocking(move || (from, id, forensic::stacks(&wanted, by)));
+                                if wanted.is_empty() {
+                                    let outcome = Outcome::Refused("no such rank lives".into());
+                                    hub.send(from, &ToViewer::Reply { id, outcome });
+                                } else {
+                                    taking.spawn_blocking(move || (from, id, forensic::stacks(&wanted, by)));
+                                }
                                 continue;
                             }
                             _ => {}

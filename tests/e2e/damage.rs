@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::harness::{Lab, kill, living};
+use crate::harness::{Lab, PATIENCE, kill, living, pid_of, wait_until};
 
 #[test]
 fn a_folder_of_sockets_that_is_removed_is_put_back_and_no_second_supervisor_comes() {
@@ -92,4 +92,17 @@ fn a_restart_by_hand_gives_no_new_restarts() {
         (&"failed".into(), &1.into()),
         "{status:#}"
     );
+}
+
+#[test]
+fn a_job_whose_folder_was_removed_is_told_with_what_ends_it() {
+    let lab = Lab::new();
+    let job = lab.start("gone", &["--launcher", "local", "--no-python", "sleep", "1000"]);
+    let status = job.wait_for_ranks(1);
+    let agent = pid_of(&status["agent"]["pid"]);
+    fs::remove_dir_all(job.dir()).expect("a folder");
+    let listed = lab.must(&["ps"]);
+    assert!(listed.contains(&format!("its folder was removed: kill {agent} ends it")), "{listed}");
+    kill(agent, Signal::TERM);
+    wait_until("nothing is left", PATIENCE, || lab.processes("1000").is_empty().then_some(()));
 }

@@ -54,6 +54,12 @@ fn parts(app: &App) -> Vec<Part> {
     let labelled = |label: &str, text: String| vec![(format!("{label} "), Role::Dim), (text, Role::Text)];
     let mut parts = Vec::new();
     match &state.job {
+        // Each node has an id of its own for its part.
+        Some(job) if !app.nodes.is_empty() => {
+            let rdzv =
+                job.rdzv_id.iter().filter(|id| **id != job.name).map(|id| (format!(" {id}"), Role::Dim));
+            parts.push(Part(1, std::iter::once((job.name.clone(), Role::Title)).chain(rdzv).collect()));
+        }
         Some(job) => {
             let id = match job.id.0.strip_prefix(&job.name) {
                 Some(rest) => vec![(job.name.clone(), Role::Title), (rest.to_owned(), Role::Dim)],
