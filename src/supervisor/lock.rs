@@ -1,18 +1,18 @@
 //! The lock of a job: who holds it is its supervisor, or does a supervisor's work once the job is over.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io,
     os::{
         fd::AsFd,
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::place::{Manifest, Roots};
+use super::place::{Manifest, Roots, make_folder};
 use crate::{
     domain::id::{JobId, ProcId},
     error::{Error, Result},
@@ -51,7 +51,7 @@ impl Lock {
             return Ok(());
         }
         if let Some(folder) = self.path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            make_folder(folder)?;
         }
         let file = open(&self.path)?;
         hold(&file)?;

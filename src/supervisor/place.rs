@@ -4,7 +4,7 @@ use std::{
     env, fs,
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
@@ -144,8 +144,10 @@ impl Roots {
     /// Why the manifest of a job cannot be read whose folder is there; `None` when it can, or there is none.
     pub fn damage(&self, id: &JobId) -> Option<(JobId, String)> {
         let dir = self.job(id);
-        let is_one =
-            !id.0.is_empty() && !id.0.contains('/') && (dir.journal().exists() || dir.logs().is_dir());
+        // A name and no way elsewhere: what is damaged can be removed.
+        let mut parts = Path::new(&id.0).components();
+        let is_name = matches!((parts.next(), parts.next()), (Some(Component::Normal(name)), None) if name == id.0.as_str());
+        let is_one = is_name && (dir.journal().exists() || dir.logs().is_dir());
         let error = dir.manifest().err().filter(|_| is_one)?;
         Some((id.clone(), format!("cannot read {}: {error}", dir.manifest_path().display())))
     }
@@ -209,7 +211,8 @@ fn runtime_dir() -> PathBuf {
 }
 
 /// Makes a folder that only its owner can enter, or checks that it is one.
-fn make_folder(dir: &Path) -> io::Result<()> {
+/// Makes a folder that is its owner's alone, and those above it.
+pub(super) fn make_folder(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
@@ -368,7 +371,8 @@ impl JobDir {
     /// The secrets that left marks here.
     ///
     /// # Errors
-    /// Those of reading: then nobody knows what is secret in what is kept. Each job has the file, even without secrets.
+    /// Those of reading: then nobody knows what is secret in what is kept. Each job has the file, even without secrets, but
+    /// for those of builds that kept none.
     pub fn read_secret_marks(&self) -> Result<Marks> {
         let path = self.secret_marks();
         let told =
@@ -523,6 +527,21 @@ mod tests {
         assert_eq!(found(Some("train-")).unwrap(), "train-bbbb", "the only one of them that runs");
         assert!(found(Some("o")).unwrap_err().contains("fits several"));
         assert!(found(Some("x")).unwrap_err().contains("no job"));
+    }
+
+    #[test]
+    fn what_is_damaged_is_a_folder_of_this_name_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::below(dir.path());
+        for folder in ["jobs/harm-aaaa/logs", "jobs/logs", "logs"] {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        let damaged = |id: &str| roots.damage(&JobId(id.into())).is_some();
+        assert!(damaged("harm-aaaa"));
+        for elsewhere in ["", ".", "..", "../jobs", "harm-aaaa/", "./harm-aaaa", "harm-aaaa/..", "/", "none"]
+        {
+            assert!(!damaged(elsewhere), "{elsewhere:?} would be removed");
+        }
     }
 
     #[test]

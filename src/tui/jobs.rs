@@ -144,6 +144,9 @@ impl Jobs {
     /// Those that are shown.
     fn rows(&self) -> impl Iterator<Item = &JobRow> {
         let fits = |row: &&JobRow| {
+            if self.sought.is_empty() {
+                return true;
+            }
             let text = format!("{} {} {} {}", row.id, row.node, row.owner, row.note).to_lowercase();
             text.contains(&self.sought.to_lowercase())
         };

@@ -288,7 +288,7 @@ fn two_restarts_at_once_are_one_and_both_are_answered_after_it() {
 }
 
 #[test]
-fn an_order_that_lay_before_a_stopped_supervisor_is_not_carried_out() {
+fn an_order_that_comes_too_late_is_refused() {
     let lab = Lab::new();
     let job = start(&lab, &["sleep", "1000"]);
     let before = living(&job.status());
