@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     net::UnixListener,
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep_until},
 };
 
@@ -20,7 +20,7 @@ use super::{
     node::{self, Said},
 };
 use crate::{
-    domain::cluster::NodeLink,
+    domain::{cluster::NodeLink, event::Fact},
     supervisor::hub::{Hub, Said as FromViewer, ViewerId},
     wire::{
         link::{Link, QUEUE},
@@ -40,6 +40,8 @@ const MOST: usize = 2048;
 pub struct Cluster {
     members: Members,
     hears: mpsc::Receiver<(usize, Said)>,
+    /// Told when a group forms anywhere.
+    formed: watch::Sender<()>,
     hub: Hub,
     said: mpsc::Receiver<(ViewerId, FromViewer)>,
     next_id: u64,
@@ -79,14 +81,16 @@ impl Cluster {
     pub fn new(hosts: Vec<Host>, viewer: &str) -> Cluster {
         let (told, hears) = mpsc::channel(QUEUE);
         let (hub, said) = Hub::new();
+        let formed = watch::Sender::new(());
         let turns = Arc::new(Semaphore::new(node::AT_ONCE));
+        let shared = node::Shared { said: told, turns, formed: formed.subscribe() };
         let mut members = Members::default();
         for (number, Host { name, connect }) in hosts.into_iter().enumerate() {
-            let to = node::start(number, connect, viewer.to_owned(), told.clone(), turns.clone());
+            let to = node::start(number, connect, viewer.to_owned(), shared.clone());
             members.add(name, to);
         }
         let (asked, orders, untold) = (BTreeMap::new(), BTreeMap::new(), Untold::default());
-        Cluster { members, hears, hub, said, next_id: 1, asked, orders, untold }
+        Cluster { members, hears, formed, hub, said, next_id: 1, asked, orders, untold }
     }
 
     /// Serves whoever connects, for as long as it is awaited.
@@ -167,6 +171,9 @@ impl Cluster {
             }
             ToViewer::Events { events } => {
                 let Some(node) = self.members.behind(link, number) else { return };
+                if events.iter().any(|event| matches!(event.fact, Fact::GroupStarted { .. })) {
+                    self.formed.send_replace(());
+                }
                 events.iter().for_each(|event| self.members.state(node).apply(event));
                 let count = events.len() as u64;
                 self.tell(node, ToViewer::Events { events }, count);

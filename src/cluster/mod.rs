@@ -7,6 +7,7 @@
 
 mod hold;
 mod node;
+mod over;
 pub mod relay;
 
 use std::{future::Future, pin::Pin};

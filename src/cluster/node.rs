@@ -3,15 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
 
-use super::Connect;
+use super::{Connect, over::Over};
 use crate::{
     domain::{
         cluster::{NodeLink, Offset, Reading, SILENT_MS},
-        event::Fact,
         time::Stamp,
     },
     supervisor::clock::wall,
@@ -31,6 +30,8 @@ const MADE_WITHIN: Duration = Duration::from_secs(30);
 /// network not all nodes are asked at one moment.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 const CHANCE: f64 = 0.3;
+/// The same for a node whose part of the job is over: it may be started anew, and each look is a login there.
+const RETURN: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(600));
 /// Links that may be in the making at once. Each is a process that agrees on keys.
 pub(super) const AT_ONCE: usize = 32;
 /// Orders that may wait for a node.
@@ -47,140 +48,176 @@ pub(super) enum Said {
     Heard(ToViewer),
 }
 
+/// What the tasks of all nodes share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    /// Whom they tell.
+    pub(super) said: mpsc::Sender<(usize, Said)>,
+    /// Who may make a link now.
+    pub(super) turns: Arc<Semaphore>,
+    /// Told when a group forms: nodes whose part was over may be in it again.
+    pub(super) formed: watch::Receiver<()>,
+}
+
 /// Starts the task of a node. What is sent to it while there is no link is dropped: whoever sends knows that from
 /// [`Said::Link`]. It ends when the receiver of `said` is gone.
 pub(super) fn start(
     number: usize,
     connect: Connect,
     viewer: String,
-    said: mpsc::Sender<(usize, Said)>,
-    turns: Arc<Semaphore>,
+    shared: Shared,
 ) -> mpsc::Sender<ToSupervisor> {
     let (to, orders) = mpsc::channel(ORDERS);
-    let node = Node { number, viewer, said, orders, turns, over: Over::default(), last: wall(), tries: 0 };
-    tokio::spawn(node.run(connect));
+    let maker = Maker { connect, viewer, shared: shared.clone() };
+    let node = Node {
+        number,
+        said: shared.said,
+        orders,
+        over: Over::default(),
+        last: wall(),
+        tries: 0,
+        is_live: false,
+    };
+    tokio::spawn(node.run(maker));
     to
-}
-
-struct Node {
-    number: usize,
-    viewer: String,
-    said: mpsc::Sender<(usize, Said)>,
-    orders: mpsc::Receiver<ToSupervisor>,
-    /// Who may make a link now.
-    turns: Arc<Semaphore>,
-    /// Whether its part of the job is over: then a link that ends need not be made anew.
-    over: Over,
-    /// When something was heard last, or the first attempt was made.
-    last: Stamp,
-    tries: u32,
 }
 
 /// Nobody listens any more.
 struct Left;
 
-/// Of which nodes behind a link the part of the job is over. Of a supervisor it is one; of a relay as many as it tells
-/// of.
-#[derive(Debug, Default)]
-struct Over {
-    /// Host and whether; a supervisor's own host does not matter.
-    nodes: Vec<(String, bool)>,
-    is_relay: bool,
+/// A link over which hello was said.
+struct Made {
+    link: Link,
+    /// Ends with the first word: before that, ssh is still at it.
+    turn: Option<OwnedSemaphorePermit>,
+    said_at: Stamp,
+    /// What came over it already.
+    words: Vec<ToViewer>,
 }
 
-impl Over {
-    fn hear(&mut self, message: &ToViewer) {
-        self.hear_of(0, message);
-    }
+/// Why a link is held no longer.
+enum End {
+    /// It ended, or nothing came over it.
+    Broke(String),
+    /// The job that was over here runs again, and this leads to it.
+    Back(Made),
+}
 
-    fn hear_of(&mut self, node: usize, message: &ToViewer) {
-        match message {
-            ToViewer::Together { messages } => {
-                messages.iter().for_each(|message| self.hear_of(node, message));
-            }
-            ToViewer::Nodes { nodes } => {
-                self.is_relay = true;
-                self.nodes.resize_with(nodes.len(), Default::default);
-                for ((host, over), status) in self.nodes.iter_mut().zip(nodes) {
-                    *over &= *host == status.host;
-                    *over |= matches!(status.link, NodeLink::Gone { .. });
-                    host.clone_from(&status.host);
-                }
-            }
-            ToViewer::From { node, message } => self.hear_of(*node as usize, message),
-            ToViewer::Snapshot { state, .. } => self.note(node, state.state.is_over()),
-            ToViewer::Events { events }
-                if events.iter().any(|event| matches!(event.fact, Fact::JobEnded { .. })) =>
-            {
-                self.note(node, true);
-            }
-            _ => {}
-        }
-    }
+/// Makes the links to one node.
+struct Maker {
+    connect: Connect,
+    viewer: String,
+    shared: Shared,
+}
 
-    fn note(&mut self, node: usize, is_over: bool) {
-        if !self.is_relay {
-            self.nodes.resize_with(1, Default::default);
-        }
-        // What a relay tells of a node that it does not have is nothing.
-        if let Some((_, over)) = self.nodes.get_mut(node) {
-            *over = is_over;
-        }
-    }
-
-    /// Why nothing new will come over the link; `None` while something may.
-    fn why(&self) -> Option<&'static str> {
-        let is_over = !self.nodes.is_empty() && self.nodes.iter().all(|(_, over)| *over);
-        is_over.then_some(if self.is_relay {
-            "the job is over on all its nodes"
-        } else {
-            "its part of the job is over; attach again once it is started anew"
+impl Maker {
+    /// A link, or why there is none.
+    async fn make(&mut self) -> Result<Result<Made, String>, Left> {
+        let turn = tokio::select! {
+            turn = self.shared.turns.clone().acquire_owned() => turn.ok(),
+            () = self.shared.said.closed() => return Err(Left),
+        };
+        let link = match timeout(MADE_WITHIN, (self.connect)()).await {
+            Ok(Ok(link)) => link,
+            Ok(Err(error)) => return Ok(Err(error.text)),
+            Err(_) => return Ok(Err(format!("no answer within {} s", MADE_WITHIN.as_secs()))),
+        };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let hello =
+            ToSupervisor::Hello { protocol: PROTOCOL, version, viewer: self.viewer.clone(), watch: true };
+        let said_at = wall();
+        Ok(match link.outgoing.send(hello).await {
+            Ok(()) => Ok(Made { link, turn, said_at, words: Vec::new() }),
+            Err(_) => Err("the link ended at once".into()),
         })
     }
+
+    /// Looks now and then, and whenever a group forms elsewhere, until what is over here runs again.
+    async fn await_return(&mut self, over: Over) -> Result<Made, Left> {
+        let mut wait = RETURN.0;
+        self.shared.formed.mark_unchanged();
+        loop {
+            tokio::select! {
+                () = sleep(by_chance(wait)) => {}
+                Ok(()) = self.shared.formed.changed() => {}
+                () = self.shared.said.closed() => return Err(Left),
+            }
+            wait = (wait * 2).min(RETURN.1);
+            let Ok(mut made) = self.make().await? else { continue };
+            let mut now = Over::default();
+            let until = Instant::now() + MADE_WITHIN;
+            while !now.is_known()
+                && let Ok(Some(word)) = timeout_at(until, made.link.incoming.recv()).await
+            {
+                now.hear(&word);
+                made.words.push(word);
+            }
+            if now.is_return_of(&over) {
+                return Ok(made);
+            }
+        }
+    }
+}
+
+fn by_chance(wait: Duration) -> Duration {
+    wait.mul_f64(1.0 + CHANCE * (fastrand::f64() - 0.5))
+}
+
+/// Holds the link to one node.
+struct Node {
+    number: usize,
+    said: mpsc::Sender<(usize, Said)>,
+    orders: mpsc::Receiver<ToSupervisor>,
+    /// Whether its part of the job is over.
+    over: Over,
+    /// When something was heard last, or the first attempt was made.
+    last: Stamp,
+    tries: u32,
+    /// Whether its state came over the link that is held.
+    is_live: bool,
 }
 
 impl Node {
-    async fn run(mut self, mut connect: Connect) {
+    /// Until nobody listens.
+    async fn run(mut self, mut maker: Maker) {
+        let _: Result<(), Left> = self.keep(&mut maker).await;
+    }
+
+    /// Makes the link, holds it, and makes it anew.
+    async fn keep(&mut self, maker: &mut Maker) -> Result<(), Left> {
         let mut wait = RETRY.0;
+        let mut back = None;
         loop {
-            let turn = tokio::select! {
-                turn = self.turns.clone().acquire_owned() => turn.ok(),
-                () = self.said.closed() => return,
+            let made = match back.take() {
+                Some(made) => Ok(made),
+                None => maker.make().await?,
             };
-            let made = timeout(MADE_WITHIN, connect()).await;
+            let began = Instant::now();
             let why = match made {
-                Ok(Ok(link)) => {
-                    let began = Instant::now();
-                    // The turn ends with the first word: before that, ssh is still at it.
-                    let Ok(why) = self.hold(link, turn).await else { return };
-                    if began.elapsed() > RETRY.1 {
-                        wait = RETRY.0;
+                Ok(made) => match self.hold(made, maker).await? {
+                    End::Broke(why) => why,
+                    End::Back(made) => {
+                        back = Some(made);
+                        continue;
                     }
-                    why
-                }
-                Ok(Err(error)) => {
-                    drop(turn);
-                    error.text
-                }
-                Err(_) => {
-                    drop(turn);
-                    format!("no answer within {} s", MADE_WITHIN.as_secs())
-                }
+                },
+                Err(why) => why,
             };
+            if began.elapsed() > RETRY.1 {
+                wait = RETRY.0;
+            }
             if let Some(why) = self.over.why() {
-                let _ = self.tell(Said::Link(NodeLink::Gone { why: why.into() })).await;
-                return;
+                self.tell(Said::Link(NodeLink::Gone { why: why.into() })).await?;
+                back = Some(maker.await_return(self.over.clone()).await?);
+            } else {
+                self.tries += 1;
+                self.tell(Said::Link(NodeLink::Lost { since: self.last, tries: self.tries, why })).await?;
+                tokio::select! {
+                    () = sleep(by_chance(wait)) => {}
+                    () = self.said.closed() => return Err(Left),
+                }
+                wait = (wait * 2).min(RETRY.1);
             }
-            self.tries += 1;
-            let link = NodeLink::Lost { since: self.last, tries: self.tries, why };
-            if self.tell(Said::Link(link)).await.is_err() {
-                return;
-            }
-            tokio::select! {
-                () = sleep(wait.mul_f64(1.0 + CHANCE * (fastrand::f64() - 0.5))) => {}
-                () = self.said.closed() => return,
-            }
-            wait = (wait * 2).min(RETRY.1);
             // What was sent meanwhile was answered by whoever sent it.
             while self.orders.try_recv().is_ok() {}
         }
@@ -190,28 +227,32 @@ impl Node {
         self.said.send((self.number, said)).await.map_err(|_| Left)
     }
 
-    /// Talks over a link until it ends: why it did.
-    async fn hold(&mut self, mut link: Link, turn: Option<OwnedSemaphorePermit>) -> Result<String, Left> {
-        let mut turn = turn;
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let hello =
-            ToSupervisor::Hello { protocol: PROTOCOL, version, viewer: self.viewer.clone(), watch: true };
-        let mut asked = (0, wall());
+    /// Talks over a link until it ends, or until another one leads to what comes after. One that leads to what is over
+    /// is held on to: whoever looks may ask for its logs.
+    async fn hold(&mut self, made: Made, maker: &mut Maker) -> Result<End, Left> {
+        let Made { mut link, mut turn, said_at, words } = made;
+        let mut asked = (0, said_at);
         let mut reading = Reading::default();
         let mut bye = None;
         let mut heard = Instant::now();
-        let (mut is_silent, mut is_live) = (false, false);
-        if link.outgoing.send(hello).await.is_err() {
-            return Ok("the link ended at once".into());
-        }
+        let mut is_silent = false;
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_question = Instant::now() + ASK;
+        let (mut maker, mut search) = (Some(maker), None);
+        self.is_live = false;
+        for word in words {
+            self.hear(word).await?;
+        }
         loop {
+            let is_over = self.over.why().is_some();
+            if is_over && let Some(maker) = maker.take() {
+                search = Some(Box::pin(maker.await_return(self.over.clone())));
+            }
             tokio::select! {
                 message = link.incoming.recv() => {
                     let Some(message) = message else {
-                        return Ok(bye.unwrap_or_else(|| "the link ended".into()));
+                        return Ok(End::Broke(bye.unwrap_or_else(|| "the link ended".into())));
                     };
                     drop(turn.take());
                     // Bye says why the link is about to end: it may be of the process that makes it, and nobody behind it.
@@ -226,29 +267,19 @@ impl Node {
                     if std::mem::take(&mut is_silent) {
                         self.tell(Said::Link(NodeLink::Live)).await?;
                     }
-                    match message {
-                        ToViewer::Clock { id, now } => {
-                            if id == asked.0 {
-                                reading.take(asked.1, now, wall());
-                                self.tell_clock(reading).await?;
-                            }
-                        }
-                        message => {
-                            if let ToViewer::Welcome { now, .. } = &message {
-                                reading.take(asked.1, *now, wall());
-                                self.tell_clock(reading).await?;
-                            }
-                            // A relay tells of all its nodes together.
-                            if let ToViewer::Snapshot { .. } | ToViewer::Together { .. } = &message
-                                && !std::mem::replace(&mut is_live, true)
-                            {
-                                self.tries = 0;
-                                self.tell(Said::Link(NodeLink::Live)).await?;
-                            }
-                            self.over.hear(&message);
-                            self.tell(Said::Heard(message)).await?;
-                        }
+                    let told = match &message {
+                        ToViewer::Clock { id, now } => Some((*id, *now)),
+                        ToViewer::Welcome { now, .. } => Some((0, *now)),
+                        _ => None,
+                    };
+                    if let Some((_, now)) = told.filter(|(id, _)| *id == asked.0) {
+                        reading.take(asked.1, now, wall());
+                        self.tell_clock(reading).await?;
                     }
+                    self.hear(message).await?;
+                }
+                made = async { search.as_mut().expect("guarded").await }, if is_over => {
+                    return Ok(End::Back(made?));
                 }
                 order = self.orders.recv() => match order {
                     // A supervisor that takes nothing is silent, too: then the link is given up.
@@ -258,7 +289,7 @@ impl Node {
                 _ = tick.tick() => {
                     let silent = heard.elapsed();
                     if silent >= DEAD {
-                        return Ok(format!("nothing came for {} s", DEAD.as_secs()));
+                        return Ok(End::Broke(format!("nothing came for {} s", DEAD.as_secs())));
                     }
                     if silent.as_millis() >= u128::from(SILENT_MS) && !is_silent {
                         is_silent = true;
@@ -271,6 +302,22 @@ impl Node {
                     }
                 }
             }
+        }
+    }
+
+    /// What its supervisor said.
+    async fn hear(&mut self, message: ToViewer) -> Result<(), Left> {
+        // A relay tells of all its nodes together.
+        if let ToViewer::Snapshot { .. } | ToViewer::Together { .. } = &message
+            && !std::mem::replace(&mut self.is_live, true)
+        {
+            self.tries = 0;
+            self.tell(Said::Link(NodeLink::Live)).await?;
+        }
+        self.over.hear(&message);
+        match message {
+            ToViewer::Clock { .. } => Ok(()),
+            message => self.tell(Said::Heard(message)).await,
         }
     }
 

@@ -81,6 +81,9 @@ pub enum ToSupervisor {
         command: Command,
         /// The nodes, as in [`ToSupervisor::To`].
         nodes: Vec<u32>,
+        /// As in [`ToSupervisor::Do`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Stamp>,
     },
     /// Answered by [`ToViewer::Clock`] with the same id, at once.
     Clock {

@@ -55,10 +55,10 @@ impl Cluster {
                 let addressees = self.addressees(&command);
                 self.order((viewer, id, until), &command, &addressees, false);
             }
-            ToSupervisor::DoOn { id, command, nodes } => {
+            ToSupervisor::DoOn { id, command, nodes, until } => {
                 let nodes: Vec<usize> =
                     nodes.iter().filter_map(|place| self.members.at(*place as usize)).collect();
-                self.order((viewer, id, None), &command, &nodes, true);
+                self.order((viewer, id, until), &command, &nodes, true);
             }
             ToSupervisor::To { node, message } => self.pass_on(viewer, node as usize, *message),
             // Who does not say which node means the first.
@@ -148,7 +148,9 @@ impl Cluster {
         for (link, command, nodes) in through {
             let asked = self.note(Asked::Parts(link, key));
             let numbers = nodes.iter().filter_map(|node| self.members.number(*node)).collect();
-            let taken = self.members.send(link, ToSupervisor::DoOn { id: asked, command, nodes: numbers });
+            let until = until.map(|until| shift(until, -self.members.link(link).ahead_ms()));
+            let taken =
+                self.members.send(link, ToSupervisor::DoOn { id: asked, command, nodes: numbers, until });
             self.sent(&mut order, &nodes, asked, taken);
         }
         self.orders.insert(key, Ordered { by, id, order, stacks: None, each });

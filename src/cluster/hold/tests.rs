@@ -89,9 +89,14 @@ async fn greeted(ends: &mut Ends, node: u32) -> FarEnd {
 
 /// The next order to a supervisor; what asks for the clock is left out.
 async fn ordered(far: &mut FarEnd) -> (u64, Command) {
+    let (id, command, _) = ordered_until(far).await;
+    (id, command)
+}
+
+async fn ordered_until(far: &mut FarEnd) -> (u64, Command, Option<Stamp>) {
     loop {
         match far.incoming.recv().await.expect("an order") {
-            ToSupervisor::Do { id, command, .. } => return (id, command),
+            ToSupervisor::Do { id, command, until } => return (id, command, until),
             ToSupervisor::Clock { .. } => {}
             other => panic!("{other:?}"),
         }
@@ -369,10 +374,15 @@ fn relays_below_a_relay_show_their_nodes_and_answer_for_them() {
             .await;
         assert!(clocks.iter().all(|clock| clock.ahead_ms.unsigned_abs() <= clock.within_ms), "{clocks:?}");
 
-        viewer.order(5, Command::Restart { attempt: None }).await;
+        let until = Some(Stamp(wall().0 + 60_000));
+        let order = ToSupervisor::Do { id: 5, command: Command::Restart { attempt: None }, until };
+        viewer.0.outgoing.send(order).await.unwrap();
         for (n, far) in fars.iter_mut().enumerate() {
-            let (id, command) = ordered(far).await;
+            let (id, command, told) = ordered_until(far).await;
             assert_eq!(command, Command::Restart { attempt: Some(0) });
+            // By its own clock, as far as that is known.
+            let apart = told.zip(until).map(|(told, until)| told.0.abs_diff(until.0));
+            assert!(apart.is_some_and(|apart| apart < 10_000), "{told:?} for {until:?}");
             let outcome = match n {
                 2 => Outcome::Refused("the job is being stopped".into()),
                 _ => Outcome::Done("the group was started anew".into()),
@@ -489,7 +499,7 @@ fn nodes_of_one_host_name_are_told_apart_and_commands_find_theirs() {
 }
 
 #[test]
-fn a_relay_whose_job_is_over_everywhere_is_not_tried_again() {
+fn a_relay_whose_job_is_over_everywhere_is_gone() {
     run(async {
         let (head, mut ends, _) = host("head");
         let mut viewer = Viewer::new(vec![head]).await;
@@ -522,8 +532,73 @@ fn a_relay_whose_job_is_over_everywhere_is_not_tried_again() {
                 .await;
             assert_eq!(end.as_deref(), why);
         }
-        assert!(ends.recv().await.is_none(), "whoever makes the link is gone");
     });
+}
+
+#[test]
+fn a_node_that_is_started_anew_is_shown_again() {
+    // A supervisor whose job is over stays for those who look, or is gone.
+    for stays in [true, false] {
+        run(async {
+            let ((one, mut ends1, _), (two, mut ends2, _)) = (host("n01"), host("n02"));
+            let mut viewer = Viewer::new(vec![one, two]).await;
+            let (far1, far2) = (greeted(&mut ends1, 0).await, greeted(&mut ends2, 1).await);
+            viewer.until_live(2).await;
+            let told = |seq, fact| ToViewer::Events { events: vec![Event { seq, at: Stamp(9_000), fact }] };
+            let ended = || Fact::JobEnded { state: JobState::Done, exit_code: Some(0), cause: None };
+            far2.outgoing.send(told(2, ended())).await.unwrap();
+            let mut before = stays.then_some(far2);
+            let is_over = |message: &ToViewer| match message {
+                ToViewer::From { node: 1, message } => {
+                    matches!(**message, ToViewer::Events { .. }).then_some(())
+                }
+                _ => None,
+            };
+            let is_gone = |message: &ToViewer| match message {
+                ToViewer::Nodes { nodes } => matches!(nodes[1].link, NodeLink::Gone { .. }).then_some(()),
+                _ => None,
+            };
+            if stays {
+                viewer.until("the end of the second node", is_over).await;
+            } else {
+                viewer.until("the end of its link", is_gone).await;
+            }
+
+            let mut over = state(1);
+            over.apply(&Event { seq: 2, at: Stamp(9_000), fact: ended() });
+            let mut other = state(1);
+            let job = JobInfo { name: "another job".into(), ..other.job.clone().unwrap() };
+            other.apply(&Event { seq: 2, at: Stamp(9_000), fact: Fact::JobStarted { job } });
+            // Each time that the others form a group it is looked for: it is over still, another job, and it.
+            let mut attempt = 0;
+            for met in [Some(over), Some(other), None] {
+                attempt += 1;
+                let formed = Fact::GroupStarted { attempt, world_size: Some(1) };
+                far1.outgoing.send(told(u64::from(attempt) + 1, formed)).await.unwrap();
+                let Some(met) = met else { break };
+                let mut far2 = ends2.recv().await.unwrap();
+                assert!(matches!(far2.incoming.recv().await, Some(ToSupervisor::Hello { .. })));
+                far2.outgoing.send(ToViewer::Snapshot { state: Box::new(met), lost: 0 }).await.unwrap();
+                while far2.incoming.recv().await.is_some() {}
+            }
+            let mut far2 = greeted(&mut ends2, 1).await;
+            viewer
+                .until("the state of what was started anew", |message| match message {
+                    ToViewer::From { node: 1, message } => {
+                        matches!(&**message, ToViewer::Snapshot { state, .. } if !state.state.is_over())
+                            .then_some(())
+                    }
+                    _ => None,
+                })
+                .await;
+            if let Some(before) = &mut before {
+                while before.incoming.recv().await.is_some() {}
+            }
+            viewer.order(5, Command::KeepZombies).await;
+            let (id, _) = ordered(&mut far2).await;
+            far2.outgoing.send(ToViewer::Reply { id, outcome: Outcome::Done("kept".into()) }).await.unwrap();
+        });
+    }
 }
 
 /// As many as a cluster has, and how many links were in the making at once.

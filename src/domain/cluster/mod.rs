@@ -67,7 +67,7 @@ pub enum NodeLink {
         /// Why the last one failed.
         why: String,
     },
-    /// Will not come back: the node's part of the job is over, or there is none.
+    /// The node's part of the job is over: looked for now and then, as it may be started anew.
     Gone {
         /// Why.
         why: String,
