@@ -12,10 +12,7 @@ use super::{
 use crate::{
     domain::{command::Command, exit::signal_number, id::JobId},
     error::{Error, Result},
-    supervisor::{
-        lock,
-        place::{JobDir, Roots},
-    },
+    supervisor::{folder::JobDir, lock, place::Roots},
 };
 
 #[derive(Debug, Args)]

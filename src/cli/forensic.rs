@@ -30,8 +30,10 @@ use crate::{
     probe::{flight::read_file, ras},
     supervisor::{
         aside::{self, Observer},
-        clock, forensic, journal,
-        place::{JobDir, Manifest, Roots},
+        clock,
+        folder::{JobDir, Manifest},
+        forensic, journal,
+        place::Roots,
     },
     wire::message::ToViewer,
 };

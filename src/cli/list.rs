@@ -28,10 +28,7 @@ use crate::{
         proc::{self, ROOT},
         scan::{self, FoundJob},
     },
-    supervisor::{
-        clock, journal, lock,
-        place::{Manifest, Roots},
-    },
+    supervisor::{clock, folder::Manifest, journal, lock, place::Roots},
     tui::{self, JobRow},
 };
 

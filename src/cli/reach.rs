@@ -19,8 +19,10 @@ use crate::{
     supervisor::{
         archive::Archive,
         aside::{self, Observer},
-        detach, journal,
-        place::{Manifest, Roots},
+        detach,
+        folder::Manifest,
+        journal,
+        place::Roots,
     },
     wire::{
         link::Link,

@@ -33,9 +33,11 @@ use crate::{
     supervisor::{
         archive,
         aside::{self, Observer},
-        clock, journal, lock,
+        clock,
+        folder::Manifest,
+        journal, lock,
         logbook::Logbook,
-        place::{Manifest, Roots},
+        place::Roots,
         recording::{Entry, Reader},
     },
     wire::message::{ToSupervisor, ToViewer},

@@ -25,7 +25,7 @@ use crate::{
     probe::host::utc_offset_s,
     supervisor::{
         clock,
-        place::Manifest,
+        folder::Manifest,
         recording::{self, Tape, Window},
     },
     tui,

@@ -19,7 +19,7 @@ use crate::{
         time::{Stamp, human},
     },
     error::{Error, Result},
-    supervisor::{clock, place::JobDir},
+    supervisor::{clock, folder::JobDir},
     wandb::{
         client::{CLOUD, Client},
         credentials::{find_key, no_key_hint},

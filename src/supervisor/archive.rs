@@ -8,10 +8,11 @@ use super::{
     clock::wall,
     closeup::{CloseUps, Known},
     desk,
+    folder::JobDir,
     hub::{Hub, Said},
     journal,
     logbook::Logbook,
-    place::{JobDir, Roots},
+    place::Roots,
     recording::JobReader,
 };
 use crate::{

@@ -15,8 +15,9 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 
 use super::{
+    folder::{JobDir, Manifest},
     forensic, journal,
-    place::{JobDir, Manifest, Roots},
+    place::Roots,
     preflight::ask_python,
     recording::{Entry, Reader},
 };

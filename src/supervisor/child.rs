@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{WaitOptions, wait};
 use serde::{Deserialize, Serialize};
 
-use super::place::JobDir;
+use super::folder::JobDir;
 use crate::{
     domain::{exit::Exit, id::ProcId, redact::Secrets},
     probe::{files, proc},

@@ -9,9 +9,9 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
+    folder::JobDir,
     hub::{Hub, ViewerId},
     logbook::Logbook,
-    place::JobDir,
     reading,
 };
 use crate::{

@@ -16,9 +16,10 @@ use super::{
     child::Spec,
     clock,
     core::{Core, Out, Rules},
+    folder::{JobDir, Manifest},
     inject, journal,
     lock::{Lock, myself, other_supervisor},
-    place::{JobDir, Manifest, Roots},
+    place::Roots,
     run::Supervisor,
     serve::{Asked, Door},
 };

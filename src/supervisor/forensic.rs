@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{place::JobDir, shim::write_atomically};
+use super::{folder::JobDir, shim::write_atomically};
 use crate::{
     domain::{
         flight::tell::Unreadable,

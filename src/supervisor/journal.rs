@@ -10,7 +10,7 @@ use flate2::{Compression, write::GzEncoder};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    place::Manifest,
+    folder::Manifest,
     storage::{self, Appender, Health},
 };
 use crate::domain::{

@@ -12,7 +12,10 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::place::{Manifest, Roots, make_folder};
+use super::{
+    folder::Manifest,
+    place::{Roots, make_folder},
+};
 use crate::{
     domain::id::{JobId, ProcId},
     error::{Error, Result},

@@ -12,6 +12,7 @@ pub mod core;
 pub mod desk;
 pub mod detach;
 pub mod door;
+pub mod folder;
 pub mod forensic;
 pub mod forward;
 pub mod gpus;

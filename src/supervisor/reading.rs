@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     core::Input,
+    folder::JobDir,
     logbook::{Logbook, Origin},
-    place::JobDir,
 };
 use crate::{
     domain::{

@@ -11,9 +11,10 @@ use crate::{
     domain::{forward::Settings, id::JobId},
     error::{Error, Result},
     supervisor::{
+        folder::{JobDir, Manifest},
         forward,
         lock::{self, Lock},
-        place::{JobDir, Manifest, Roots},
+        place::Roots,
     },
     wandb::upload::{Job, rows_in},
 };

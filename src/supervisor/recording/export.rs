@@ -22,11 +22,7 @@ use crate::{
         time::Stamp,
     },
     error::{Error, Result},
-    supervisor::{
-        archive, bundle, forensic, journal,
-        logbook::Logbook,
-        place::{Manifest, Roots},
-    },
+    supervisor::{archive, bundle, folder::Manifest, forensic, journal, logbook::Logbook, place::Roots},
 };
 
 /// Most bytes of log lines, the newest of the stretch.

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     domain::{event::Event, time::Stamp},
     error::Result,
-    supervisor::{journal, place::JobDir},
+    supervisor::{folder::JobDir, journal},
 };
 
 /// Gives the events of a job in order.

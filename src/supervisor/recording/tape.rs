@@ -20,7 +20,7 @@ use crate::{
         time::Stamp,
     },
     error::{Error, Result},
-    supervisor::{archive, journal, place::JobDir},
+    supervisor::{archive, folder::JobDir, journal},
 };
 
 /// Bytes of events in a block before it is packed.

@@ -1,7 +1,7 @@
 //! What a job that runs for weeks needs now and then: its lock and sockets put back, its manifest written.
 
 use super::Supervisor;
-use crate::supervisor::{door, place::JobDir};
+use crate::supervisor::{door, folder::JobDir};
 
 impl Supervisor {
     /// Log cleaners remove what looks old: the socket of a job that runs for weeks is put back.

@@ -21,11 +21,11 @@ use crate::{
     probe::{host, proc},
     supervisor::{
         clock,
+        folder::JobDir,
         forward::{
             runs::{About, read_summary},
             tail::Next,
         },
-        place::JobDir,
         reading,
     },
 };
