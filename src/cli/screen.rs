@@ -31,13 +31,20 @@ pub struct ScreenArgs {
     theme: Option<String>,
     /// Colours: auto, never, 16, 256, truecolor
     #[arg(long, global = true, default_value = "auto", value_name = "DEPTH", help_heading = "Screen")]
-    color: String,
+    color: Depth,
     /// Draw with ASCII characters only
     #[arg(long, global = true, help_heading = "Screen")]
     ascii: bool,
     /// Hold the screen's output under this many bytes per second, such as 2k: fewer frames, then fewer colours
-    #[arg(long, global = true, env = "ELASTICTOP_BUDGET", value_name = "BYTES", help_heading = "Screen")]
-    budget: Option<String>,
+    #[arg(
+        long,
+        global = true,
+        env = "ELASTICTOP_BUDGET",
+        value_name = "BYTES",
+        value_parser = tui::parse_budget,
+        help_heading = "Screen"
+    )]
+    budget: Option<u32>,
     /// Hyperlinks (OSC 8): auto (terminals known to have them, and not without colours), always, never
     #[arg(
         long,
@@ -47,25 +54,32 @@ pub struct ScreenArgs {
         value_name = "WHEN",
         help_heading = "Screen"
     )]
-    links: String,
+    links: LinksWanted,
     /// Do not capture the mouse
     #[arg(long, global = true, help_heading = "Screen")]
     no_mouse: bool,
+}
+
+/// What `--color` asks for; `None` leaves it to the terminal.
+#[derive(Clone, Copy, Debug)]
+struct Depth(Option<ColorDepth>);
+
+impl std::str::FromStr for Depth {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Depth, String> {
+        if text == "auto" { Ok(Depth(None)) } else { text.parse().map(|depth| Depth(Some(depth))) }
+    }
 }
 
 impl ScreenArgs {
     /// What these arguments and the environment want.
     ///
     /// # Errors
-    /// No such theme or depth.
+    /// No such theme, or a file that says something wrong.
     pub fn options(&self) -> Result<Options> {
         let get = |name: &str| env::var(name).ok();
-        let asked = match self.color.as_str() {
-            "auto" => None,
-            depth => Some(depth.parse().map_err(Error::usage)?),
-        };
-        let color = ColorDepth::detect(&get, asked);
-        let wanted: LinksWanted = self.links.parse().map_err(Error::usage)?;
+        let color = ColorDepth::detect(&get, self.color.0);
         let fallback = match color {
             ColorDepth::None => "mono",
             ColorDepth::Ansi16 => "ansi16",
@@ -88,13 +102,13 @@ impl ScreenArgs {
         Ok(Options {
             offset_s: host::utc_offset_s(),
             theme,
-            budget: self.budget.as_deref().map(tui::parse_budget).transpose().map_err(Error::usage)?,
+            budget: self.budget,
             layout,
             layout_file,
             themes,
             keys: own.keys,
             from_list: false,
-            links: wanted.settle(&get, color == ColorDepth::None),
+            links: self.links.settle(&get, color == ColorDepth::None),
             ascii: self.ascii || wants_ascii(&get),
             color,
             viewer: viewer_name(),

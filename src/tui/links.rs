@@ -33,7 +33,7 @@ impl std::str::FromStr for LinksWanted {
             "auto" => Ok(LinksWanted::Auto),
             "always" => Ok(LinksWanted::Always),
             "never" => Ok(LinksWanted::Never),
-            other => Err(format!("--links takes auto, always or never, not {other:?}")),
+            other => Err(format!("{other:?} is none of auto, always and never")),
         }
     }
 }

@@ -54,7 +54,7 @@ use self::{
 };
 use crate::{
     domain::{state::State, time::Stamp},
-    error::{Error, Result},
+    error::Result,
     wire::link::Link,
 };
 
@@ -81,7 +81,7 @@ pub struct Options {
     pub mouse: bool,
     /// The themes that a key and the palette go through.
     pub themes: Themes,
-    /// The user's own keys, checked with [`check_keys`].
+    /// The user's own keys, checked with [`wrong_keys`].
     pub keys: KeyOverrides,
     /// Whether leaving leads back to a list of jobs.
     pub from_list: bool,
@@ -93,12 +93,9 @@ pub struct Options {
     pub layout_file: Option<PathBuf>,
 }
 
-/// Checks the user's own keys.
-///
-/// # Errors
-/// What is wrong with them, in a sentence.
-pub fn check_keys(keys: &KeyOverrides) -> Result<()> {
-    keys::Keymap::new(keys).map(drop).map_err(Error::usage)
+/// What is wrong with the user's own keys, each in a sentence.
+pub fn wrong_keys(keys: &KeyOverrides) -> Vec<String> {
+    keys::Keymap::new(keys).err().unwrap_or_default()
 }
 
 /// How a look at a job ended.

@@ -181,7 +181,7 @@ impl Lab {
             }
         }
         // What the user keeps in files of their own is none of the tests'.
-        command.env("ELASTICTOP_CONFIG", self.path("config.toml")).env("NETRC", self.path("netrc"));
+        command.env("XDG_CONFIG_HOME", self.path("config")).env("NETRC", self.path("netrc"));
         command.env("WANDB_CONFIG_DIR", self.path("wandb-config"));
         command.env("ELASTICTOP_DIR", self.elastictop_dir()).stdin(Stdio::null()).current_dir(self.dir());
         command

@@ -291,11 +291,13 @@ fn fake_agent(lab: &Lab) -> std::process::Child {
 #[test]
 fn the_flag_has_a_variable_and_a_key_in_files() {
     let lab = Lab::new();
-    fs::write(lab.path("config.toml"), "[run]\nserve = \"unix\"\n").expect("a file in the lab");
+    let config = lab.path("config/elastictop/config.toml");
+    fs::create_dir_all(Path::new(&config).parent().expect("a folder")).expect("a folder in the lab");
+    fs::write(&config, "[run]\nserve = \"unix\"\n").expect("a file in the lab");
     let (code, out, err) = finish(lab.elastictop().args(["config", "print"]));
     assert_eq!(code, 0, "{err}");
     assert!(out.lines().any(|line| line.starts_with("run.serve") && line.contains("config.toml:2")), "{out}");
-    fs::write(lab.path("config.toml"), "[run]\nserve = \"0.0.0.0:1\"\n").expect("a file in the lab");
+    fs::write(&config, "[run]\nserve = \"0.0.0.0:1\"\n").expect("a file in the lab");
     let (code, _, err) = finish(lab.elastictop().args(["config", "validate"]));
     assert_eq!(code, 2);
     assert!(err.contains("over the network"), "{err}");

@@ -117,8 +117,7 @@ pub fn parse(text: &str) -> (Values, Vec<Problem>) {
                 }
             }
             DeValue::Table(inside) if screen::SECTIONS.contains(&name) => {
-                let problem = screen::problem(text, name);
-                problems.extend(problem.map(|text| {
+                problems.extend(screen::problems(text, name).into_iter().map(|text| {
                     let at = named_in(&text, inside).map_or(at, &place);
                     Problem { at, text, hint: None }
                 }));

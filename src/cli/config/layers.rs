@@ -18,6 +18,8 @@ use crate::{
 
 /// Name of a project's file.
 pub const PROJECT_FILE: &str = "elastictop.toml";
+/// Names the user's file, in place of the usual one.
+const NAMED: &str = "ELASTICTOP_CONFIG";
 
 /// Layers, the highest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,10 +102,15 @@ impl Layers {
             .collect();
         let places = Places::find(&env)?;
         let read = |path: &Option<PathBuf>| path.as_deref().map_or(Ok(None), file::read);
+        let user = read(&places.user)?;
+        if let (None, Some(named)) = (&user, env.get(NAMED).filter(|named| !named.is_empty())) {
+            return Err(Error::usage(format!("{NAMED} names {named}, and there is no such file"))
+                .hint("elastictop config init writes it; without the variable the usual places count"));
+        }
         Ok(Layers {
             typed,
             project: read(&places.project)?,
-            user: read(&places.user)?,
+            user,
             wandb: places.wandb.as_deref().and_then(file::read_theirs),
             env,
         })
@@ -199,8 +206,7 @@ impl Places {
         let config = named("XDG_CONFIG_HOME")
             .filter(|path| path.is_absolute())
             .or_else(|| Some(home.as_ref()?.join(".config")));
-        let user =
-            named("ELASTICTOP_CONFIG").or_else(|| Some(config.as_ref()?.join("elastictop/config.toml")));
+        let user = named(NAMED).or_else(|| Some(config.as_ref()?.join("elastictop/config.toml")));
         let wandb = named("WANDB_CONFIG_DIR").or_else(|| Some(home.as_ref()?.join(".config/wandb")));
         Ok(Places {
             project: project_file(&cwd, home.as_deref()).filter(|found| Some(found) != user.as_ref()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
-use crate::tui::{KeyOverrides, Themes, check_keys};
+use crate::tui::{KeyOverrides, Themes, wrong_keys};
 
 /// Their names.
 pub const SECTIONS: [&str; 2] = ["keys", "theme"];
@@ -39,20 +39,20 @@ impl Screen {
 }
 
 /// What is wrong in a section of this name; nothing when all is well.
-pub fn problem(text: &str, section: &str) -> Option<String> {
+pub fn problems(text: &str, section: &str) -> Vec<String> {
     let screen = Screen::parse(text);
     if section == "theme" {
         let themes = Themes::new(Vec::new(), screen.theme);
         let text = |error: crate::error::Error| error.text.replace("theme default-dark: ", "");
-        return themes.load("default-dark").err().map(text);
+        return themes.load("default-dark").err().map(text).into_iter().collect();
     }
     let table: Table = text.parse().unwrap_or_default();
-    let bad = table.get("keys").and_then(Value::as_table).into_iter().flatten();
-    let bad = bad.into_iter().find(|(action, value)| own_keys(action, value).is_none());
-    match bad {
-        Some((action, _)) => Some(format!("keys.{action} is no key and no list of keys")),
-        None => check_keys(&screen.keys).err().map(|error| error.text),
-    }
+    let entries = table.get("keys").and_then(Value::as_table).into_iter().flatten();
+    let no_keys = entries.filter(|(action, value)| own_keys(action, value).is_none());
+    let mut wrong: Vec<_> =
+        no_keys.map(|(action, _)| format!("keys.{action} is no key and no list of keys")).collect();
+    wrong.extend(wrong_keys(&screen.keys));
+    wrong
 }
 
 /// `"x"` or `["x", "F9"]`.
@@ -83,7 +83,7 @@ mod tests {
         let both = upper.over(screen);
         assert_eq!((both.keys["restart"].as_slice(), both.keys.len()), (&["X".to_owned()][..], 2));
         assert!(both.theme.is_some());
-        assert_eq!((problem(TEXT, "keys"), problem(TEXT, "theme")), (None, None));
+        assert_eq!((problems(TEXT, "keys"), problems(TEXT, "theme")), (Vec::new(), Vec::new()));
     }
 
     #[test]
@@ -93,7 +93,11 @@ mod tests {
             ("[keys]\nfly = \"x\"", "keys", "keys.fly: there is no such action"),
             ("[theme.roles]\ncrti = \"red\"", "theme", "there is no role \"crti\""),
         ] {
-            assert!(problem(text, section).unwrap().contains(says), "{text}");
+            assert!(problems(text, section)[0].contains(says), "{text}");
         }
+        let several = problems("[keys]\nfly = \"x\"\nrestart = 7\nhelp = \"Strg-X\"", "keys");
+        assert_eq!(several.len(), 3, "{several:?}");
+        let both = problems("[keys]\nrestart = \"X\"\nhelp = \"X\"", "keys");
+        assert!(both.len() == 1 && both[0].contains('X'), "{both:?}");
     }
 }

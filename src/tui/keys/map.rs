@@ -22,24 +22,22 @@ impl Keymap {
     /// The table with these changes.
     ///
     /// # Errors
-    /// What is wrong with them: an action or a key that does not exist, or one key for two things in one place.
-    pub(crate) fn new(overrides: &KeyOverrides) -> Result<Keymap, String> {
+    /// All that is wrong with them, each in a sentence: actions and keys that do not exist; where there are none, one key
+    /// for two things in one place.
+    pub(crate) fn new(overrides: &KeyOverrides) -> Result<Keymap, Vec<String>> {
         let mut keymap = Keymap::default();
+        let mut wrong = Vec::new();
         for (action, keys) in overrides {
-            let rows = TABLE.iter().enumerate().filter(|(_, binding)| binding.action.name() == *action);
-            let rows: Vec<usize> = rows.map(|(row, _)| row).collect();
-            if rows.is_empty() {
-                return Err(format!("keys.{action}: there is no such action; {}", meant(action)));
+            match rows(action, keys) {
+                Ok(rows) => rows.into_iter().for_each(|row| drop(keymap.own.insert(row, keys.clone()))),
+                Err(why) => wrong.push(why),
             }
-            if let Some(bad) = keys.iter().find(|key| !is_key(key)) {
-                return Err(format!(
-                    "keys.{action}: {bad:?} is no key; keys are spelled as in the help: x, G, Enter, F5, Ctrl-L"
-                ));
-            }
-            rows.into_iter().for_each(|row| drop(keymap.own.insert(row, keys.clone())));
         }
-        keymap.without_doubles()?;
-        Ok(keymap)
+        if wrong.is_empty() {
+            keymap.without_doubles().map_err(|why| vec![why])?;
+            return Ok(keymap);
+        }
+        Err(wrong)
     }
 
     fn without_doubles(&self) -> Result<(), String> {
@@ -101,6 +99,21 @@ impl Keymap {
     pub(crate) fn shown(&self, action: Action) -> Option<String> {
         let mut rows = self.lines().filter(|(binding, _)| binding.action == action);
         rows.find_map(|(_, mut keys)| keys.next().map(str::to_owned))
+    }
+}
+
+/// The lines of the table that these keys are for.
+fn rows(action: &str, keys: &[String]) -> Result<Vec<usize>, String> {
+    let all = TABLE.iter().enumerate().filter(|(_, binding)| binding.action.name() == action);
+    let all: Vec<usize> = all.map(|(row, _)| row).collect();
+    if all.is_empty() {
+        return Err(format!("keys.{action}: there is no such action; {}", meant(action)));
+    }
+    match keys.iter().find(|key| !is_key(key)) {
+        Some(bad) => Err(format!(
+            "keys.{action}: {bad:?} is no key; keys are spelled as in the help: x, G, Enter, F5, Ctrl-L"
+        )),
+        None => Ok(all),
     }
 }
 
@@ -184,8 +197,8 @@ mod tests {
             (&[("restart", &["Ctrl-r"][..])], "\"Ctrl-r\" is no key"),
             (&[("restart", &["q"][..])], "q would mean both detach and restart everywhere"),
         ] {
-            let mistake = Keymap::new(&overrides(pairs)).unwrap_err();
-            assert!(mistake.contains(says), "{mistake}");
+            let mistakes = Keymap::new(&overrides(pairs)).unwrap_err();
+            assert!(mistakes.len() == 1 && mistakes[0].contains(says), "{mistakes:?}");
         }
     }
 
