@@ -4,6 +4,7 @@ mod closing;
 mod deaths;
 mod gpus;
 mod metrics;
+mod orders;
 mod script;
 mod serving;
 mod suspects;
@@ -31,9 +32,9 @@ use super::{
     alarm::Alarm,
     child::Spec,
     clock::Clock,
-    closeup::{CloseUps, Known},
-    core::{Asker, Core, Effect, Input, Out},
-    desk, door,
+    closeup::CloseUps,
+    core::{Core, Effect, Input, Out},
+    door,
     folder::{JobDir, Manifest},
     forward::Told,
     gpus::Devices,
@@ -47,18 +48,12 @@ use super::{
 };
 use crate::{
     domain::{
-        agent_line::AgentReader,
-        beat::Message,
-        closeup::history::Histories,
-        command::{Command, Outcome},
-        ending::Target,
-        id::ProcId,
-        sample::Sighting,
-        time::Stamp,
+        agent_line::AgentReader, beat::Message, closeup::history::Histories, ending::Target, id::ProcId,
+        sample::Sighting, time::Stamp,
     },
     error::{Error, Result},
     probe::{beat::BeatSocket, cgroup, finder::Finder, gpu::GpuProbe, proc, signal as kill},
-    wire::message::{ToSupervisor, ToViewer},
+    wire::message::ToViewer,
 };
 
 /// How often processes are looked at while nothing changes.
@@ -550,52 +545,5 @@ impl Supervisor {
                 }
             }
         }
-    }
-
-    fn viewer_said(&mut self, from: ViewerId, said: Said) {
-        let Said::Message(message) = said else {
-            self.hub.remove(from);
-            return;
-        };
-        match &message {
-            ToSupervisor::Logs { .. } => self.asked_for_logs = Some(Instant::now()),
-            ToSupervisor::Traffic => self.gpus.count_traffic(super::gpus::TRAFFIC),
-            _ => {}
-        }
-        let known = Known {
-            state: self.core.state(),
-            logbook: &self.logbook,
-            histories: &self.histories,
-            dir: Some(&self.dir),
-        };
-        self.close_ups.hear(&mut self.hub, from, &message, known);
-        let now = self.clock.now();
-        let known = (self.core.state(), &self.logbook);
-        let Some((id, command)) = desk::answer(&mut self.hub, from, message, known, now, None) else {
-            return;
-        };
-        // Before anything is ended for it.
-        if matches!(command, Command::Restart { .. })
-            && let Err(text) = self.can_start_anew()
-        {
-            self.hub.send(from, &ToViewer::Reply { id, outcome: Outcome::Refused(text) });
-            return;
-        }
-        let asker = Asker { reply: Some((from, id)), by: self.hub.name(from) };
-        self.handle(Input::Asked(asker, command));
-    }
-
-    fn can_start_anew(&self) -> Result<(), String> {
-        let spec = self.spec.as_ref().ok_or("how the agent was started died with it: start the job again")?;
-        spec.check(&self.dir)
-            .map_err(|why| format!("the group could not be started again: {why}; it goes on"))
-    }
-
-    fn stop_by_signal(&mut self, name: &str) {
-        if self.metrics.is_lingering() {
-            return self.stop_lingering();
-        }
-        let asker = Asker { reply: None, by: format!("{name} to the supervisor") };
-        self.handle(Input::Asked(asker, Command::Stop { now: false }));
     }
 }
