@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::error::{Error, Result};
 
 /// Prints a text and ends its line; gives the exit code for "all went well".
@@ -16,17 +18,28 @@ pub fn say(text: impl Display) -> Result<u8> {
     write(&format!("{}\n", harmless(text))).map(|_| 0)
 }
 
-/// Prints a text as it is; whether anybody still reads.
+/// Prints a text as it is, which may be nothing; whether anybody still reads.
 ///
 /// # Errors
 /// As of [`say`].
 pub fn write(text: &str) -> Result<bool> {
+    if text.is_empty() {
+        return Ok(is_read());
+    }
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Error::environment(format!("cannot write to standard output: {error}"))),
     }
+}
+
+/// Whether standard output leads anywhere: not to a pipe whose reader is gone.
+pub fn is_read() -> bool {
+    let stdout = io::stdout();
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_err() || !fds[0].revents().contains(PollFlags::ERR)
 }
 
 /// Tells something beside the output, if anybody listens.

@@ -61,6 +61,10 @@ pub async fn follow(target: &Target, quiet: bool, owner: bool) -> Result<u8> {
             return Err(Error::environment(why));
         }
         while !printer.state.state.is_over() {
+            // Who found what they looked for, as `grep -m1`, need not wait for the next event.
+            if !owner && !out::is_read() {
+                return Ok(0);
+            }
             tokio::select! {
                 message = link.incoming.recv() => match message {
                     Some(ToViewer::Events { events }) => printer.events(&events),

@@ -247,6 +247,13 @@ fn what_cannot_be_written_is_an_error_and_what_nobody_reads_is_none() {
         let said = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success() && said.is_empty(), "{args:?}: {said}");
     }
+    // A reader that has seen enough, while nothing more happens.
+    for args in [&["attach", "--plain"][..], &["events", "--follow"], &["logs", "--follow"]] {
+        let mut follow = lab.elastictop().args(args).stdout(Stdio::piped()).spawn().expect("elastictop");
+        drop(follow.stdout.take());
+        let done = wait_until("it ends", PATIENCE, || follow.try_wait().expect("a child"));
+        assert!(done.success(), "{args:?}: {done}");
+    }
     job.stop();
 }
 
