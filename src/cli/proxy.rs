@@ -1,5 +1,7 @@
 //! `elastictop proxy`: the wire protocol of this node's part of a job on standard input and output.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader, copy, stdin, stdout},
@@ -60,18 +62,21 @@ async fn serve(args: &ProxyArgs) -> Result<()> {
 /// # Errors
 /// There is none.
 pub async fn relay(job: Option<&str>) -> Result<UnixStream> {
-    let roots = Roots::find()?;
-    let path = roots.relay(job);
-    // Who names no job means the only one.
-    let path = match roots.relays().as_slice() {
-        [only] if job.is_none() && !path.exists() => only.clone(),
-        _ => path,
-    };
+    let path = relay_of(&Roots::find()?, job);
     socket::connect(&path).await.map_err(|error| {
         // One that was ended may be started again: viewers wait for it.
         Error::environment(format!("no relay serves at {}: {error}", path.display()))
             .hint("start one: elastictop relay --nodes n[01-64]")
     })
+}
+
+/// Where the relay for a job listens. Who names no job means the only one.
+fn relay_of(roots: &Roots, job: Option<&str>) -> PathBuf {
+    let path = roots.relay(job);
+    match roots.relays().as_slice() {
+        [only] if job.is_none() && !path.exists() => only.clone(),
+        _ => path,
+    }
 }
 
 /// Bytes as they are: what this elastictop does not know, the two ends may.
@@ -135,5 +140,26 @@ fn ended(result: std::io::Result<()>) -> Result<()> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(Error::environment(format!("the link broke: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_names_no_job_means_the_only_relay() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::below(dir.path());
+        std::fs::create_dir_all(&roots.run).unwrap();
+        let serve = |name: &str| std::fs::write(roots.run.join(name), "").unwrap();
+        let found = |job| relay_of(&roots, job).file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(found(None), "newest.relay");
+        serve("r1.relay");
+        assert_eq!((found(None), found(Some("r2"))), ("r1.relay".into(), "r2.relay".into()));
+        serve("r2.relay");
+        assert_eq!(found(None), "newest.relay", "one of several is not chosen");
+        serve("newest.relay");
+        assert_eq!(found(None), "newest.relay");
     }
 }

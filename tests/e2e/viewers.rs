@@ -321,6 +321,15 @@ fn a_stopped_supervisor_is_told_apart_from_a_quiet_job() {
     assert!(listed.contains(&format!("kill -CONT {supervisor} wakes it")), "{listed}");
     let (code, _, error) = lab.run(&["restart", &job.id]);
     assert!(code == 1 && error.contains(&format!("kill -CONT {supervisor} wakes it")), "{code}: {error}");
+    // Among several nodes it is the one that does not answer.
+    let other = lab.start("other", &["--launcher", "local", "--no-python", "sleep", "1000"]);
+    let nodes = [&*other.id, &*job.id].join(",");
+    let via = format!("{} proxy {{host}}", env!("CARGO_BIN_EXE_elastictop"));
+    let (code, out, _) = lab.run(&["status", "--json", "--nodes", &nodes, "--via", &via]);
+    let status: Value = serde_json::from_str(&out).expect("JSON");
+    let links: Vec<_> = status["nodes"].as_array().into_iter().flatten().map(|node| &node["link"]).collect();
+    assert_eq!((code, links), (1, vec![&json!("live"), &json!("silent")]), "{status:#}");
+    other.stop();
     kill(supervisor, Signal::CONT);
     wait_until("the supervisor talks again", PATIENCE, || {
         (!screen.text().contains("has not answered")).then_some(())

@@ -207,6 +207,19 @@ fn stacks_of_one_rank_stay_on_its_page_and_those_of_all_on_the_hang_view() {
 }
 
 #[test]
+fn stacks_that_come_late_do_not_call_back_who_went_on() {
+    let mut app = fixture::app(&page::hung(), (120, 40), None);
+    let cmds = app.update(Msg::Key(keys::script("s")[0]));
+    let Some(Cmd::Send(ToSupervisor::Do { id, .. })) = cmds.first() else { panic!("{cmds:?}") };
+    let told = ToViewer::Stacks { id: *id, stacks: page::hung_stacks() };
+    press(&mut app, "2", &[]);
+    app.update(Msg::Heard(Box::new(told)));
+    assert_eq!((app.view, said(&app)), (View::Logs, "stacks were taken; :view-stacks shows them".into()));
+    press(&mut app, ": v i e w - s t a c k s <Enter>", &[]);
+    assert!(app.view == View::Stacks && text(&app, (120, 40)).contains("_read_shard"));
+}
+
+#[test]
 fn the_hang_view_names_the_rank_and_leads_to_it() {
     let mut app = fixture::app(&page::hung(), (120, 40), None);
     assert!(text(&app, (120, 40)).lines().last().unwrap().contains("H why it hangs"));
