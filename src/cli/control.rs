@@ -6,7 +6,7 @@ use super::{
     block_on,
     nodes::{self, ReachArgs},
     out,
-    reach::{Target, carry_out},
+    reach::{Greeted, Target, carry_out},
     sync,
 };
 use crate::{
@@ -129,7 +129,13 @@ fn command(job: Option<&str>, reach: &ReachArgs, command: Command) -> Result<u8>
     }
     let target = Target::find(job, None)?;
     block_on(async {
-        let mut link = target.greet(false).await?.link;
+        let Greeted { mut link, state, .. } = target.greet(false).await?;
+        if matches!(command, Command::Restart { .. }) && state.has_other_nodes() {
+            out::note(
+                "note: this asks one node of several: the others go on without it, or end with it if its agent holds the \
+                 rendezvous; --nodes asks all",
+            );
+        }
         out::say(carry_out(&mut link, command).await?)?;
         Ok(0)
     })

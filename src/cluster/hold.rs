@@ -20,7 +20,7 @@ use super::{
     node::{self, Said},
 };
 use crate::{
-    domain::{cluster::NodeLink, event::Fact},
+    domain::cluster::NodeLink,
     supervisor::hub::{Hub, Said as FromViewer, ViewerId},
     wire::{
         link::{Link, QUEUE},
@@ -171,7 +171,7 @@ impl Cluster {
             }
             ToViewer::Events { events } => {
                 let Some(node) = self.members.behind(link, number) else { return };
-                if events.iter().any(|event| matches!(event.fact, Fact::GroupStarted { .. })) {
+                if events.iter().any(|event| event.fact.begins_attempt()) {
                     self.formed.send_replace(());
                 }
                 events.iter().for_each(|event| self.members.state(node).apply(event));

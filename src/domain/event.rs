@@ -364,6 +364,11 @@ impl Fact {
         !self.is_sample() && !is_snapshot
     }
 
+    /// Whether a group of ranks began with it.
+    pub fn begins_attempt(&self) -> bool {
+        matches!(self, Fact::GroupStarted { .. } | Fact::Restart { .. } | Fact::MembershipChanged { .. })
+    }
+
     /// Whether it is one of the figures of which the journal keeps some, and the black box all for a while.
     pub fn is_sample(&self) -> bool {
         matches!(self, Fact::Sample { .. } | Fact::GpuSample { .. } | Fact::WandbSample { .. })

@@ -165,6 +165,12 @@ pub struct Rank {
 }
 
 impl State {
+    /// Whether other nodes have ranks of the job, as far as this one knows.
+    pub fn has_other_nodes(&self) -> bool {
+        let here = self.job.as_ref().and_then(|job| job.local_world_size);
+        self.world_size.zip(here).is_some_and(|(world, here)| world > here)
+    }
+
     /// Takes one event in. Total: what does not fit is left out.
     pub fn apply(&mut self, event: &Event) {
         self.at = self.at.max(event.at);

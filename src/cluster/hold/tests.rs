@@ -373,7 +373,7 @@ fn a_node_that_is_started_anew_is_shown_again() {
             let mut attempt = 0;
             for met in [Some(over), Some(other), None] {
                 attempt += 1;
-                let formed = Fact::GroupStarted { attempt, world_size: Some(1) };
+                let formed = Fact::MembershipChanged { attempt, from: Some(2), world_size: Some(1) };
                 far1.outgoing.send(told(u64::from(attempt) + 1, formed)).await.unwrap();
                 let Some(met) = met else { break };
                 let mut far2 = ends2.recv().await.unwrap();

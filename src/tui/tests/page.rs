@@ -207,6 +207,18 @@ fn stacks_of_one_rank_stay_on_its_page_and_those_of_all_on_the_hang_view() {
 }
 
 #[test]
+fn who_restarts_one_node_of_several_is_told_what_that_does_to_the_others() {
+    let mut app = fixture::app(&fixture::healthy(4), SIZE, None);
+    press(&mut app, "R", &[]);
+    let warning = "attach --nodes restarts all";
+    assert!(app.dialog.is_some() && !text(&app, SIZE).contains(warning));
+    press(&mut app, "<Esc>", &[]);
+    app.state.world_size = Some(16);
+    press(&mut app, "R", &[]);
+    assert!(text(&app, SIZE).contains(warning), "{}", text(&app, SIZE));
+}
+
+#[test]
 fn stacks_that_come_late_do_not_call_back_who_went_on() {
     let mut app = fixture::app(&page::hung(), (120, 40), None);
     let cmds = app.update(Msg::Key(keys::script("s")[0]));
@@ -214,7 +226,7 @@ fn stacks_that_come_late_do_not_call_back_who_went_on() {
     let told = ToViewer::Stacks { id: *id, stacks: page::hung_stacks() };
     press(&mut app, "2", &[]);
     app.update(Msg::Heard(Box::new(told)));
-    assert_eq!((app.view, said(&app)), (View::Logs, "stacks were taken; :view-stacks shows them".into()));
+    assert_eq!((app.view, said(&app)), (View::Logs, "stacks were taken; :view-stacks shows them"));
     press(&mut app, ": v i e w - s t a c k s <Enter>", &[]);
     assert!(app.view == View::Stacks && text(&app, (120, 40)).contains("_read_shard"));
 }

@@ -37,6 +37,7 @@ pub(super) fn draw(app: &App, dialog: &Dialog, pen: &mut Pen, area: Rect) {
 fn content(app: &App, dialog: &Dialog) -> (String, Role, Vec<Vec<Piece>>) {
     let text = |what: &str| vec![(what.to_owned(), Role::Text)];
     let dim = |what: &str| vec![(what.to_owned(), Role::Dim)];
+    let warn = |what: &str| vec![(what.to_owned(), Role::Warn)];
     let keys = |pairs: &[(&str, &str)]| -> Vec<Piece> {
         pairs
             .iter()
@@ -72,13 +73,12 @@ fn content(app: &App, dialog: &Dialog) -> (String, Role, Vec<Vec<Piece>>) {
                 1 => "1 rank ends and starts anew".to_owned(),
                 ranks => format!("{ranks} ranks end and start anew"),
             };
-            let lines = vec![
-                text(&what),
-                text("from the last checkpoint."),
-                dim("No restart is spent."),
-                Vec::new(),
-                keys(&[("Enter", "restart"), ("Esc", "leave it")]),
-            ];
+            let mut lines = vec![text(&what), text("from the last checkpoint."), dim("No restart is spent.")];
+            if app.nodes.is_empty() && app.state.has_other_nodes() {
+                lines.extend(["This node alone: the others go on", "without it, or end with it;"].map(warn));
+                lines.push(warn("attach --nodes restarts all."));
+            }
+            lines.extend([Vec::new(), keys(&[("Enter", "restart"), ("Esc", "leave it")])]);
             (format!("Restart the group of {name}"), Role::Warn, lines)
         }
         Dialog::Signal { tag, proc, .. } => {

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::domain::{
     event::Reason,
+    rank::JobState,
     state::{Attempt, MAX_ATTEMPTS},
     time::Stamp,
 };
@@ -16,6 +17,8 @@ use crate::domain::{
 /// How far apart the starts of one group may be seen on its nodes, in milliseconds. A rendezvous lets all ranks go at
 /// once; clocks and busy supervisors do the rest.
 const TOGETHER_MS: u64 = 10_000;
+/// By how much the nodes may differ in when they saw the end of one group begin, in milliseconds.
+const SEEN_WITHIN_MS: u64 = 1_000;
 
 /// One start of the job's group, as each of its nodes saw it.
 struct Group<'a> {
@@ -61,6 +64,28 @@ impl<'a> Group<'a> {
     fn lacks_one_of(&self, former: &Group) -> bool {
         let shrank = former.world_size.zip(self.world_size).is_some_and(|(before, now)| now < before);
         shrank || former.parts.iter().any(|(member, _)| member.is_over() && !self.has(member))
+    }
+
+    /// Whether somebody restarted a node that told of no failure, and no other node saw the end before that: what others
+    /// tell follows from it.
+    fn was_ended_by_hand(&self, next: Option<&Group>) -> bool {
+        let is_anew = |member: &Member| {
+            let then = next.into_iter().flat_map(|next| &next.parts);
+            let mut then = then.filter(|(other, _)| std::ptr::eq(*other, member));
+            then.any(|(_, attempt)| attempt.reason == Reason::Manual)
+        };
+        // Its agent may wait for the others for half a minute.
+        let is_about_to = |member: &Member, attempt: &Attempt| {
+            let is_last = member.state.attempts.back().is_some_and(|last| last.n == attempt.n);
+            is_last && member.state.state == JobState::Restarting
+        };
+        let is_first = |at: Stamp| self.closed_at.is_none_or(|closed| at.0 <= closed.0 + SEEN_WITHIN_MS);
+        self.parts.iter().any(|(member, attempt)| {
+            let stopped = attempt.stopped_at.or(attempt.ended_at).map(|at| member.at(at));
+            (is_anew(member) || is_about_to(member, attempt))
+                && attempt.cause.is_none()
+                && stopped.is_some_and(is_first)
+        })
     }
 
     /// Why it was started. What one agent counts as a failure is to the next a change of the membership, and so is what
@@ -117,7 +142,8 @@ pub(super) fn attempts(known: &[&Member]) -> Vec<Attempt> {
     for (at, group) in groups.iter().enumerate() {
         let next = groups.get(at + 1);
         let gone = |member: &Member| next.is_some_and(|next| member.is_over() && !next.has(member));
-        let own = blame(&group.parts, known, gone);
+        let by_hand = group.was_ended_by_hand(next);
+        let own = blame(&group.parts, known, gone).filter(|blame| !(by_hand && blame.is_consequence()));
         let reason = match &before {
             Some((former, blame)) => group.reason(former, blame.as_ref()),
             None => group

@@ -16,6 +16,13 @@ pub(super) struct Blame {
     pub(super) is_failure: bool,
 }
 
+impl Blame {
+    /// Whether something else is likely behind it, on another node.
+    pub(super) fn is_consequence(&self) -> bool {
+        doubt(&self.cause) >= MAYBE
+    }
+}
+
 /// What one node says of an end, and when that was by the reader's clock.
 type Told<'a> = (&'a Member<'a>, &'a Cause, Stamp);
 
@@ -111,6 +118,8 @@ fn left(gone: &Member, victim: Option<(&Member, &Cause)>) -> Blame {
     Blame { cause, is_failure: kind == CauseKind::Unknown }
 }
 
+/// [`doubt`] of what others' ends bring about as well.
+const MAYBE: u8 = 2;
 /// [`doubt`] of a lost connection to a peer.
 const LOST_PEER: u8 = 3;
 /// How far apart the end of a node and the failure of its peers may be, in milliseconds.
@@ -121,7 +130,7 @@ fn doubt(cause: &Cause) -> u8 {
     match cause.kind {
         // So a lost connection to a peer is told where nothing failed before it.
         CauseKind::Unknown => LOST_PEER,
-        CauseKind::CollectiveTimeout | CauseKind::Rendezvous | CauseKind::Agent => 2,
+        CauseKind::CollectiveTimeout | CauseKind::Rendezvous | CauseKind::Agent => MAYBE,
         CauseKind::Stopped => 1,
         _ => 0,
     }

@@ -361,6 +361,37 @@ fn what_somebody_asked_of_one_node_is_what_it_was_for_all() {
     assert_eq!(lanes(&job)[1].1, Reason::Manual);
 }
 
+/// The agent that was ended for it may have held the rendezvous.
+#[test]
+fn what_a_restart_of_one_node_does_to_the_others_is_no_failure() {
+    let lost = |at, kind| {
+        let mut facts = failed(at, kind, "the agent could not connect to its peers");
+        let cause = Cause { rank: None, kind, text: "lost".into(), evidence: Vec::new(), hint: None };
+        let fact = Fact::JobEnded { state: JobState::Failed, exit_code: Some(1), cause: Some(cause) };
+        facts.push((at + 50, fact));
+        facts
+    };
+    let ordered = |at| vec![(at, Fact::JobState { state: JobState::Restarting, deadline: None })];
+    let anew = |at| {
+        let (reason, world_size) = (Reason::Manual, Some(1));
+        (at, Fact::Restart { attempt: 1, restarts: 0, reason, cause: None, world_size })
+    };
+    let other = node(0, lost(T + 5_200, CauseKind::Agent));
+    // While the new group is awaited, and once it is there.
+    let waits = node(1, ordered(T + 5_000));
+    let goes_on = node(1, ordered(T + 5_000).into_iter().chain([anew(T + 35_000)]).collect());
+    for asked in [&waits, &goes_on] {
+        let job = join(&[(&other, 0), (asked, 0)]);
+        assert_eq!((&job.cause, &job.attempts[0].cause), (&None, &None));
+    }
+    assert_eq!(lanes(&join(&[(&other, 0), (&goes_on, 0)]))[1].1, Reason::Manual);
+    // Who restarts what had failed before did not make it fail; nor does a restart kill ranks elsewhere.
+    let late = node(1, ordered(T + 9_000));
+    assert!(join(&[(&other, 0), (&late, 0)]).cause.is_some());
+    let killed = node(0, lost(T + 5_200, CauseKind::Signal));
+    assert!(join(&[(&killed, 0), (&goes_on, 0)]).cause.is_some());
+}
+
 proptest! {
     #[test]
     fn the_order_of_arrival_changes_no_attempt(
