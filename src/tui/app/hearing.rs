@@ -19,11 +19,13 @@ pub(super) struct Hearing {
     last: Stamp,
     /// When it was asked, if it has said nothing since. Time alone proves nothing: a viewer that slept heard nothing.
     asked: Option<Stamp>,
+    /// Whether there is a link to be heard over. Until the supervisor says something over it, it counts as lost.
+    has_link: bool,
 }
 
 impl Hearing {
     pub(super) fn new(now: Stamp) -> Hearing {
-        Hearing { last: now, asked: None }
+        Hearing { last: now, asked: None, has_link: true }
     }
 }
 
@@ -37,10 +39,16 @@ impl App {
         }
     }
 
+    /// The link is gone.
+    pub(super) fn hears_no_more(&mut self) {
+        self.hearing.has_link = false;
+    }
+
     /// Time went by: asks who is quiet, and calls silent who does not answer.
     pub(super) fn listen(&mut self, cmds: &mut Vec<Cmd>) {
-        let is_linked = matches!(self.link, LinkState::Live | LinkState::Connecting);
-        if !is_linked || self.replay.is_some() || self.state.state.is_over() {
+        let may_be_silent =
+            matches!(self.link, LinkState::Live | LinkState::Connecting | LinkState::Lost { .. });
+        if !self.hearing.has_link || !may_be_silent || self.replay.is_some() || self.state.state.is_over() {
             return;
         }
         match self.hearing.asked {

@@ -394,6 +394,7 @@ impl App {
     }
 
     fn unlinked(&mut self, text: String) {
+        self.hears_no_more();
         self.logs.forget_question();
         let unanswered = std::mem::take(&mut self.asked);
         if let Some(what) = unanswered.into_values().next_back() {

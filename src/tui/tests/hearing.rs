@@ -42,6 +42,21 @@ fn text(app: &App) -> String {
 }
 
 #[test]
+fn one_that_takes_a_new_link_and_says_nothing_over_it_is_silent_too() {
+    let mut app = four();
+    app.update(Msg::Unlinked("connection reset".into()));
+    tick(&mut app, 20);
+    assert_eq!(app.silence(), None, "there is no link to be silent");
+    app.update(Msg::Linked);
+    assert!(text(&app).contains("reconnecting"), "{}", text(&app));
+    tick(&mut app, 22);
+    tick(&mut app, 25);
+    assert_eq!(app.silence(), Some(Duration::from_secs(5)));
+    hear(&mut app);
+    assert_eq!((app.link.clone(), app.silence()), (LinkState::Live, None));
+}
+
+#[test]
 fn one_that_says_nothing_is_asked_and_then_called_silent() {
     let mut app = four();
     assert_eq!(asks(&tick(&mut app, 1)), 0);
