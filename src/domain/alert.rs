@@ -79,6 +79,21 @@ pub struct Alert {
     pub acts_at: Option<Stamp>,
 }
 
+impl AlertKind {
+    /// Whether it is about ranks that wait for each other, and says for whom.
+    pub fn is_about_waiting(self) -> bool {
+        matches!(
+            self,
+            AlertKind::Hang
+                | AlertKind::CollectiveMismatch
+                | AlertKind::GilStuck
+                | AlertKind::BlockedIo
+                | AlertKind::Stopped
+                | AlertKind::StepDrift
+        )
+    }
+}
+
 impl Alert {
     /// What tells this alert from others that hold at the same time.
     pub fn key(&self) -> (AlertKind, Option<u32>) {

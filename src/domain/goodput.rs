@@ -156,6 +156,7 @@ mod tests {
             last_step_at: steps.map(|steps| at(steps[1].1)),
             first_step: steps.map(|steps| (steps[0].0, at(steps[0].1))),
             stopped_at: stopped.map(at),
+            hang: None,
         }
     }
 

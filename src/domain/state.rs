@@ -1,8 +1,12 @@
 //! The state of a job: a fold of its events, the same in the supervisor, the viewer, a replay and the tests.
 
+mod attempt;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
+
+pub use self::attempt::{Attempt, Hang};
 
 use super::{
     alert::Alert,
@@ -82,36 +86,6 @@ pub struct Agent {
     pub alive: bool,
     /// How it ended, if anybody saw it.
     pub exit: Option<Exit>,
-}
-
-/// One start of the group.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Attempt {
-    /// Counts starts from 0.
-    pub n: u32,
-    /// Why it was started.
-    pub reason: Reason,
-    /// When.
-    pub started_at: Stamp,
-    /// When it ended; `None` while it runs.
-    pub ended_at: Option<Stamp>,
-    /// Ranks in the whole job.
-    pub world_size: Option<u32>,
-    /// Restarts spent when it began.
-    pub restarts: u32,
-    /// Why it failed.
-    pub cause: Option<Cause>,
-    /// Highest step that any rank of this node told of.
-    pub last_step: Option<u64>,
-    /// When that step was told first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_step_at: Option<Stamp>,
-    /// The first step that any rank of this node told of, and when.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_step: Option<(u64, Stamp)>,
-    /// When the group was first seen to be ending: a failure, a membership change or somebody's wish.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stopped_at: Option<Stamp>,
 }
 
 /// The newest incarnation of one rank.
@@ -284,9 +258,15 @@ impl State {
             Fact::AlertRaised { alert } => {
                 self.alerts.retain(|known| known.key() != alert.key());
                 self.alerts.push(alert.clone());
+                if let Some(last) = self.attempts.back_mut() {
+                    last.note_hang(alert);
+                }
             }
             Fact::AlertCleared { alert_kind, local_rank } => {
                 self.alerts.retain(|known| known.key() != (*alert_kind, *local_rank));
+                if let Some(last) = self.attempts.back_mut() {
+                    last.hang_is_over(at, (*alert_kind, *local_rank));
+                }
             }
             Fact::JobEnded { state, exit_code, cause } => {
                 (self.state, self.state_since, self.deadline) = (*state, at, None);
@@ -366,6 +346,7 @@ impl State {
             last_step_at: None,
             first_step: None,
             stopped_at: None,
+            hang: None,
         });
         if self.attempts.len() > MAX_ATTEMPTS {
             self.attempts.pop_front();
@@ -417,13 +398,6 @@ impl State {
     /// The running or last attempt, counted from 0.
     pub fn attempt(&self) -> u32 {
         self.attempts.back().map_or(0, |attempt| attempt.n)
-    }
-}
-
-impl Attempt {
-    /// When it made its last step at the latest: when it was ended or failed, however long the next one took to come.
-    pub fn over_at(&self) -> Option<Stamp> {
-        self.stopped_at.or(self.ended_at)
     }
 }
 

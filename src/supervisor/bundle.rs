@@ -32,7 +32,7 @@ use crate::{
         },
         redact::{self, Secrets},
         report::Status,
-        state::State,
+        state::{Attempt, State},
         telling,
         time::Stamp,
     },
@@ -157,10 +157,14 @@ fn status(state: &State, now: Stamp, into: &mut Gathering) {
         lines.extend(cause.evidence.iter().map(|line| format!("    {line}")));
         lines.extend(cause.hint.iter().map(|hint| format!("    hint: {hint}")));
     }
+    if let Some(hang) = state.attempts.back().and_then(Attempt::ended_in) {
+        lines.push(format!("the last group ended in a hang: {} (since {})", hang.text, hang.since));
+        lines.extend(hang.evidence.iter().map(|line| format!("    {line}")));
+    }
     if lines.is_empty() {
         lines.push("nothing is known to be wrong".into());
     }
-    into.add("verdict.txt", "what is wrong, as elastictop sees it", lines.join("\n"));
+    into.add("verdict.txt", "what is wrong, as elastictop sees it", lines.join("\n") + "\n");
 }
 
 fn events(dir: &JobDir, into: &mut Gathering) {

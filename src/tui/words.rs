@@ -139,19 +139,6 @@ pub(crate) fn remedy(kind: AlertKind) -> &'static [(Action, &'static str)] {
     }
 }
 
-/// Whether an alert is about ranks that wait for each other.
-pub(crate) fn is_about_waiting(kind: AlertKind) -> bool {
-    matches!(
-        kind,
-        AlertKind::Hang
-            | AlertKind::CollectiveMismatch
-            | AlertKind::GilStuck
-            | AlertKind::BlockedIo
-            | AlertKind::Stopped
-            | AlertKind::StepDrift
-    )
-}
-
 /// How grave an alert is; the lowest comes first.
 pub(crate) fn gravity(kind: AlertKind) -> u8 {
     match kind {

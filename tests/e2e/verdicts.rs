@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{Job, Lab, kill, living, script, seconds_between, wait_until};
+use crate::terminal::Terminal;
 
 /// How long healthy jobs are watched.
 const SOAK: Duration = Duration::from_secs(40);
@@ -71,6 +72,34 @@ fn a_lock_held_in_c_is_told() {
 #[test]
 fn a_blocked_read_is_told() {
     stalls("read", "blocked_io", "blocked in a read");
+}
+
+/// What ends at the time limit of its collective is the one that waited: the one to blame was known long before.
+#[test]
+fn a_hang_that_ends_at_the_time_limit_is_told_by_who_kept_the_others_waiting() {
+    let Some(lab) = Lab::with_torch() else { return };
+    let job = start(&lab, &["--max-restarts", "0"], "asleep", &["--timeout", "25"]);
+    let cause = job.wait_for_end()["job"]["cause"].clone();
+    assert_eq!((&cause["rank"], &cause["kind"]), (&json!(1), &json!("collective_timeout")), "{cause:#}");
+    let text = cause["text"].as_str().unwrap_or_default();
+    assert!(text.starts_with("rank 1 sleeps and has not joined all_reduce"), "{text}");
+    assert!(text.ends_with("rank 0 waits for it, until the collective's time limit"), "{text}");
+    assert!(cause["evidence"][0].as_str().is_some_and(|fact| fact.starts_with("rank 0 waited")), "{cause:#}");
+    // It can still be looked at.
+    let mut screen = Terminal::open(&lab, &["attach", &job.id]);
+    screen.wait_for("failed");
+    screen.press("H");
+    let shown = screen.wait_for("its last group ended in this hang");
+    assert!(shown.contains("rank 1 sleeps and has not joined"), "{shown}");
+}
+
+#[test]
+fn a_rank_that_leaves_with_a_message_is_quoted() {
+    let Some(lab) = Lab::with_torch() else { return };
+    let job = start(&lab, &["--max-restarts", "0"], "says-why", &[]);
+    let cause = job.wait_for_end()["job"]["cause"].clone();
+    let said = "rank 1 ended with exit code 1; its last line: the learning rate must be positive";
+    assert_eq!((&cause["rank"], &cause["text"]), (&json!(1), &json!(said)), "{cause:#}");
 }
 
 #[test]

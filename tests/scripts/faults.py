@@ -1,12 +1,15 @@
 """Trains on gloo at a steady pace until one rank has a fault at --step.
 
 --fault: asleep, busy, gil, read (a pipe that gives nothing), skip (leaves a collective out), mismatch (calls another
-collective), slow (each step takes longer from there on), nan, leak, oom (the text of CUDA's), or none.
+collective), slow (each step takes longer from there on), nan, leak, oom (the text of CUDA's),
+says-why (leaves with a message), or none.
 """
 
 import argparse
 import ctypes
+import datetime
 import os
+import sys
 import time
 
 import elastictop
@@ -20,6 +23,7 @@ parser.add_argument("--rank", type=int, default=1)
 parser.add_argument("--step", type=int, default=40)
 parser.add_argument("--steps", type=int, default=10_000_000)
 parser.add_argument("--step-ms", type=float, default=100)
+parser.add_argument("--timeout", type=float, default=1800, help="time limit of a collective, in seconds")
 args = parser.parse_args()
 
 kept = []
@@ -45,11 +49,12 @@ ONCE = {
     "busy": spin,
     "gil": lambda: ctypes.PyDLL(None).usleep(3_600_000_000),
     "read": read_a_pipe,
+    "says-why": lambda: sys.exit("the learning rate must be positive"),
     "mismatch": lambda: dist.broadcast(torch.ones(1), 0),
     "oom": run_out_of_memory,
 }
 
-dist.init_process_group("gloo")
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=args.timeout))
 for step in range(args.steps):
     time.sleep(args.step_ms / 1000)
     faulty = RANK == args.rank and step >= args.step

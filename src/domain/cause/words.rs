@@ -8,7 +8,7 @@ use super::{
     xid,
 };
 use crate::domain::{
-    evidence::Mark,
+    evidence::{MAX_TEXT, Mark, cut},
     exit::{Exit, signal_name},
     time::human,
 };
@@ -251,6 +251,22 @@ fn exception_hint(class: &str, message: &str) -> Option<&'static str> {
     }
 }
 
+/// What is said where nothing that a rank wrote proves anything.
+const WITHOUT_A_WORD: &str = " and did not say why";
+
+impl Cause {
+    /// With the last line that its rank wrote, where nothing is known to be the reason: `sys.exit("…")` leaves no more.
+    #[must_use]
+    pub fn quoting(mut self, last_line: Option<&str>) -> Cause {
+        // A row of metrics is no reason.
+        let line = last_line.map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('{'));
+        if let (Some(line), Some(told)) = (line, self.text.strip_suffix(WITHOUT_A_WORD)) {
+            self.text = format!("{told}; its last line: {}", cut(line, MAX_TEXT));
+        }
+        self
+    }
+}
+
 fn by_exit(ledger: &Ledger, rank: &Rank) -> Said {
     let Some(exit) = rank.exit else {
         return (CauseKind::Unknown, "ended and nobody saw how".into(), None);
@@ -265,7 +281,7 @@ fn by_exit(ledger: &Ledger, rank: &Rank) -> Said {
         );
     }
     let Some(signal) = exit.signal_behind() else {
-        let said = format!("ended with {exit} and did not say why");
+        let said = format!("ended with {exit}{WITHOUT_A_WORD}");
         return (
             CauseKind::ExitCode,
             said,

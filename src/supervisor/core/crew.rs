@@ -207,6 +207,11 @@ impl Member {
         }
     }
 
+    /// The last line that it wrote.
+    pub fn last_line(&self) -> Option<&str> {
+        self.last_line.as_deref()
+    }
+
     /// What a look shows, for those who watch. The last line is only in it when it changed.
     pub fn sample(&mut self, local_rank: u32, now: Stamp) -> RankSample {
         // A zombie has no memory and its counters are final: its last figures say more.

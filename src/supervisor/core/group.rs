@@ -8,7 +8,7 @@ use super::{
 use crate::domain::{
     agent_line::AgentLine,
     alert::{Alert, AlertKind},
-    cause::{Cause, Clue},
+    cause::{Cause, CauseKind, Clue},
     command::Command,
     ending,
     event::{Fact, Reason},
@@ -17,7 +17,7 @@ use crate::domain::{
     id::ProcId,
     rank::RankState,
     sample::{Kernel, Place, RankSample, Sighting},
-    state::State,
+    state::{Rank, State},
     time::Stamp,
     verdict,
     watchdog::Zombies,
@@ -195,7 +195,27 @@ impl Core {
 
     /// The first cause as far as it is known.
     pub(super) fn best_cause(&self) -> Option<Cause> {
-        self.inherited_cause.clone().or_else(|| self.ledger.best())
+        self.inherited_cause.clone().or_else(|| Some(self.explained(self.ledger.best()?)))
+    }
+
+    /// With what is known beside the evidence.
+    pub(super) fn explained(&self, cause: Cause) -> Cause {
+        let rank = self.state.ranks.iter().find(|rank| Some(rank.number()) == cause.rank);
+        let member = rank.and_then(|rank| self.crew.get(rank.local_rank));
+        self.with_hang(cause).quoting(member.and_then(Member::last_line))
+    }
+
+    /// What waited too long is the end of a hang: who kept it waiting is known from before, and is the cause.
+    fn with_hang(&self, cause: Cause) -> Cause {
+        let last = self.state.attempts.back();
+        let hang = last.and_then(|attempt| attempt.hang_at(attempt.over_at().unwrap_or(self.state.at)));
+        let Some(hang) = hang.filter(|_| cause.kind == CauseKind::CollectiveTimeout) else { return cause };
+        let rank = hang.local_rank.map(|local| self.state.rank(local).map_or(local, Rank::number));
+        let text = format!("{}, until the collective's time limit", hang.text);
+        let evidence = std::iter::once(cause.text).chain(hang.evidence.iter().cloned()).chain(cause.evidence);
+        let hint =
+            "its log and its stacks say what it did: elastictop replay --at alert plays the moment".into();
+        Cause { rank, text, evidence: evidence.collect(), hint: Some(hint), ..cause }
     }
 
     fn reason_for(&self, key: GroupKey) -> Reason {

@@ -53,7 +53,7 @@ impl Core {
         if self.goal.is_ending() || self.inherited_cause.is_some() || self.is_blind() {
             return;
         }
-        let Some(cause) = self.ledger.verdict(now) else { return };
+        let Some(cause) = self.ledger.verdict(now).map(|cause| self.explained(cause)) else { return };
         // While the last lines are being read, that nothing is known is no news.
         if cause.kind == CauseKind::Unknown && !self.agent_alive {
             return;

@@ -17,15 +17,24 @@ impl App {
         let mut found: Vec<_> = nodes
             .filter_map(|node| Some((node, self.state_of(node)?)))
             .flat_map(|(node, state)| state.alerts.iter().map(move |alert| (node, alert)))
-            .filter(|(_, alert)| words::is_about_waiting(alert.kind))
+            .filter(|(_, alert)| alert.kind.is_about_waiting())
             .collect();
         found.sort_by_key(|(node, alert)| (words::gravity(alert.kind), alert.since, *node));
         found
     }
 
+    /// What the last group ended in, on the nodes whose part of the job is over.
+    pub(crate) fn past_hangs(&self) -> Vec<(u32, &Alert)> {
+        let nodes = 0..self.nodes.len().max(1) as u32;
+        let over = nodes.filter_map(|node| Some((node, self.state_of(node)?)));
+        over.filter(|(_, state)| state.state.is_over())
+            .filter_map(|(node, state)| Some((node, state.attempts.back()?.ended_in()?)))
+            .collect()
+    }
+
     /// The rank that the gravest of them names, or that others wait for.
     pub(crate) fn odd_rank(&self) -> Option<(RankId, &Rank)> {
-        let named = self.hang_alerts().into_iter().find_map(|(node, alert)| {
+        let named = self.hang_alerts().into_iter().chain(self.past_hangs()).find_map(|(node, alert)| {
             let id = RankId { node, local: alert.local_rank? };
             Some((id, self.rank_at(id)?))
         });

@@ -63,9 +63,30 @@ pub(super) fn text(app: &App) -> String {
 }
 
 fn lines(app: &App, width: usize) -> Vec<Line> {
-    let alerts = app.hang_alerts();
+    let (alerts, past) = (app.hang_alerts(), app.past_hangs());
     let mut lines: Vec<Line> = Vec::new();
-    if alerts.is_empty() {
+    if alerts.is_empty() && !past.is_empty() {
+        lines.push(vec![("the job is over; its last group ended in this hang:".into(), Role::Dim)]);
+        for (_, hang) in &past {
+            let text = format!("{} {}", app.glyphs.bad, hang.text);
+            lines.extend(
+                text::wrap_words(&text, width.saturating_sub(2))
+                    .into_iter()
+                    .map(|row| vec![(row, Role::Crit)]),
+            );
+        }
+        lines.extend(odd(app, width));
+        lines.extend(evidence(app, &past, width));
+        lines.extend(heading("what to do"));
+        lines.push(vec![(
+            "  elastictop replay --at alert plays the moment, with the stacks that were taken".into(),
+            Role::Text,
+        )]);
+        return lines;
+    }
+    if alerts.is_empty() && app.state.state.is_over() {
+        lines.push(vec![("the job is over, and its last group did not end in a hang".into(), Role::Dim)]);
+    } else if alerts.is_empty() {
         let moving = app.all_ranks().filter(|rank| rank.state == RankState::Running).count();
         lines.push(vec![(format!("{} no verdict", app.glyphs.good), Role::Ok)]);
         let all = count(app.all_ranks().count(), "rank");

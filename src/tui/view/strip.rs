@@ -32,7 +32,7 @@ pub(super) type Line = Vec<Piece>;
 /// The lines of the strip, `budget` at most.
 pub(super) fn lines(app: &App, width: u16, budget: u16) -> Vec<Line> {
     // The hang view says all of it.
-    let is_told = |alert: &&Alert| app.view != View::Hang || !words::is_about_waiting(alert.kind);
+    let is_told = |alert: &&Alert| app.view != View::Hang || !alert.kind.is_about_waiting();
     let mut alerts: Vec<&Alert> = app.state.alerts.iter().filter(is_told).collect();
     alerts.sort_by_key(|alert| (alert.acts_at.is_none(), words::gravity(alert.kind), alert.since));
     let budget = usize::from(budget);
@@ -125,7 +125,7 @@ fn alert_lines(app: &App, alert: &Alert, width: usize, form: Form) -> Vec<Line> 
         return vec![head];
     }
     let mut lines = wrapped_head(head, width);
-    if form != Form::Line && words::is_about_waiting(alert.kind) {
+    if form != Form::Line && alert.kind.is_about_waiting() {
         lines.extend(verdict::gatherings(app, width));
     }
     if form == Form::Full {

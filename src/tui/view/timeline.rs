@@ -147,6 +147,8 @@ fn draw_lane(app: &App, pen: &mut Pen, lane: &Attempt, area: Rect, (begin, end):
         if dead && at + 12 < stop {
             let cause = lane.cause.as_ref().map_or("", |cause| &cause.text);
             pen.text(at, y, stop - at, cause, Role::Text);
+        } else if let Some(hang) = lane.ended_in().filter(|_| at + 12 < stop) {
+            pen.text(at, y, stop - at, &format!("hung: {}", hang.text), Role::Text);
         } else if lane.reason == Reason::Membership && at < stop {
             let ranks = lane.world_size.map(|ranks| count(ranks as usize, "rank")).unwrap_or_default();
             pen.text(at, y, stop - at, &ranks, Role::Dim);
@@ -215,6 +217,9 @@ fn describe(app: &App, pen: &mut Pen, area: Rect, lane: &Attempt) {
         lines.push(("cause", cause.text.clone(), Role::Crit));
         lines.extend(cause.evidence.iter().map(|fact| ("", fact.clone(), Role::Dim)));
         lines.extend(cause.hint.iter().map(|hint| ("try", hint.clone(), Role::Info)));
+    } else if let Some(hang) = lane.ended_in() {
+        lines.push(("hung", hang.text.clone(), Role::Warn));
+        lines.extend(hang.evidence.iter().map(|fact| ("", fact.clone(), Role::Dim)));
     }
     let cells = area.width.saturating_sub(14);
     let mut y = area.y + 1;

@@ -6,11 +6,13 @@ use std::cmp::Reverse;
 use super::{
     Member,
     blame::{Blame, blame},
+    named,
 };
 use crate::domain::{
+    alert::Alert,
     event::Reason,
     rank::JobState,
-    state::{Attempt, MAX_ATTEMPTS},
+    state::{Attempt, Hang, MAX_ATTEMPTS},
     time::Stamp,
 };
 
@@ -101,6 +103,18 @@ impl<'a> Group<'a> {
         }
     }
 
+    /// What kept it from moving on: one that names a rank rather than one that waits for another node.
+    fn hang(&self) -> Option<Box<Hang>> {
+        let told =
+            self.parts.iter().filter_map(|(member, attempt)| Some((*member, attempt.hang.as_deref()?)));
+        let (member, Hang { alert, over_at }) = told.min_by_key(|(_, hang)| {
+            (hang.over_at.is_some(), hang.alert.local_rank.is_none(), hang.alert.since)
+        })?;
+        let text = named(self.parts.len() > 1, member.host, &alert.text);
+        let alert = Alert { since: member.at(alert.since), text, ..alert.clone() };
+        Some(Box::new(Hang { alert, over_at: over_at.map(|at| member.at(at)) }))
+    }
+
     /// What all nodes tell of it together.
     fn join(&self, n: u32, reason: Reason, end: Option<Stamp>, blame: Option<Blame>) -> Attempt {
         let each = || self.parts.iter().map(|(member, attempt)| (*member, *attempt));
@@ -125,6 +139,7 @@ impl<'a> Group<'a> {
             last_step_at: last.and_then(|(_, Reverse(at))| at),
             first_step: first.min().map(|(at, step)| (step, at)),
             stopped_at: each().filter_map(|(member, attempt)| Some(member.at(attempt.stopped_at?))).min(),
+            hang: self.hang(),
         }
     }
 }
