@@ -156,7 +156,7 @@ pub fn rm(args: &RmArgs) -> Result<u8> {
             && let Some(why) = worth_keeping(&dir)
         {
             out::note(format_args!(
-                "kept {id}: {why}\n\nhint: elastictop sync {id} sends them; --force removes them"
+                "kept {id}: {why}\n\nhint: elastictop sync {id} sends what can be sent; --force removes all"
             ));
             code = 1;
             continue;
@@ -182,7 +182,10 @@ fn removable(roots: &Roots, job: &str) -> Result<JobId> {
 
 fn worth_keeping(dir: &JobDir) -> Option<String> {
     match sync::unsent(dir) {
-        Ok(0) => None,
+        Ok(0) => {
+            let left: Vec<_> = sync::left_out(dir).into_iter().map(|(_, what)| what).collect();
+            (!left.is_empty()).then(|| format!("not sent to W&B: {}", left.join(", ")))
+        }
         Ok(rows) => Some(format!("{rows} rows never got to W&B")),
         Err(error) => Some(format!("whether all rows got to W&B is not known: {error}")),
     }

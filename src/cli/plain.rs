@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, timeout_at},
+};
 
 use super::{
     out,
@@ -15,10 +18,11 @@ use crate::{
     domain::{
         command::Command,
         event::{Event, Fact},
+        forward::{Mode, RunProgress, RunState},
         log::{Anchor, LogFilter, LogQuery},
         rank::JobState,
         state::State,
-        telling,
+        telling::{self, count},
     },
     error::{Error, Kind, Result},
     wire::message::{ToSupervisor, ToViewer},
@@ -30,6 +34,10 @@ const LAST_LINES: u32 = 20;
 const AGAIN: Duration = Duration::from_millis(500);
 /// How often that is tried.
 const TRIES: u32 = 20;
+/// How long W&B may take for what is left when the job is over: a little longer than the supervisor tries.
+const SENT_WITHIN: Duration = Duration::from_secs(65);
+/// How long after the end the first word of a run may come.
+const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
 /// Follows a job until it is over, and gives its exit code. `quiet` prints the end alone.
 ///
@@ -77,8 +85,31 @@ pub async fn follow(target: &Target, quiet: bool, owner: bool) -> Result<u8> {
             }
         }
         if printer.state.state.is_over() {
+            if owner {
+                // Who waits in a container ends it with this process: what is under way to W&B would be lost.
+                let began = Instant::now();
+                let sent = async {
+                    while let Some(within) = printer.may_still_send() {
+                        let Ok(message) = timeout_at(began + within, link.incoming.recv()).await else {
+                            break;
+                        };
+                        match message {
+                            Some(ToViewer::Events { events }) => printer.events(&events),
+                            Some(ToViewer::Snapshot { state, .. }) => printer.catch_up(*state),
+                            Some(ToViewer::Bye { .. }) | None => break,
+                            Some(_) => {}
+                        }
+                    }
+                };
+                tokio::select! {
+                    () = sent => {}
+                    _ = int.recv() => {}
+                    _ = term.recv() => {}
+                }
+            }
             let last_lines = last_lines(target, &printer.state).await;
             printer.end(&last_lines);
+            printer.runs();
             return Ok(exit_code(&printer.state));
         }
     }
@@ -174,6 +205,35 @@ impl Printer {
         if let (Some(rank), false) = (cause.rank, last_lines.is_empty()) {
             self.say(&format!("  last lines of rank {rank}:"));
             last_lines.iter().for_each(|line| self.say(&format!("  | {line}")));
+        }
+    }
+
+    /// For how long after the end W&B is waited for; `None` once it has got all.
+    fn may_still_send(&self) -> Option<Duration> {
+        let runs = || self.state.wandb.iter().flat_map(|wandb| wandb.runs.values());
+        if runs().any(RunProgress::is_under_way) {
+            return Some(SENT_WITHIN);
+        }
+        // The first report of a short job may be on its way.
+        let is_online = self.state.wandb.as_ref().is_some_and(|wandb| wandb.settings.mode == Mode::Online);
+        let is_untold = runs().all(|run| run.state == RunState::Waiting);
+        (is_online && is_untold).then_some(TOLD_WITHIN)
+    }
+
+    /// Where the metrics are.
+    fn runs(&mut self) {
+        let Some(wandb) = self.state.wandb.clone() else { return };
+        for (id, run) in &wandb.runs {
+            if let Some(link) = run.link.as_ref().filter(|_| run.rows_logged > 0) {
+                self.say(&format!("W&B: {id}: {} {link}", count(run.rows_acked as usize, "row")));
+            }
+            if run.state == RunState::Refused {
+                let why = run.last_error.as_deref().unwrap_or("no reason was given");
+                self.say(&format!("W&B: {id}: refused: {why}; elastictop sync sends what is kept here"));
+            } else if let Some(left) = run.left_here().filter(|_| run.state != RunState::Local) {
+                let why = run.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+                self.say(&format!("W&B: {id}: not sent: {left}{why}"));
+            }
         }
     }
 

@@ -15,11 +15,11 @@ use self::find::{Found, Part};
 use super::{config::Layers, out};
 use crate::{
     domain::{
-        forward::RunState,
+        forward::{RunProgress, RunState},
         time::{Stamp, human},
     },
     error::{Error, Result},
-    supervisor::{clock, folder::JobDir},
+    supervisor::{clock, folder::JobDir, journal},
     wandb::{
         client::{CLOUD, Client},
         credentials::{find_key, no_key_hint},
@@ -53,7 +53,7 @@ struct Sent {
 
 /// `elastictop sync`: exit code 0 when nothing is left, 1 when something was refused or did not get through.
 pub fn sync(args: &SyncArgs) -> Result<u8> {
-    let found = find::find(args.what.as_deref())?;
+    let mut found = find::find(args.what.as_deref())?;
     if found.parts.is_empty() {
         out::note(format_args!("{}: there is nothing to send", found.name));
         return Ok(0);
@@ -62,7 +62,7 @@ pub fn sync(args: &SyncArgs) -> Result<u8> {
     let uploads = Uploads::start(client)
         .map_err(|error| Error::environment(format!("cannot start sending: {error}")))?;
     let mut is_whole = true;
-    for round in rounds(found.parts) {
+    for round in rounds(std::mem::take(&mut found.parts)) {
         let mut sent: Vec<_> = round.into_iter().map(|part| begin(&uploads, part)).collect();
         wait(&mut sent);
         for one in &sent {
@@ -70,7 +70,28 @@ pub fn sync(args: &SyncArgs) -> Result<u8> {
         }
     }
     uploads.finish(Duration::ZERO);
+    for (run, what) in found.dir.iter().flat_map(left_out) {
+        out::note(format_args!(
+            "{run}: not sent: {what}: W&B's own wandb sync does, from the files of the rank"
+        ));
+    }
     Ok(u8::from(!is_whole))
+}
+
+/// What was logged to the runs of a job and is not forwarded: files, media, artifacts.
+pub(super) fn left_out(dir: &JobDir) -> Vec<(String, String)> {
+    let state = journal::read(&dir.journal(), |_| {}).map(|past| past.state).unwrap_or_default();
+    not_forwarded(state.wandb.map(|wandb| wandb.runs).unwrap_or_default())
+}
+
+fn not_forwarded(runs: BTreeMap<String, RunProgress>) -> Vec<(String, String)> {
+    // System metrics are elastictop's own, and nothing of the script's.
+    let is_theirs = |what: &String| !what.starts_with("system metrics");
+    let of_run = |(id, run): (String, RunProgress)| {
+        let what: Vec<String> = run.not_forwarded.into_iter().filter(is_theirs).collect();
+        (!what.is_empty()).then(|| (id, what.join(", ")))
+    };
+    runs.into_iter().filter_map(of_run).collect()
 }
 
 fn connect(found: &Found) -> Result<Client> {
@@ -191,4 +212,23 @@ fn tell(one: &Sent) -> bool {
         out::note(format_args!("{}: not sent: {}", one.run, run.not_forwarded.join(", ")));
     }
     is_whole || one.rows == 0 && run.last_error.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_script_logged_and_is_not_forwarded_is_told_and_nothing_else() {
+        let run = |what: &[&str]| RunProgress {
+            not_forwarded: what.iter().map(|what| (*what).to_owned()).collect(),
+            ..RunProgress::default()
+        };
+        let runs = BTreeMap::from([
+            ("one".to_owned(), run(&["1 artifact", "2 media files"])),
+            ("two".to_owned(), run(&["system metrics: no rank of this node logs"])),
+            ("three".to_owned(), run(&[])),
+        ]);
+        assert_eq!(not_forwarded(runs), [("one".to_owned(), "1 artifact, 2 media files".to_owned())]);
+    }
 }

@@ -144,6 +144,13 @@ impl Mark {
         matches!(self, Mark::NcclTimeout { .. } | Mark::GlooTimeout { .. } | Mark::WatchdogStuck { .. })
     }
 
+    /// Whether it is an exception that only passes another one on, which is printed after it.
+    pub fn passes_on(&self) -> bool {
+        const WORKERS: [&str; 2] = ["in DataLoader worker", "in pin memory thread"];
+        matches!(self, Mark::Exception { message, .. }
+            if message.starts_with("Caught ") && WORKERS.iter().any(|place| message.contains(place)))
+    }
+
     /// How special it is: of marks that belong together, the highest tells most.
     pub fn detail(&self) -> u8 {
         match self {

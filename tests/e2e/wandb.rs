@@ -255,6 +255,34 @@ fn rows_of_every_source_arrive_with_the_job_s_exit_code() {
     server.assert_sound();
 }
 
+/// A container ends with the process that it was started for.
+#[test]
+fn who_waits_for_a_job_waits_for_its_rows_too() {
+    let lab = Lab::new();
+    let server = Server::start();
+    let rows = "i=0; while [ $i -lt 300 ]; do echo '{\"step\": '$i', \"loss\": 1.5}'; i=$((i+1)); done; \
+                echo '{\"level\": \"info\", \"ts\": 1.5, \"msg\": \"done\"}'";
+    let mut command = lab.elastictop();
+    command.args([
+        "run",
+        "--wait",
+        "--name",
+        "waited",
+        "--launcher",
+        "local",
+        "--wandb-project",
+        "p",
+        "--no-python",
+    ]);
+    let (code, out, err) = finish(command.args(["sh", "-c", rows]).envs(environment(&server)));
+    assert_eq!(code, 0, "{out}{err}");
+    let store = server.store();
+    let run = store.runs.values().next().expect("a run");
+    let sent: usize = run.clients.keys().map(|client| run.rows(client).len()).sum();
+    assert_eq!((sent, run.complete), (300, true), "a message of a structured log is no row");
+    assert!(out.contains(&format!("300 rows {}/", server.url())), "{out}");
+}
+
 #[test]
 fn a_supervisor_that_is_killed_at_random_moments_loses_and_doubles_no_row() {
     let (lab, server) = (Lab::new(), Server::start());

@@ -31,6 +31,8 @@ pub(super) struct Found {
     pub(super) name: String,
     /// In the order in which they were written.
     pub(super) parts: Vec<Part>,
+    /// The job's folder, where it is a job.
+    pub(super) dir: Option<JobDir>,
     /// The server that a job is bound to.
     pub(super) base_url: Option<String>,
     /// Keeps others from sending the same job.
@@ -83,7 +85,7 @@ pub(super) fn find(what: Option<&str>) -> Result<Found> {
             Error::usage(text).hint("give a job, or a folder such as wandb/offline-run-20261121_090000-ID")
         );
     }
-    Ok(Found { name: path.display().to_string(), parts, base_url: None, _lock: None })
+    Ok(Found { name: path.display().to_string(), parts, dir: None, base_url: None, _lock: None })
 }
 
 fn of_job(roots: &Roots, manifest: &Manifest) -> Result<Found> {
@@ -118,7 +120,7 @@ fn of_folder(dir: &JobDir, manifest: &Manifest, roots: Option<&Roots>) -> Result
     })?;
     let parts = parts(dir, &settings)?;
     let base_url = settings.facts.base_url.map(|given| given.value);
-    Ok(Found { name: id.clone(), parts, base_url, _lock: lock })
+    Ok(Found { name: id.clone(), parts, dir: Some(dir.clone()), base_url, _lock: lock })
 }
 
 /// What of this job is not at the server yet, whoever may be sending it.

@@ -555,6 +555,7 @@ impl Rank {
                 // NCCL needs a minute from its timeout to the end of the process.
                 Some((first, best, last)) if first.mark.is_timeout() || note.at.since(last) <= BURST => {
                     let better = note.mark.detail() > best.mark.detail()
+                        || best.mark.passes_on() && note.mark.detail() >= best.mark.detail()
                         || (note.mark.detail() == best.mark.detail() && note.from_file && !best.from_file);
                     (first, if better { note } else { best }, note.at)
                 }

@@ -49,6 +49,27 @@ impl<'a> Row<'a> {
         Some(row)
     }
 
+    /// Whether there is a figure in it, or a step. Messages of structured logs are objects too, and the numbers that they
+    /// have say when and where they were written.
+    pub fn has_figures(&self) -> bool {
+        const OF_MESSAGES: [&str; 12] = [
+            "time",
+            "ts",
+            "timestamp",
+            "created",
+            "pid",
+            "process",
+            "thread",
+            "line",
+            "lineno",
+            "level",
+            "levelno",
+            "rank",
+        ];
+        let is_figure = |value: &str| !value.starts_with(['"', 't', 'f', 'n']);
+        self.items.iter().any(|item| is_figure(item.value) && !OF_MESSAGES.contains(&&*item.key))
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&'a str> {
         self.items.iter().find(|item| item.key == key).map(|item| item.value)

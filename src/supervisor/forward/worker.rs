@@ -70,6 +70,17 @@ impl Kind {
     }
 }
 
+/// Who says that a line is a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RowOf {
+    /// The script, which called `elastictop.log`.
+    Log,
+    /// Nobody: it looks like one.
+    Output,
+    /// W&B's SDK.
+    Sdk,
+}
+
 /// A rank's files.
 #[derive(Debug)]
 struct RankFiles {
@@ -252,7 +263,8 @@ impl Worker {
             Kind::Out => sources.has(Source::Lines),
             Kind::Err => false,
         };
-        if may_be_row && let Some(next) = self.row(proc, line, false) {
+        let of = if kind == Kind::Log { RowOf::Log } else { RowOf::Output };
+        if may_be_row && let Some(next) = self.row(proc, line, of) {
             return next;
         }
         match kind {
@@ -272,12 +284,15 @@ impl Worker {
     }
 
     /// Takes a row in; `None` when the line is none. One of the SDK's has told the summary already.
-    fn row(&mut self, proc: ProcId, line: &[u8], is_of_sdk: bool) -> Option<Next> {
+    fn row(&mut self, proc: ProcId, line: &[u8], of: RowOf) -> Option<Next> {
         // A value that is a secret costs the row its exact text; that is rare.
         let text = std::str::from_utf8(line).ok()?;
         let hidden = self.task.secrets.are_in(text).then(|| self.task.secrets.hide(text.to_owned()));
         let text = hidden.as_deref().unwrap_or(text);
         let mut row = Row::parse(text.as_bytes())?;
+        if of == RowOf::Output && !row.has_figures() {
+            return None;
+        }
         let now = clock::wall();
         let stamped = match self.router.route(proc, &mut row, text, now) {
             Route::Unplaced => return Some(Next::Again),
@@ -291,7 +306,7 @@ impl Worker {
         }
         let id = self.router.seat_of(proc)?.run.as_deref()?;
         let (run, summary) = (self.runs.get_mut(id)?, self.summaries.get_mut(id)?);
-        if run.row(&row, &stamped) && !is_of_sdk {
+        if run.row(&row, &stamped) && of != RowOf::Sdk {
             row.items.iter().for_each(|item| summary.set(&item.key, item.value));
         }
         Some(Next::On)

@@ -161,6 +161,15 @@ fn the_earlier_of_two_failures_is_the_cause_however_late_it_is_told() {
 }
 
 #[test]
+fn an_exception_that_was_only_passed_on_gives_way_to_what_it_passes_on() {
+    let script = "
+        10.00 0: ValueError: Caught ValueError in DataLoader worker process 0.
+        10.01 0: ValueError: corrupt record 201 in shard 7
+        10.1 exit 0 1";
+    assert_eq!(run(script).0, ["Exception: rank 0 raised ValueError: corrupt record 201 in shard 7"]);
+}
+
+#[test]
 fn ranks_that_the_agent_ended_are_never_the_cause() {
     let script = "
         10.0 exit 1 3

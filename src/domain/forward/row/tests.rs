@@ -186,3 +186,20 @@ proptest! {
         let _ = Row::parse(&object);
     }
 }
+
+#[test]
+fn messages_have_no_figures_of_their_own() {
+    for (line, is_row) in [
+        (r#"{"level":"info","msg":"starting step 3"}"#, false),
+        (r#"{"ts":1764336000.5,"lineno":12,"msg":"loaded"}"#, false),
+        (r#"{"msg":"done","ok":true,"left":null}"#, false),
+        (r#"{"step":3}"#, true),
+        (r#"{"step":3,"note":"x"}"#, true),
+        (r#"{"msg":"epoch","loss":0.5}"#, true),
+        (r#"{"loss":NaN}"#, true),
+        (r#"{"loss":-Infinity}"#, true),
+        (r#"{"hist":{"_type":"histogram"}}"#, true),
+    ] {
+        assert_eq!(Row::parse(line.as_bytes()).unwrap().has_figures(), is_row, "{line}");
+    }
+}

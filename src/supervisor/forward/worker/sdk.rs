@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Position, RankFiles, Worker, rank_name};
+use super::{Position, RankFiles, RowOf, Worker, rank_name};
 use crate::{
     domain::{forward::Source, id::ProcId},
     supervisor::{clock, forward::Told},
@@ -91,7 +91,7 @@ impl Worker {
     fn sdk_said(&mut self, proc: ProcId, said: Said<'_>) {
         let (key, value, is_config) = match said {
             Said::Row(line) => {
-                self.row(proc, line.as_bytes(), true);
+                self.row(proc, line.as_bytes(), RowOf::Sdk);
                 return;
             }
             Said::Run(run) => return self.sdk_run(proc, &run.run_id),
