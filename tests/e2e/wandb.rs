@@ -274,6 +274,8 @@ fn who_waits_for_a_job_waits_for_its_rows_too() {
         "p",
         "--no-python",
     ]);
+    // As `wandb agent` starts it.
+    command.envs([("WANDB_SWEEP_ID", "sweep1"), ("WANDB_NOTES", "a trial"), ("WANDB_JOB_TYPE", "train")]);
     let (code, out, err) = finish(command.args(["sh", "-c", rows]).envs(environment(&server)));
     assert_eq!(code, 0, "{out}{err}");
     let store = server.store();
@@ -281,6 +283,8 @@ fn who_waits_for_a_job_waits_for_its_rows_too() {
     let sent: usize = run.clients.keys().map(|client| run.rows(client).len()).sum();
     assert_eq!((sent, run.complete), (300, true), "a message of a structured log is no row");
     assert!(out.contains(&format!("300 rows {}/", server.url())), "{out}");
+    let told = [&run.sweep, &run.notes, &run.job_type].map(|told| told.as_deref().unwrap_or("-"));
+    assert_eq!(told, ["sweep1", "a trial", "train"]);
 }
 
 #[test]

@@ -45,6 +45,7 @@ pub struct Run {
     pub display_name: Option<String>,
     pub group: Option<String>,
     pub job_type: Option<String>,
+    pub sweep: Option<String>,
     pub notes: Option<String>,
     pub tags: Vec<String>,
     pub config: Map<String, Value>,
@@ -192,7 +193,8 @@ impl Store {
             }
         };
         optional("displayName", &mut run.display_name);
-        optional("groupName", &mut run.group);
+        optional("jobType", &mut run.job_type);
+        optional("sweep", &mut run.sweep);
         optional("jobType", &mut run.job_type);
         optional("notes", &mut run.notes);
         if let Some(tags) = input.get("tags").and_then(Value::as_array) {

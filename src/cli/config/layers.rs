@@ -86,8 +86,10 @@ pub struct Layers {
     pub project: Option<ConfigFile>,
     /// The user's file.
     pub user: Option<ConfigFile>,
-    /// W&B's own settings.
+    /// W&B's own settings, of the user.
     pub wandb: Option<ConfigFile>,
+    /// The same of the working directory, as `wandb init` leaves them.
+    pub wandb_here: Option<ConfigFile>,
 }
 
 impl Layers {
@@ -112,6 +114,7 @@ impl Layers {
             project: read(&places.project)?,
             user,
             wandb: places.wandb.as_deref().and_then(file::read_theirs),
+            wandb_here: file::read_theirs(&wandb_folder(&env).join("settings")),
             env,
         })
     }
@@ -145,7 +148,12 @@ impl Layers {
     }
 
     fn in_files(&self, setting: &'static Setting) -> Option<Found> {
-        let files = [(Layer::Project, &self.project), (Layer::User, &self.user), (Layer::Wandb, &self.wandb)];
+        let files = [
+            (Layer::Project, &self.project),
+            (Layer::User, &self.user),
+            (Layer::Wandb, &self.wandb_here),
+            (Layer::Wandb, &self.wandb),
+        ];
         files.into_iter().find_map(|(layer, file)| {
             let file = file.as_ref()?;
             let located = file.values.get(setting.key)?;
@@ -179,6 +187,12 @@ impl Layers {
         let Some(found) = self.get(key) else { return Ok(None) };
         parse(&found.value).map(Some).map_err(|why| Error::from(found.given().wrong(why)))
     }
+}
+
+/// Where W&B's SDK keeps what is of a working directory.
+fn wandb_folder(env: &BTreeMap<String, String>) -> PathBuf {
+    let folder = env.get("WANDB_DIR").filter(|folder| !folder.is_empty());
+    PathBuf::from(folder.map_or("", String::as_str)).join("wandb")
 }
 
 /// Where the files would lie.

@@ -233,6 +233,36 @@ pub const SETTINGS: &[Setting] = &[
         ..BASIC
     },
     Setting {
+        key: "wandb.notes",
+        flag: "wandb-notes",
+        variables: &["ELASTICTOP_WANDB_NOTES", "WANDB_NOTES"],
+        value: "TEXT",
+        help: "Notes on the runs",
+        asks: true,
+        plans: true,
+        ..BASIC
+    },
+    Setting {
+        key: "wandb.job_type",
+        flag: "wandb-job-type",
+        variables: &["ELASTICTOP_WANDB_JOB_TYPE", "WANDB_JOB_TYPE"],
+        value: "TYPE",
+        help: "Job type of the runs",
+        asks: true,
+        plans: true,
+        ..BASIC
+    },
+    Setting {
+        key: "wandb.sweep",
+        flag: "wandb-sweep",
+        variables: &["ELASTICTOP_WANDB_SWEEP", "WANDB_SWEEP_ID"],
+        value: "ID",
+        help: "Sweep that the runs are of",
+        asks: true,
+        plans: true,
+        ..BASIC
+    },
+    Setting {
         key: "wandb.sources",
         flag: "wandb-sources",
         variables: &["ELASTICTOP_WANDB_SOURCES"],

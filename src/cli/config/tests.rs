@@ -34,6 +34,7 @@ fn layers(project: &str, user: &str, env: &[(&str, &str)], typed: &[(&'static st
             values: parse_theirs("[default]\nentity = machine\nproject = machine\n"),
             screen: Screen::default(),
         }),
+        wandb_here: None,
     }
 }
 
@@ -59,6 +60,11 @@ fn each_value_comes_from_the_highest_layer_that_has_one() {
     less.user = None;
     stack.push(found(&less, "wandb.project").unwrap());
     assert_snapshot!("stack", stack.join("\n"));
+    // What `wandb init` leaves in a folder is nearer than what is of the machine.
+    let values = parse_theirs("[default]\nproject = here\n");
+    less.wandb_here = Some(ConfigFile { path: "wandb/settings".into(), values, screen: Screen::default() });
+    assert_eq!(found(&less, "wandb.project").unwrap(), "here from wandb/settings:2");
+    assert_eq!(found(&less, "wandb.entity").unwrap(), "machine from /home/me/.config/wandb/settings:2");
 
     assert_eq!(found(&all, "wandb.tags").unwrap(), "a,b from elastictop.toml:3");
     assert_eq!(found(&all, "run.stop_grace").unwrap(), "90 from /home/me/.config/elastictop/config.toml:6");

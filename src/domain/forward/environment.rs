@@ -101,6 +101,9 @@ fn name_run(env: &mut RankEnv, settings: &Settings, rank: &Rank) {
         ("WANDB_PROJECT", &facts.project),
         ("WANDB_ENTITY", &facts.entity),
         ("WANDB_NAME", &facts.name),
+        ("WANDB_NOTES", &facts.notes),
+        ("WANDB_JOB_TYPE", &facts.job_type),
+        ("WANDB_SWEEP_ID", &facts.sweep),
         ("WANDB_BASE_URL", &facts.base_url),
     ];
     for (name, given) in given {

@@ -84,8 +84,8 @@ pub(super) fn names(facts: &Facts) -> Result<(), PlanError> {
     if let Some(name) = &facts.name {
         words(name, LONGEST)?;
     }
-    for tag in &facts.tags {
-        words(tag, LONGEST_TAG)?;
+    for short in facts.tags.iter().chain(&facts.job_type) {
+        words(short, LONGEST_TAG)?;
     }
     if let Some(project) = &facts.project {
         words(project, LONGEST)?;

@@ -289,6 +289,15 @@ pub struct Facts {
     pub name: Option<Given>,
     /// Tags of the runs.
     pub tags: Vec<Given>,
+    /// Notes on the runs.
+    #[serde(default)]
+    pub notes: Option<Given>,
+    /// Job type of the runs.
+    #[serde(default)]
+    pub job_type: Option<Given>,
+    /// Sweep that the runs are of.
+    #[serde(default)]
+    pub sweep: Option<Given>,
     /// W&B project.
     pub project: Option<Given>,
     /// W&B entity: a user or team.

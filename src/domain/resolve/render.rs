@@ -25,7 +25,14 @@ pub fn render_json(plan: &Plan) -> String {
 pub fn render_text(plan: &Plan, facts: &Facts) -> String {
     let (mode, scope) = (plan.run_mode, plan.rank_scope);
     let mut text = format!("{mode}/{scope} on {} → {}\n", topology(&facts.topology), plan.counts());
-    for (what, given) in [("project", &facts.project), ("entity", &facts.entity), ("name", &facts.name)] {
+    let named = [
+        ("project", &facts.project),
+        ("entity", &facts.entity),
+        ("name", &facts.name),
+        ("job type", &facts.job_type),
+        ("sweep", &facts.sweep),
+    ];
+    for (what, given) in named {
         if let Some(given) = given {
             let _ = writeln!(text, "{what} {} ({})", given.value, given.from);
         }

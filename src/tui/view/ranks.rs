@@ -247,8 +247,8 @@ fn short_age(age: std::time::Duration) -> String {
 /// The last line of a rank that works; what it does and for how long, of one that does not.
 fn last(app: &App, shown: &RankRow, rank: &Rank) -> (String, Role) {
     if rank.state == RankState::Exited && is_cause(app, shown.id, rank) {
-        let line = rank.last_line.as_deref().unwrap_or_default();
-        return (format!("failed first: {line}"), Role::Crit);
+        let line = rank.last_line.as_deref().filter(|line| !line.is_empty());
+        return (line.map_or("failed first".into(), |line| format!("failed first: {line}")), Role::Crit);
     }
     let usual =
         matches!(rank.state, RankState::Running | RankState::Exited | RankState::Starting | RankState::Init);
