@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::alert::Alert;
+
 /// What kind of failure started it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -52,6 +54,18 @@ pub struct Cause {
     /// What to try next, if elastictop knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+impl Cause {
+    /// This cause, a wait that took too long, as the end of a hang of which it is known who kept the others waiting.
+    #[must_use]
+    pub fn of_hang(self, hang: &Alert, rank: Option<u32>) -> Cause {
+        let text = format!("{}, until the collective's time limit", hang.text);
+        let evidence = std::iter::once(self.text).chain(hang.evidence.iter().cloned()).chain(self.evidence);
+        let hint =
+            "its log and its stacks say what it did: elastictop replay --at alert plays the moment".into();
+        Cause { rank, text, evidence: evidence.collect(), hint: Some(hint), ..self }
+    }
 }
 
 mod choose;

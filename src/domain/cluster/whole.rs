@@ -124,7 +124,8 @@ fn cause(telling: &[&Member], known: &[&Member], attempts: &[Attempt]) -> Option
     if telling.iter().any(|member| !member.is_over()) {
         return attempts.iter().rev().find_map(|attempt| attempt.cause.clone());
     }
-    blame::of_the_end(telling, known)
+    let last = telling.iter().filter_map(|member| Some((*member, member.state.attempts.back()?)));
+    blame::of_the_end(telling, known).map(|cause| blame::with_hang(cause, last, known.len() > 1))
 }
 
 fn named(several: bool, host: &str, text: &str) -> String {

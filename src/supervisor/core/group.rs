@@ -211,11 +211,7 @@ impl Core {
         let hang = last.and_then(|attempt| attempt.hang_at(attempt.over_at().unwrap_or(self.state.at)));
         let Some(hang) = hang.filter(|_| cause.kind == CauseKind::CollectiveTimeout) else { return cause };
         let rank = hang.local_rank.map(|local| self.state.rank(local).map_or(local, Rank::number));
-        let text = format!("{}, until the collective's time limit", hang.text);
-        let evidence = std::iter::once(cause.text).chain(hang.evidence.iter().cloned()).chain(cause.evidence);
-        let hint =
-            "its log and its stacks say what it did: elastictop replay --at alert plays the moment".into();
-        Cause { rank, text, evidence: evidence.collect(), hint: Some(hint), ..cause }
+        cause.of_hang(hang, rank)
     }
 
     fn reason_for(&self, key: GroupKey) -> Reason {

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use super::{
     Member,
-    blame::{Blame, blame},
+    blame::{Blame, blame, with_hang},
     named,
 };
 use crate::domain::{
@@ -159,6 +159,10 @@ pub(super) fn attempts(known: &[&Member]) -> Vec<Attempt> {
         let gone = |member: &Member| next.is_some_and(|next| member.is_over() && !next.has(member));
         let by_hand = group.was_ended_by_hand(next);
         let own = blame(&group.parts, known, gone).filter(|blame| !(by_hand && blame.is_consequence()));
+        let own = own.map(|Blame { cause, is_failure }| {
+            let cause = with_hang(cause, group.parts.iter().copied(), known.len() > 1);
+            Blame { cause, is_failure }
+        });
         let reason = match &before {
             Some((former, blame)) => group.reason(former, blame.as_ref()),
             None => group

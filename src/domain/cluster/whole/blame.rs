@@ -2,9 +2,10 @@
 
 use super::{Member, named};
 use crate::domain::{
+    alert::Alert,
     cause::{Cause, CauseKind},
     rank::JobState,
-    state::Attempt,
+    state::{Attempt, Rank},
     time::Stamp,
 };
 
@@ -21,6 +22,23 @@ impl Blame {
     pub(super) fn is_consequence(&self) -> bool {
         doubt(&self.cause) >= MAYBE
     }
+}
+
+/// With what another node knows: one whose ranks all waited for a rank elsewhere cannot name it.
+pub(super) fn with_hang<'a>(
+    cause: Cause,
+    parts: impl Iterator<Item = (&'a Member<'a>, &'a Attempt)>,
+    several: bool,
+) -> Cause {
+    let mut known = parts.filter_map(|(member, attempt)| Some((member, attempt.ended_in()?)));
+    let Some((member, hang)) = known
+        .find(|(_, hang)| hang.local_rank.is_some())
+        .filter(|(_, hang)| cause.kind == CauseKind::CollectiveTimeout && !cause.text.contains(&hang.text))
+    else {
+        return cause;
+    };
+    let rank = hang.local_rank.and_then(|local| member.state.rank(local)).map(Rank::number);
+    cause.of_hang(&Alert { text: named(several, member.host, &hang.text), ..hang.clone() }, rank)
 }
 
 /// What one node says of an end, and when that was by the reader's clock.

@@ -361,6 +361,37 @@ fn what_somebody_asked_of_one_node_is_what_it_was_for_all() {
     assert_eq!(lanes(&job)[1].1, Reason::Manual);
 }
 
+/// Each node knows its own ranks: only one can name the rank that all others waited for.
+#[test]
+fn a_hang_that_ends_at_the_time_limit_is_told_by_the_node_that_can_name_the_rank() {
+    let hung = |first_rank, local_rank, text: &str, cause: Cause| {
+        let end = |at, state| (at, Fact::JobEnded { state, exit_code: Some(1), cause: Some(cause.clone()) });
+        let tearing = Fact::JobState { state: JobState::TearingDown, deadline: None };
+        let facts = vec![
+            (T + 500, alert(local_rank, text)),
+            (T + 60_000, tearing),
+            end(T + 61_000, JobState::Failed),
+        ];
+        node(first_rank, facts)
+    };
+    let cause =
+        |rank, kind, text: &str| Cause { rank, kind, text: text.into(), evidence: vec![], hint: None };
+    let timeout = cause(Some(0), CauseKind::CollectiveTimeout, "rank 0 waited longer than its time limit");
+    let waited = hung(0, None, "all ranks of this node wait for a rank of another node", timeout);
+    let lost = cause(Some(1), CauseKind::Unknown, "rank 1 lost the connection to a peer");
+    let kept = hung(1, Some(0), "rank 1 sleeps", lost);
+    for states in [[(&waited, 0), (&kept, 0)], [(&kept, 0), (&waited, 0)]] {
+        let told = join(&states).cause.unwrap();
+        assert_eq!((told.rank, told.kind), (Some(1), CauseKind::CollectiveTimeout));
+        assert!(told.text.ends_with(": rank 1 sleeps, until the collective's time limit"), "{}", told.text);
+        assert!(
+            told.evidence[0].ends_with("rank 0 waited longer than its time limit"),
+            "{:?}",
+            told.evidence
+        );
+    }
+}
+
 /// The agent that was ended for it may have held the rendezvous.
 #[test]
 fn what_a_restart_of_one_node_does_to_the_others_is_no_failure() {
