@@ -193,9 +193,9 @@ impl Store {
             }
         };
         optional("displayName", &mut run.display_name);
+        optional("groupName", &mut run.group);
         optional("jobType", &mut run.job_type);
         optional("sweep", &mut run.sweep);
-        optional("jobType", &mut run.job_type);
         optional("notes", &mut run.notes);
         if let Some(tags) = input.get("tags").and_then(Value::as_array) {
             run.tags = tags.iter().filter_map(|tag| Some(tag.as_str()?.to_owned())).collect();
