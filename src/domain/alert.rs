@@ -80,7 +80,7 @@ pub struct Alert {
 }
 
 impl AlertKind {
-    /// Whether it is about ranks that wait for each other, and says for whom.
+    /// Whether it is about ranks that wait for each other.
     pub fn is_about_waiting(self) -> bool {
         matches!(
             self,

@@ -62,8 +62,7 @@ impl Cause {
     pub fn of_hang(self, hang: &Alert, rank: Option<u32>) -> Cause {
         let text = format!("{}, until the collective's time limit", hang.text);
         let evidence = std::iter::once(self.text).chain(hang.evidence.iter().cloned()).chain(self.evidence);
-        let hint =
-            "its log and its stacks say what it did: elastictop replay --at alert plays the moment".into();
+        let hint = "its log says what it did last; elastictop replay --at alert plays the moment".into();
         Cause { rank, text, evidence: evidence.collect(), hint: Some(hint), ..self }
     }
 }

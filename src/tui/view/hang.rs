@@ -78,10 +78,7 @@ fn lines(app: &App, width: usize) -> Vec<Line> {
         lines.extend(odd(app, width));
         lines.extend(evidence(app, &past, width));
         lines.extend(heading("what to do"));
-        lines.push(vec![(
-            "  elastictop replay --at alert plays the moment, with the stacks that were taken".into(),
-            Role::Text,
-        )]);
+        lines.push(vec![("  elastictop replay --at alert plays the moment".into(), Role::Text)]);
         return lines;
     }
     if alerts.is_empty() && app.state.state.is_over() {
