@@ -318,6 +318,7 @@ class InOneProcess(InjectTest):
         rows = [json.loads(line) for line in text.splitlines()]
         self.assertEqual([list(row)[:2] for row in rows], [["_step", "_timestamp"]] * 4)
         self.assertEqual([row["_step"] for row in rows], [0, 1, 41, 42])
+        self.assertEqual([row.get("_commit") for row in rows], [True, True, None, True])
         self.assertEqual((rows[1]["a"], rows[1]["b"], rows[1]["c"]), (2.5, "other", {"d": [1, None]}))
         bye = self.bye()
         self.assertEqual((bye["step"], bye["step_source"], bye["step_at"]), (42, "log", rows[3]["_timestamp"]))
@@ -570,7 +571,7 @@ class ElastictopModule(unittest.TestCase):
         run = self.run_of(ELASTICTOP_RANK_WRITER="elastictop", ELASTICTOP_RANK_RUN="exp-a0")
         with mock.patch.object(elastictop, "log") as log:
             run.log({"loss": 1.0}, step=3)
-        log.assert_called_once_with({"loss": 1.0}, 3)
+        log.assert_called_once_with({"loss": 1.0}, 3, None)
         self.assertIn("exp-a0", repr(run))
 
 

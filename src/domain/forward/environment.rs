@@ -72,7 +72,7 @@ pub fn rank_env(settings: &Settings, place: &Place, around: Around<'_>) -> Resul
         to_be_read(&mut env);
     }
     if rank.logs {
-        name_run(&mut env, &settings, rank);
+        name_run(&mut env, &settings, rank, plan.suffix(rank.run_id.as_deref().unwrap_or_default()));
         if !reads {
             to_be_sent(&mut env, &settings, rank, around.visible_gpus);
         }
@@ -93,14 +93,13 @@ fn to_be_read(env: &mut RankEnv) {
     env.unset.push("WANDB_RESUME".into());
 }
 
-fn name_run(env: &mut RankEnv, settings: &Settings, rank: &Rank) {
+fn name_run(env: &mut RankEnv, settings: &Settings, rank: &Rank, suffix: &str) {
     let facts = &settings.facts;
     env.put_or_take("WANDB_RUN_ID", rank.run_id.as_deref());
     env.put_or_take("WANDB_RUN_GROUP", rank.group.as_deref());
     let given = [
         ("WANDB_PROJECT", &facts.project),
         ("WANDB_ENTITY", &facts.entity),
-        ("WANDB_NAME", &facts.name),
         ("WANDB_NOTES", &facts.notes),
         ("WANDB_JOB_TYPE", &facts.job_type),
         ("WANDB_SWEEP_ID", &facts.sweep),
@@ -110,6 +109,9 @@ fn name_run(env: &mut RankEnv, settings: &Settings, rank: &Rank) {
         if let Some(given) = given {
             env.put(name, &*given.value);
         }
+    }
+    if let Some(name) = &facts.name {
+        env.put("WANDB_NAME", format!("{}{suffix}", name.value));
     }
     if !facts.tags.is_empty() {
         env.put("WANDB_TAGS", facts.tags.iter().map(|tag| tag.value.as_str()).collect::<Vec<_>>().join(","));

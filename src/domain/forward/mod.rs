@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 pub mod figures;
+pub mod held;
 pub mod retry;
 pub mod router;
 pub mod row;

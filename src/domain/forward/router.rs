@@ -5,13 +5,15 @@
 //! * Steps of one writer only rise. A run has one writer; in a shared run each rank is one, as with W&B's SDK. A row
 //!   whose step is not above the last one, as after a restart from a checkpoint, gets the next step and keeps its own
 //!   as [`OWN_STEP`].
+//! * Rows that follow each other with the same step are one row. It is [`Held`] until its rank says another step, says
+//!   that the row is complete, or is gone.
 //! * Times of a run count from its first start, over restarts and switches.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::row::Row;
+use super::{held::Held, row::Row};
 use crate::domain::{
     exit::Exit,
     id::ProcId,
@@ -23,6 +25,9 @@ use crate::domain::{
 
 /// The step that a row had in the script, where that is not its step in the run.
 pub const OWN_STEP: &str = "elastictop/step";
+
+/// Says in a row that it is complete: no other of its step follows.
+const COMPLETE: &str = "_commit";
 
 /// The writer of a run that has only one.
 const ONLY: u32 = 0;
@@ -39,6 +44,20 @@ pub struct Book {
     pub lost: u64,
     /// The step after the last one of each writer.
     pub next: BTreeMap<u32, u64>,
+    /// The row of each writer that may still grow.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held: BTreeMap<u32, Held>,
+}
+
+impl Book {
+    /// Takes out those rows that wait for more and shall not.
+    fn complete(&mut self, shall: impl Fn(&Held) -> bool) -> Vec<Held> {
+        let all = std::mem::take(&mut self.held);
+        let (done, held): (BTreeMap<_, _>, _) = all.into_iter().partition(|(_, held)| shall(held));
+        self.held = held;
+        self.rows += done.len() as u64;
+        done.into_values().collect()
+    }
 }
 
 /// Where a rank's rows go.
@@ -73,6 +92,8 @@ pub struct Seat {
 pub enum Route<'a> {
     /// To a run.
     Run(Stamped<'a>),
+    /// To a run, with what follows of its step.
+    Held,
     /// Nowhere: the plan makes its rank silent.
     Silent,
     /// It has to wait: it is not known yet which rank this is.
@@ -247,33 +268,69 @@ impl Router {
         Some((run, label))
     }
 
-    /// Where a row goes. Takes step and times out of it.
-    pub fn route<'a>(&mut self, proc: ProcId, row: &mut Row<'a>, line: &str, now: Stamp) -> Route<'a> {
-        let Some(seat) = self.seats.get_mut(&proc) else { return Route::Unplaced };
+    /// Where a row goes, and the row of the same writer that is complete by that. Takes step and times out of the row. One
+    /// that `may_grow` is joined with others of its step.
+    pub fn route<'a>(
+        &mut self,
+        proc: ProcId,
+        row: &mut Row<'a>,
+        line: &str,
+        now: Stamp,
+        may_grow: bool,
+    ) -> (Option<Held>, Route<'a>) {
+        let Some(seat) = self.seats.get_mut(&proc) else { return (None, Route::Unplaced) };
         if !seat.is_placed {
-            return Route::Unplaced;
+            return (None, Route::Unplaced);
         }
         seat.rows += 1;
         seat.last.clear();
         seat.last.push_str(cut(line));
-        let Some(run) = &seat.run else { return Route::Silent };
+        let Some(run) = &seat.run else { return (None, Route::Silent) };
         // It was begun when the rank sat down.
         if !self.books.contains_key(run) {
             self.books.insert(run.clone(), Book { began_at: now, ..Book::default() });
         }
-        let Some(book) = self.books.get_mut(run) else { return Route::Unplaced };
+        let Some(book) = self.books.get_mut(run) else { return (None, Route::Unplaced) };
         let writer = if seat.shared { seat.place.rank.unwrap_or(seat.local_rank) } else { ONLY };
-        let next = book.next.entry(writer).or_default();
-        let (step, own_step) = step_of(row, *next);
-        *next = step.saturating_add(1);
-        book.rows += 1;
         let timestamp = row.number("_timestamp").unwrap_or(now.0 as f64 / 1000.0);
         // The values of a row have no place for what elastictop itself says.
         for key in ["_timestamp", "_runtime"] {
             row.take(key);
         }
         let runtime = (timestamp - book.began_at.0 as f64 / 1000.0).max(0.0);
-        Route::Run(Stamped { step, own_step, timestamp, runtime })
+        let is_complete = row.take(COMPLETE) == Some("true");
+        let (told, text) = told_step(row);
+        let grows = told.filter(|_| may_grow);
+        if let Some(held) =
+            book.held.get_mut(&writer).filter(|held| grows.is_some_and(|told| held.is_of(proc, told)))
+        {
+            held.join(row, (timestamp, runtime));
+            let whole = if is_complete { book.held.remove(&writer) } else { None };
+            book.rows += u64::from(whole.is_some());
+            return (whole, Route::Held);
+        }
+        let before = book.held.remove(&writer);
+        book.rows += u64::from(before.is_some());
+        let next = book.next.entry(writer).or_default();
+        let (step, own_step) = match told {
+            Some(step) if step >= *next => (step, None),
+            _ => (*next, text),
+        };
+        *next = step.saturating_add(1);
+        let stamped = Stamped { step, own_step, timestamp, runtime };
+        if let Some(held) =
+            grows.filter(|_| !is_complete).and_then(|told| Held::new((proc, now), told, row, &stamped))
+        {
+            book.held.insert(writer, held);
+            return (before, Route::Held);
+        }
+        book.rows += 1;
+        (before, Route::Run(stamped))
+    }
+
+    /// Takes out those rows of a run that wait for more of their step and shall not.
+    pub fn complete(&mut self, run: &str, shall: impl Fn(&Held) -> bool) -> Vec<Held> {
+        self.books.get_mut(run).map(|book| book.complete(shall)).unwrap_or_default()
     }
 
     /// The exit code of a run. `job` is that of the agent, if anybody saw it.
@@ -322,8 +379,8 @@ impl Seat {
     }
 }
 
-/// The step of a row in its run, and the script's own where that is another. `next` is the first that is free.
-fn step_of<'a>(row: &mut Row<'a>, next: u64) -> (u64, Option<&'a str>) {
+/// The step that the script gave a row, if it can be one, and how it wrote it.
+fn told_step<'a>(row: &mut Row<'a>) -> (Option<u64>, Option<&'a str>) {
     let told = row.whole("_step");
     let text = row.take("_step");
     let (told, text) = match text {
@@ -333,11 +390,8 @@ fn step_of<'a>(row: &mut Row<'a>, next: u64) -> (u64, Option<&'a str>) {
             None => (None, None),
         },
     };
-    match told {
-        // W&B counts steps with 63 bits.
-        Some(step) if step >= next && step < i64::MAX as u64 => (step, None),
-        _ => (next, text),
-    }
+    // W&B counts steps with 63 bits.
+    (told.filter(|step| *step < i64::MAX as u64), text)
 }
 
 fn cut(line: &str) -> &str {

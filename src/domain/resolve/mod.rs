@@ -405,6 +405,12 @@ impl Plan {
         self.runs.iter().find(|run| &run.id == id)
     }
 
+    /// What tells a run's name from those of the others: `-worker-1-rank-3`; nothing where there is only one run.
+    pub fn suffix<'a>(&self, run: &'a str) -> &'a str {
+        let is_one = self.runs.len() < 2;
+        run.strip_prefix(self.base.as_str()).filter(|_| !is_one).unwrap_or_default()
+    }
+
     /// `8 runs, 2 groups`.
     pub fn counts(&self) -> String {
         let groups = match self.groups.len() {

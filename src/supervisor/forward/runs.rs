@@ -1,11 +1,17 @@
 //! One `.wandb` file: what waits to be written to it, and what its run is about.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use crate::{
     domain::{
         event::JobInfo,
-        forward::{Settings, figures::Figure, router::OWN_STEP, router::Stamped, row::Row, summary::Summary},
+        forward::{
+            Settings, Source, figures::Figure, router::OWN_STEP, router::Stamped, row::Row, summary::Summary,
+        },
+        resolve::Facts,
         time::Stamp,
     },
     wandb::log::{
@@ -19,6 +25,10 @@ use crate::{
 
 /// Pattern of the metrics that elastictop itself adds to rows.
 const OWN: &str = "elastictop/*";
+/// The SDK's name for no project.
+const NO_PROJECT: &str = "uncategorized";
+/// How long a run is kept from the server until its script may have said which project it is for. A run cannot move.
+const NAMED_WITHIN: Duration = Duration::from_secs(300);
 
 /// A run that is written to.
 #[derive(Debug)]
@@ -41,6 +51,12 @@ pub struct RunFile {
     runtime: f64,
     texts: [String; 3],
     has_exit: bool,
+    /// What the file says of the run, names of the script included.
+    said: Run,
+    /// Since when it waits for names; `None` once nothing more is waited for.
+    unnamed_since: Option<Instant>,
+    /// Whether what is known of the run changed since the last commit, though its file may not have.
+    pub is_touched: bool,
 }
 
 /// What a file says of its run.
@@ -52,6 +68,8 @@ pub struct About<'a> {
     pub settings: &'a Settings,
     /// The run's group.
     pub group: Option<&'a str>,
+    /// What its name ends with, so that runs of one job can be told apart.
+    pub suffix: &'a str,
     /// The step that follows.
     pub next_step: u64,
     /// Whether the run has files before this one.
@@ -73,8 +91,14 @@ impl RunFile {
         let started_at = Stamp(now.0 - before % 1000);
         let mut file = RunFile::of(id, shared, began_at, started_at);
         file.runtime = before as f64 / 1000.0;
+        file.said = run(id, started_at, (before / 1000) as i32, about);
+        let (facts, sources) = (&about.settings.facts, &about.settings.sources);
+        let may_be_named = facts.project.is_none() || facts.entity.is_none();
+        if may_be_named && sources.has(Source::Sdk) && !about.is_resumed {
+            file.unnamed_since = Some(Instant::now());
+        }
         file.push(&Kind::Header(header()));
-        file.push(&Kind::Run(Box::new(run(id, started_at, (before / 1000) as i32, about))));
+        file.push(&Kind::Run(Box::new(file.said.clone())));
         file.push(&Kind::Environment(Box::new(environment(about.job, began_at))));
         file.push(&Kind::Metric(Metric {
             glob_name: OWN.into(),
@@ -98,8 +122,9 @@ impl RunFile {
         (id, shared, began_at): (&str, bool, Stamp),
         summary: &mut Summary,
     ) -> Result<RunFile, Failure> {
-        read_summary(path, len, summary)?;
+        let said = read_summary(path, len, summary)?;
         let mut file = RunFile::of(id, shared, began_at, began_at);
+        file.said = said.unwrap_or_default();
         file.writer = Some(Writer::reopen(path, len)?);
         Ok(file)
     }
@@ -117,6 +142,9 @@ impl RunFile {
             runtime: 0.0,
             texts: Default::default(),
             has_exit: false,
+            said: Run::default(),
+            unnamed_since: None,
+            is_touched: false,
         }
     }
 
@@ -133,6 +161,45 @@ impl RunFile {
     /// Adds a record. One that no reader would take is left out; returns whether it was added.
     pub fn push(&mut self, kind: &Kind) -> bool {
         self.batch.push(kind).is_ok()
+    }
+
+    /// Whether the server should not hear of it yet: where it belongs may still be said.
+    pub fn is_unnamed(&self) -> bool {
+        self.unnamed_since.is_some_and(|since| since.elapsed() < NAMED_WITHIN)
+    }
+
+    /// Takes the names that a script has in its `wandb.init()` where nobody else has given any. The name of a project that
+    /// came too late is given back.
+    pub fn name(&mut self, script: &Run, facts: &Facts, suffix: &str) -> Option<String> {
+        let is_first = self.is_unnamed();
+        self.unnamed_since = None;
+        let before = self.said.clone();
+        let said = &mut self.said;
+        let take = |to: &mut String, from: &String, is_given: bool| {
+            if !is_given && !from.is_empty() {
+                to.clone_from(from);
+            }
+        };
+        let name = named(&script.display_name, suffix);
+        take(&mut said.display_name, &name, facts.name.is_some());
+        take(&mut said.notes, &script.notes, facts.notes.is_some());
+        take(&mut said.job_type, &script.job_type, facts.job_type.is_some());
+        if facts.tags.is_empty() && !script.tags.is_empty() {
+            said.tags.clone_from(&script.tags);
+        }
+        let mut late = None;
+        if facts.project.is_none() && script.project != NO_PROJECT && script.project != said.project {
+            if is_first {
+                take(&mut said.project, &script.project, false);
+            } else {
+                late = Some(script.project.clone()).filter(|project| !project.is_empty());
+            }
+        }
+        take(&mut said.entity, &script.entity, facts.entity.is_some() || !is_first);
+        if self.said != before {
+            self.push(&Kind::Run(Box::new(self.said.clone())));
+        }
+        late
     }
 
     /// Adds a row. Returns whether it was added.
@@ -152,6 +219,7 @@ impl RunFile {
         let items = row.items.iter().map(|item| (item.key.as_ref(), item.value));
         let is_added = self.batch.row(items.chain(own).chain(set)).is_ok();
         if is_added {
+            self.unnamed_since = None;
             self.last.get_or_insert_default().clone_from(&self.texts);
             self.runtime = self.runtime.max(stamped.runtime);
         }
@@ -184,6 +252,7 @@ impl RunFile {
         if std::mem::replace(&mut self.has_exit, true) {
             return;
         }
+        self.unnamed_since = None;
         let runtime = now.since(self.began_at).as_secs() as i32;
         self.push(&Kind::Exit(Exit { exit_code, runtime }));
     }
@@ -233,15 +302,23 @@ impl RunFile {
     }
 }
 
-/// Takes over what a file says of the summary.
+/// Takes over what a file says of the summary, and gives the last that it says of the run itself.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn read_summary(path: &Path, len: u64, summary: &mut Summary) -> Result<(), Failure> {
+pub fn read_summary(path: &Path, len: u64, summary: &mut Summary) -> Result<Option<Run>, Failure> {
     let mut reader = Reader::open(path, 0)?;
+    let mut said = None;
     while let Some(entry) = reader.next_before(len)? {
         let Entry::Record(found) = entry else { continue };
-        let Some(Kind::Summary(changes)) = found.record.kind else { continue };
+        let changes = match found.record.kind {
+            Some(Kind::Summary(changes)) => changes,
+            Some(Kind::Run(run)) => {
+                said = Some(*run);
+                continue;
+            }
+            _ => continue,
+        };
         for item in changes.update {
             // A key of several parts is one of the SDK's nested ones, which is kept under its first part.
             summary.set(&item.path().join("."), item.json());
@@ -249,7 +326,12 @@ pub fn read_summary(path: &Path, len: u64, summary: &mut Summary) -> Result<(), 
         changes.remove.iter().for_each(|item| summary.remove(&item.path().join(".")));
     }
     summary.take_changes(|_, _| {});
-    Ok(())
+    Ok(said)
+}
+
+/// A run's name. Where nobody gave one, W&B makes one up.
+fn named(name: &str, suffix: &str) -> String {
+    if name.is_empty() { String::new() } else { format!("{name}{suffix}") }
 }
 
 fn header() -> Header {
@@ -267,7 +349,7 @@ fn run(id: &str, started_at: Stamp, runtime: i32, about: About<'_>) -> Run {
         entity: value(&facts.entity),
         project: value(&facts.project),
         run_group: about.group.unwrap_or_default().into(),
-        display_name: value(&facts.name),
+        display_name: named(&value(&facts.name), about.suffix),
         tags: facts.tags.iter().map(|tag| tag.value.clone()).collect(),
         notes: value(&facts.notes),
         job_type: value(&facts.job_type),

@@ -97,7 +97,10 @@ impl Lab {
     /// A rank appears, as the loop tells of it.
     fn rank(&self, forward: &Forward, rank: u32, start: u64) -> ProcId {
         // Beyond what the kernel gives out.
-        let proc = ProcId { pid: 5_000_000 + rank as i32, start };
+        self.rank_of(forward, rank, ProcId { pid: 5_000_000 + rank as i32, start })
+    }
+
+    fn rank_of(&self, forward: &Forward, rank: u32, proc: ProcId) -> ProcId {
         let folder = self.folder(proc);
         fs::create_dir_all(&folder).unwrap();
         let outputs = [Some(folder.join("stdout.log")), Some(folder.join("stderr.log"))];
@@ -368,6 +371,75 @@ fn whatever_dies_when_every_row_is_there_once_and_in_order() {
     }
     assert_eq!(next, [written, written]);
     assert!(!lab.dir.path().join("wandb/offline-run-20200101_000000-b").exists());
+}
+
+#[test]
+fn a_row_in_pieces_is_one_row_though_the_forwarder_dies_between_them() {
+    let lab = Lab::new(RunMode::Auto, RankScope::Global);
+    let (mut forward, mut tells) = lab.start();
+    // A rank that lives, as this very process does.
+    let here = std::process::id() as i32;
+    let here = crate::probe::proc::identify(Path::new(crate::probe::proc::ROOT), here).unwrap();
+    let proc = lab.rank_of(&forward, 0, here);
+    for (n, piece) in ["\"loss\":1", "\"acc\":2", "\"val\":3"].into_iter().enumerate() {
+        lab.write(proc, "metrics.jsonl", &format!("{{\"_step\":4,\"_timestamp\":{n},{piece}}}\n"));
+        let is_read = |told: &Told| matches!(told, Told::Progress { ranks, .. } if ranks.iter().any(|rank| rank.last.contains(piece)));
+        wait(&mut tells, "a piece", is_read);
+        drop(forward);
+        (forward, tells) = lab.start();
+        lab.rank_of(&forward, 0, here);
+    }
+    end(&forward, &mut tells, JobState::Done, 0);
+    assert_eq!(lab.seen()["b"][0].rows, ["loss=1 acc=2 val=3 _step=4"]);
+}
+
+#[test]
+fn names_that_a_script_has_in_its_source_hold_where_nobody_gave_any() {
+    use crate::{
+        domain::time::Stamp,
+        wandb::log::record::{HistoryItem, Run},
+    };
+    let mut lab = Lab::new(RunMode::Auto, RankScope::Global);
+    lab.settings.facts.project = None;
+    let (forward, mut tells) = lab.start();
+    let proc = lab.rank(&forward, 0, 10);
+    let said = |project: &str| Run {
+        run_id: "b".into(),
+        project: project.into(),
+        display_name: "mine".into(),
+        tags: vec!["other".into()],
+        notes: "why".into(),
+        ..Run::default()
+    };
+    let mut sdk = crate::wandb::log::Writer::create(&lab.folder(proc), "b", Stamp(1000)).unwrap();
+    let row = crate::wandb::log::record::History {
+        items: [("loss", "1"), ("_step", "0")].map(|(key, value)| HistoryItem::new([key], value)).to_vec(),
+        step: None,
+    };
+    let mut batch = crate::wandb::log::Batch::new();
+    for kind in [Kind::Run(Box::new(said("llm"))), Kind::History(row), Kind::Run(Box::new(said("too-late")))]
+    {
+        batch.push(&kind).unwrap();
+    }
+    sdk.append(&batch).unwrap();
+    wait(
+        &mut tells,
+        "a note",
+        |told| matches!(told, Told::Note(text) if text.contains("too-late") && text.contains("--wandb-project")),
+    );
+    end(&forward, &mut tells, JobState::Done, 0);
+    let mut named = Vec::new();
+    let mut reader = Reader::open(&lab.files("wandb")["b"][0], 0).unwrap();
+    while let Some(Entry::Record(found)) = reader.next().transpose().unwrap() {
+        if let Some(Kind::Run(run)) = found.record.kind {
+            named.push(format!(
+                "{} {} {} {} {:?}",
+                run.run_id, run.project, run.display_name, run.notes, run.tags
+            ));
+        }
+    }
+    // The tags were given: they stay.
+    assert_eq!(named, [r#"b    ["t"]"#, r#"b llm mine why ["t"]"#]);
 }
 
 #[test]

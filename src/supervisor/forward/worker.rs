@@ -24,7 +24,8 @@ use crate::{
     domain::{
         forward::{
             RankRows, RunProgress, Source,
-            router::{Route, Router},
+            held::Held,
+            router::{Route, Router, Stamped},
             row::Row,
             summary::Summary,
         },
@@ -207,8 +208,11 @@ impl Worker {
                 more_here = self.read(rank);
             }
             more |= more_here;
-            if rank.is_gone && is_superseded && !more_here && self.is_placed(rank.proc) {
-                rank.rest();
+            if rank.is_gone && !more_here && self.is_placed(rank.proc) {
+                self.complete_rows_of(rank.proc);
+                if is_superseded {
+                    rank.rest();
+                }
             }
             // Not within a piece: its rows and the position after them belong into one commit.
             let is_much = self.runs.values().any(|run| run.waiting() > BATCH);
@@ -218,6 +222,8 @@ impl Worker {
         }
         ranks.append(&mut self.ranks);
         self.ranks = ranks;
+        let now = clock::wall();
+        self.complete_all(|held| held.is_due(now));
         self.flush() && more
     }
 
@@ -294,22 +300,38 @@ impl Worker {
             return None;
         }
         let now = clock::wall();
-        let stamped = match self.router.route(proc, &mut row, text, now) {
+        let (whole, route) = self.router.route(proc, &mut row, text, now, of != RowOf::Sdk);
+        match route {
             Route::Unplaced => return Some(Next::Again),
             Route::Silent => return Some(Next::On),
-            Route::Run(stamped) => stamped,
-        };
-        let id = self.router.seat_of(proc)?.run.as_deref()?;
-        if !self.runs.contains_key(id) {
-            let id = id.to_owned();
-            self.open_run(&id, now);
+            Route::Held | Route::Run(_) => {}
         }
-        let id = self.router.seat_of(proc)?.run.as_deref()?;
-        let (run, summary) = (self.runs.get_mut(id)?, self.summaries.get_mut(id)?);
-        if run.row(&row, &stamped) && of != RowOf::Sdk {
-            row.items.iter().for_each(|item| summary.set(&item.key, item.value));
+        let id = self.router.seat_of(proc)?.run.clone()?;
+        self.open_run(&id, now);
+        if let Some(held) = whole {
+            let (row, stamped) = held.row();
+            self.add_row(&id, &row, &stamped, true);
+        }
+        match route {
+            Route::Run(stamped) => self.add_row(&id, &row, &stamped, of != RowOf::Sdk),
+            _ => self.runs.get_mut(&id)?.is_touched = true,
         }
         Some(Next::On)
+    }
+
+    fn add_row(&mut self, id: &str, row: &Row<'_>, stamped: &Stamped<'_>, sums_up: bool) {
+        let (Some(run), Some(summary)) = (self.runs.get_mut(id), self.summaries.get_mut(id)) else { return };
+        if run.row(row, stamped) && sums_up {
+            row.items.iter().for_each(|item| summary.set(&item.key, item.value));
+        }
+    }
+
+    /// Adds those rows of a run that wait for more of their step and shall not.
+    fn complete(&mut self, id: &str, shall: impl Fn(&Held) -> bool) {
+        for held in self.router.complete(id, shall) {
+            let (row, stamped) = held.row();
+            self.add_row(id, &row, &stamped, true);
+        }
     }
 
     fn console(&mut self, proc: ProcId, kind: Kind, line: &[u8]) -> Next {
@@ -326,6 +348,20 @@ impl Worker {
             run.console(kind == Kind::Err, label, now, text);
         }
         Next::On
+    }
+
+    fn complete_all(&mut self, shall: impl Fn(&Held) -> bool) {
+        for id in self.runs.keys().cloned().collect::<Vec<_>>() {
+            self.complete(&id, &shall);
+        }
+    }
+
+    /// All that a rank logged was read.
+    fn complete_rows_of(&mut self, proc: ProcId) {
+        let run = self.router.seat_of(proc).and_then(|seat| seat.run.clone());
+        if let Some(run) = run {
+            self.complete(&run, |held| held.proc() == proc);
+        }
     }
 
     fn is_placed(&self, proc: ProcId) -> bool {
@@ -351,9 +387,13 @@ impl Worker {
     fn try_flush(&mut self) -> Result<(), String> {
         for run in self.runs.values_mut() {
             let summary = self.summaries.entry(run.id.clone()).or_default();
-            let Some(len) = run.flush(&self.task.root, summary).map_err(|error| error.to_string())? else {
-                continue;
-            };
+            let len = run.flush(&self.task.root, summary).map_err(|error| error.to_string())?;
+            if (std::mem::take(&mut run.is_touched) || len.is_some())
+                && let Some(book) = self.router.book(&run.id)
+            {
+                self.change.runs.insert(run.id.clone(), book.clone());
+            }
+            let Some(len) = len else { continue };
             let path = run.path().and_then(|path| path.strip_prefix(&self.task.root).ok());
             let Some(path) = path.map(|path| path.display().to_string()) else { continue };
             let known = self.change.files.get(&path).or_else(|| self.committed.files.get(&path));
@@ -361,9 +401,6 @@ impl Worker {
             self.files = self.files.max(n + 1);
             let mark = FileMark { n, run: run.id.clone(), len, is_open: true, shared: run.shared };
             self.change.files.insert(path, mark);
-            if let Some(book) = self.router.book(&run.id) {
-                self.change.runs.insert(run.id.clone(), book.clone());
-            }
         }
         self.commit()
     }
@@ -390,6 +427,9 @@ impl Worker {
 
     /// What is committed of a run may be sent, unless it is to stay here.
     fn send(&mut self, run: &str) {
+        if self.runs.get(run).is_some_and(RunFile::is_unnamed) {
+            return;
+        }
         let mut files = self.committed.files.iter().filter(|(_, file)| file.run == run);
         if files.any(|(path, _)| path.starts_with(LOCAL)) {
             return;

@@ -24,17 +24,22 @@ _write_error = None
 _nan = None  # (name, step, rows in a row): a loss that is no number
 
 
-def log(metrics: dict, step: typing.Optional[int] = None) -> None:
+def log(metrics: dict, step: typing.Optional[int] = None, commit: typing.Optional[bool] = None) -> None:
     """Appends one row to this rank's metrics; without `step`, the one after the last row's.
+
+    What is logged with the same `step` one after the other is one row. It waits for more until another step comes, unless
+    `commit` is True; without `step`, that is what it is.
 
     Numbers of numpy and torch are stored as numbers, whatever JSON has no form for as text. A row that cannot be
     written (disk full, ...) is lost and elastictop says so; the script goes on."""
     global _last_step, _write_error
     if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
         raise TypeError("elastictop.log: metrics must be a dict with text keys")
-    reserved = {"_step", "_timestamp"} & metrics.keys()
+    reserved = {"_step", "_timestamp", "_commit"} & metrics.keys()
     if reserved:
         raise ValueError(f"elastictop.log: {', '.join(sorted(reserved))} is set by log; pass step= for the step")
+    if commit is None:
+        commit = step is None
     if step is None:
         step = 0 if _last_step is None else _last_step[0] + 1
     else:
@@ -43,7 +48,8 @@ def log(metrics: dict, step: typing.Optional[int] = None) -> None:
         except TypeError:
             raise TypeError(f"elastictop.log: step must be a whole number, not {step!r}") from None
     now = time.time()
-    row = json.dumps({"_step": step, "_timestamp": now, **metrics}, default=_plain) + "\n"
+    about = {"_step": step, "_timestamp": now, **({"_commit": True} if commit else {})}
+    row = json.dumps({**about, **metrics}, default=_plain) + "\n"
     _last_step = step, now, _collectives()
     _look_for_nan(metrics, step)
     try:
@@ -121,9 +127,11 @@ class Run:
     def __repr__(self):
         return f"<elastictop.Run {self.id}>"
 
-    def log(self, metrics: dict, step: typing.Optional[int] = None) -> None:
+    def log(
+        self, metrics: dict, step: typing.Optional[int] = None, commit: typing.Optional[bool] = None
+    ) -> None:
         """Appends one row, as `elastictop.log` does."""
-        log(metrics, step)
+        log(metrics, step, commit)
 
 
 def get_run():

@@ -250,6 +250,25 @@ fn add(lines: &mut (u64, Lines), offset: u64, line: &str) {
     lines.1.push(line);
 }
 
+/// Takes what a run is said to be before its first row; `from` stays where it stands.
+pub(super) fn names_before_rows(source: &mut Source, from: &mut Cursor) {
+    while let Ok(next) = source.next(from) {
+        let payload = match next {
+            Next::End => return,
+            Next::Damage => continue,
+            Next::Record => source.payload(),
+        };
+        if row::is_row(payload) {
+            return;
+        }
+        match Record::decode(payload).ok().and_then(|record| record.kind) {
+            Some(Kind::Run(run)) => from.about.run(&run),
+            Some(Kind::Exit(_)) => return,
+            _ => {}
+        }
+    }
+}
+
 /// The row that `is_it` finds, and how many rows come up to it, itself included; `None` if there is none.
 pub(super) fn rows_up_to(
     source: &mut Source,

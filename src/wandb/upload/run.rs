@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     Progress, Task, Told,
-    batch::{Batch, Stop, gather},
+    batch::{Batch, Stop, gather, names_before_rows},
     cursor::{Cursor, Has},
     finish,
     row::Shift,
@@ -171,6 +171,12 @@ impl Sender {
                 text: failure.to_string(),
             })?;
         if stop == Stop::Begins {
+            if next.place.is_none() {
+                // A run cannot move to the project that it is said to be in later.
+                let mut ahead = Source::default();
+                ahead.seek(self.task.feed.told(), &next);
+                names_before_rows(&mut ahead, &mut next);
+            }
             self.begin(&mut next).await?;
             self.keep(next);
             return Ok(true);

@@ -54,9 +54,10 @@ fn router(run_mode: RunMode, rank_scope: RankScope) -> Router {
 /// `run step[ from own]`, `silent` or `later`; the row's items must not hold what W&B sets.
 fn send(router: &mut Router, proc: ProcId, line: &str) -> String {
     let mut row = Row::parse(line.as_bytes()).unwrap();
-    let text = match router.route(proc, &mut row, line, Stamp(5000)) {
+    let text = match router.route(proc, &mut row, line, Stamp(5000), false).1 {
         Route::Silent => "silent".into(),
         Route::Unplaced => "later".into(),
+        Route::Held => "held".into(),
         Route::Run(stamped) => {
             let own = stamped.own_step.map(|own| format!(" from {own}")).unwrap_or_default();
             format!("{} {}{own}", router.seat_of(proc).unwrap().run.as_deref().unwrap(), stamped.step)
@@ -97,6 +98,70 @@ fn steps_only_rise_and_a_restart_keeps_the_script_s_own() {
     assert_eq!(router.book("b").unwrap().rows, 9);
 }
 
+/// A row as it is written: `step {key: value}[ from own]`.
+fn whole(held: &Held) -> String {
+    let (row, stamped) = held.row();
+    let items: Vec<String> = row.items.iter().map(|item| format!("{}={}", item.key, item.value)).collect();
+    let own = stamped.own_step.map(|own| format!(" from {own}")).unwrap_or_default();
+    format!("{} {}{own}", stamped.step, items.join(" "))
+}
+
+/// What is written because of a row: that which is complete by it, and itself if it does not wait.
+fn log(router: &mut Router, proc: ProcId, line: &str) -> Vec<String> {
+    let mut row = Row::parse(line.as_bytes()).unwrap();
+    let (before, route) = router.route(proc, &mut row, line, Stamp(5000), true);
+    let mut written: Vec<String> = before.iter().map(whole).collect();
+    if let Route::Run(stamped) = route {
+        written.push(format!("{} at once", stamped.step));
+    }
+    written
+}
+
+#[test]
+fn rows_of_one_step_are_one_row_and_the_newer_value_holds() {
+    let mut router = router(RunMode::Auto, RankScope::Global);
+    let none: [&str; 0] = [];
+    let mut logged = |line: &str| log(&mut router, proc(10), line);
+    assert_eq!(logged(r#"{"_step":5,"loss":1,"lr":2}"#), none);
+    assert_eq!(logged(r#"{"_step":5,"val":3,"lr":4}"#), none);
+    assert_eq!(logged(r#"{"step":6,"loss":1}"#), ["5 loss=1 lr=4 val=3"]);
+    assert_eq!(logged(r#"{"step":6,"val":1}"#), none);
+    // Without a step there is nothing to wait for.
+    assert_eq!(logged(r#"{"loss":1}"#), ["6 step=6 loss=1 val=1", "7 at once"]);
+    assert_eq!(logged(r#"{"_step":8,"_commit":true,"loss":1}"#), ["8 at once"]);
+    // After it another row of that step is one of its own, and so are those of steps gone by.
+    assert_eq!(logged(r#"{"_step":8,"loss":2}"#), none);
+    assert_eq!(logged(r#"{"_step":3,"loss":3}"#), ["9 loss=2 from 8"]);
+    assert_eq!(logged(r#"{"_step":3,"_commit":true,"val":3}"#), ["10 loss=3 val=3 from 3"]);
+    assert_eq!(router.book("b").unwrap().rows, 6);
+}
+
+#[test]
+fn a_row_that_waits_is_complete_when_its_rank_is_gone_or_somebody_else_writes() {
+    let mut router = router(RunMode::Auto, RankScope::Global);
+    assert!(log(&mut router, proc(10), r#"{"_step":5,"loss":1}"#).is_empty());
+    assert!(router.complete("b", |held| held.proc() == proc(11)).is_empty(), "it is another rank's");
+    let written: Vec<String> =
+        router.complete("b", |held| held.proc() == proc(10)).iter().map(whole).collect();
+    assert_eq!((written, router.book("b").unwrap().rows), (vec!["5 loss=1".to_owned()], 1));
+    // The next start's first row is not joined with the last one's, whatever its step.
+    assert!(log(&mut router, proc(10), r#"{"_step":6,"loss":1}"#).is_empty());
+    router.seat(proc(20), 0, &place(0, 2));
+    assert_eq!(log(&mut router, proc(20), r#"{"_step":6,"loss":2}"#), ["6 loss=1"]);
+    // What waits outlives the supervisor.
+    let books: BTreeMap<String, Book> =
+        serde_json::from_str(&serde_json::to_string(&router.books).unwrap()).unwrap();
+    let mut router = Router::new(books);
+    router.set_plan(plan(RunMode::Auto, RankScope::Global, &[2]));
+    router.seat(proc(20), 0, &place(0, 2));
+    assert!(log(&mut router, proc(20), r#"{"_step":6,"val":3}"#).is_empty());
+    let due = |router: &mut Router, at: u64| -> Vec<String> {
+        router.complete("b", |held| held.is_due(Stamp(at))).iter().map(whole).collect()
+    };
+    assert!(due(&mut router, 5000 + 299_999).is_empty());
+    assert_eq!(due(&mut router, 5000 + 300_000), ["7 loss=2 val=3 from 6"], "a step that hangs");
+}
+
 #[test]
 fn ranks_of_a_shared_run_count_their_own_steps() {
     let mut router = router(RunMode::Shared, RankScope::Global);
@@ -110,7 +175,7 @@ fn times_count_from_the_run_s_first_start() {
     router.begin("b", Stamp(1000));
     let mut stamped = |line: &'static str| {
         let mut row = Row::parse(line.as_bytes()).unwrap();
-        match router.route(proc(10), &mut row, line, Stamp(5000)) {
+        match router.route(proc(10), &mut row, line, Stamp(5000), false).1 {
             Route::Run(stamped) => (stamped.timestamp, stamped.runtime),
             other => panic!("{other:?}"),
         }
@@ -233,11 +298,14 @@ proptest! {
                 router.set_plan(plan(mode, RankScope::Global, &[2]));
             }
             let mut row = Row::parse(line.as_bytes()).unwrap();
-            if let Route::Run(stamped) = router.route(proc(10 + rank), &mut row, &line, Stamp(1)) {
+            let (before, route) = router.route(proc(10 + rank), &mut row, &line, Stamp(1), action % 2 == 0);
+            let held = before.as_ref().map(|held| held.row().1.step);
+            let at_once = if let Route::Run(stamped) = &route { Some(stamped.step) } else { None };
+            for step in held.into_iter().chain(at_once) {
                 let seat = router.seat_of(proc(10 + rank)).unwrap();
                 let writer = (seat.run.clone().unwrap(), if seat.shared { rank } else { 0 });
-                let before = last.insert(writer, stamped.step);
-                prop_assert!(before.is_none_or(|before| before < stamped.step));
+                let before = last.insert(writer, step);
+                prop_assert!(before.is_none_or(|before| before < step));
                 rows += 1;
             }
         }

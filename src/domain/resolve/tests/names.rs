@@ -254,3 +254,14 @@ fn an_address_that_is_none_is_refused_and_not_repeated() {
     WANDB_BASE_URL has no port number after its ':'
     ");
 }
+
+#[test]
+fn the_names_of_several_runs_end_with_what_tells_them_apart() {
+    let ends = |mode, scope, nodes: &[u32]| -> Vec<String> {
+        let plan = plan(&facts(mode, scope, nodes));
+        plan.runs.iter().map(|run| plan.suffix(&run.id).to_owned()).collect()
+    };
+    assert_eq!(ends(RunMode::Auto, RankScope::Global, &[2, 2]), [""]);
+    assert_eq!(ends(RunMode::Auto, RankScope::Worker, &[2, 2]), ["-worker-0", "-worker-1"]);
+    assert_eq!(ends(RunMode::New, RankScope::Global, &[2]), ["-rank-0", "-rank-1"]);
+}

@@ -57,6 +57,7 @@ impl Worker {
     /// What was logged until now goes where it went; what follows goes by the new plan.
     fn plan(&mut self, settings: Settings) {
         self.drain();
+        self.complete_all(|_| true);
         match settings.plan() {
             Ok(plan) => self.router.set_plan(plan),
             // It was checked before it was decided.
@@ -226,11 +227,13 @@ impl Worker {
     fn begin(&mut self, id: &str, group: Option<&str>, shared: bool, is_local: bool, now: Stamp) {
         let files = self.committed.files.values().chain(self.change.files.values());
         let is_resumed = files.into_iter().any(|file| file.run == id);
+        let suffix = self.router.plan().map_or("", |plan| plan.suffix(id)).to_owned();
         let book = self.router.begin(id, now);
         let about = About {
             job: &self.task.job,
             settings: &self.task.settings,
             group,
+            suffix: &suffix,
             next_step: book.next.values().copied().max().unwrap_or(0),
             is_resumed,
         };
@@ -261,6 +264,7 @@ impl Worker {
 
     /// Finishes a run. On a full disk it stays open until there is room.
     fn close(&mut self, id: &str, exit_code: i32) {
+        self.complete(id, |_| true);
         if let Some(run) = self.runs.get_mut(id) {
             run.exit(clock::wall(), exit_code);
         }

@@ -7,7 +7,7 @@ use crate::{
     domain::{forward::Source, id::ProcId},
     supervisor::{clock, forward::Told},
     wandb::{
-        log::record::{Changes, Kind},
+        log::record::{Changes, Kind, Run},
         sdk::{Said, Sdk, files},
     },
 };
@@ -94,7 +94,7 @@ impl Worker {
                 self.row(proc, line.as_bytes(), RowOf::Sdk);
                 return;
             }
-            Said::Run(run) => return self.sdk_run(proc, &run.run_id),
+            Said::Run(run) => return self.sdk_run(proc, run),
             Said::Summary(key, value) => (key, value, false),
             Said::Config(key, value) => (key, value, true),
             Said::Metric(metric) => {
@@ -130,8 +130,21 @@ impl Worker {
         self.runs.get_mut(&id)
     }
 
-    /// A script whose source names a run of its own is told so once: its rows go where the plan says.
-    fn sdk_run(&self, proc: ProcId, named: &str) {
+    /// A script whose source names a run of its own is told so once: its rows go where the plan says. Other names of its
+    /// hold where the plan has none.
+    fn sdk_run(&mut self, proc: ProcId, said: &Run) {
+        let facts = self.task.settings.facts.clone();
+        let planned = self.router.seat_of(proc).and_then(|seat| seat.run.clone()).unwrap_or_default();
+        let suffix = self.router.plan().map_or("", |plan| plan.suffix(&planned)).to_owned();
+        let late = self.run_of(proc).and_then(|run| run.name(said, &facts, &suffix));
+        if let Some(project) = late {
+            let number = self.number(proc);
+            self.tell(Told::Note(format!(
+                "the script of rank {number} names project {project}; its run was begun in another one before: \
+                 run with --wandb-project {project}"
+            )));
+        }
+        let named = said.run_id.as_str();
         let planned = self.router.seat_of(proc).and_then(|seat| seat.run.as_deref());
         if let Some(planned) = planned.filter(|planned| *planned != named && !named.is_empty()) {
             let number = self.number(proc);
