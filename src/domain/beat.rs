@@ -67,8 +67,43 @@ pub struct Beat {
     /// The newest row of metrics has a loss that is no number.
     #[serde(deserialize_with = "lenient")]
     pub nan: Option<Nan>,
+    /// Where the main thread is, once nothing has moved for some seconds.
+    #[serde(rename = "where", deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub whereabouts: Option<Whereabouts>,
     /// What went wrong in the injected file, which goes on regardless.
     pub error: Option<String>,
+}
+
+/// The innermost line of a thread that is the script's own, rather than a library's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Whereabouts {
+    /// Path of the file; only its end if it is long.
+    pub file: String,
+    /// Line of the file; 0 where it is not known.
+    pub line: u32,
+    /// The function.
+    pub name: String,
+    /// The function that was called there, unless that is one in C.
+    pub calls: Option<String>,
+    /// The function of torch.distributed that was called there or further in: `init_process_group`, `all_reduce`.
+    pub distributed: Option<String>,
+}
+
+impl Whereabouts {
+    /// `train.py:40`.
+    pub fn short(&self) -> String {
+        let name = self.file.rsplit('/').next().unwrap_or_default();
+        format!("{name}:{}", self.line)
+    }
+
+    /// `train.py:40, in load, which called all_gather`.
+    pub fn sentence(&self) -> String {
+        let called = self.distributed.as_ref().or(self.calls.as_ref());
+        let called = called.map(|name| format!(", which called {name}")).unwrap_or_default();
+        let within = if self.name == "<module>" { String::new() } else { format!(", in {}", self.name) };
+        format!("{}{within}{called}", self.short())
+    }
 }
 
 impl Beat {

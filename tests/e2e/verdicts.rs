@@ -82,7 +82,8 @@ fn a_hang_that_ends_at_the_time_limit_is_told_by_who_kept_the_others_waiting() {
     let cause = job.wait_for_end()["job"]["cause"].clone();
     assert_eq!((&cause["rank"], &cause["kind"]), (&json!(1), &json!("collective_timeout")), "{cause:#}");
     let text = cause["text"].as_str().unwrap_or_default();
-    assert!(text.starts_with("rank 1 sleeps and has not joined all_reduce"), "{text}");
+    assert!(text.starts_with("rank 1 sleeps at faults.py:"), "{text}");
+    assert!(text.contains(" and has not joined all_reduce #"), "{text}");
     assert!(text.ends_with("rank 0 waits for it, until the collective's time limit"), "{text}");
     assert!(cause["evidence"][0].as_str().is_some_and(|fact| fact.starts_with("rank 0 waited")), "{cause:#}");
     // It can still be looked at.
@@ -90,7 +91,7 @@ fn a_hang_that_ends_at_the_time_limit_is_told_by_who_kept_the_others_waiting() {
     screen.wait_for("failed");
     screen.press("H");
     let shown = screen.wait_for("its last group ended in this hang");
-    assert!(shown.contains("rank 1 sleeps and has not joined"), "{shown}");
+    assert!(shown.contains("rank 1 sleeps at faults.py:"), "{shown}");
 }
 
 #[test]

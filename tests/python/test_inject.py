@@ -493,6 +493,38 @@ class InOneProcess(InjectTest):
     def test_drills_can_be_forbidden(self):
         self.assertEqual(self.drilled("drill.refused.json", {"fault": "hang"}, ELASTICTOP_DRILL="0"), (0, "", ""))
 
+    def test_a_rank_that_stands_still_says_where(self):
+        rank = self.start(self.shim, sys.executable, self.file("train.py", """
+            import os, queue, threading, time
+            def feed(wait):
+                time.sleep(1000)  # not the main thread
+            threading.Thread(target=feed, args=(0,), daemon=True).start()
+            def load():
+                empty = queue.Queue()
+                return empty.get()
+            load()
+        """))
+        told = self.beats.wait_for("place", lambda seen: next((beat["where"] for beat in seen if "where" in beat), None))
+        self.assertEqual((told["line"], told["name"], told["calls"], told["distributed"]), (8, "load", "get", None))
+        self.assertTrue(told["file"].endswith("/train.py"), told)
+        before = [beat for beat in self.beats.seen if beat["kind"] == "beat" and "where" not in beat]
+        self.assertGreaterEqual(len(before), 1, "not while it may be on its way")
+        os.killpg(rank.pid, signal.SIGKILL)
+
+    def test_a_rank_that_waits_for_its_peers_says_in_which_call(self):
+        torchrun = self.torchrun(self.file("meet.py", """
+            import os, time
+            import torch.distributed as dist
+            if os.environ["RANK"] == "0":
+                time.sleep(1000)
+            dist.init_process_group("gloo")
+        """))
+        places = lambda seen: {beat["rank"]: (beat["where"]["line"], beat["where"]["distributed"])
+                               for beat in seen if beat.get("where", {}).get("name") == "<module>"}
+        met = {0: (5, None), 1: (6, "init_process_group")}
+        self.beats.wait_for("meeting", lambda seen: places(seen) == met)
+        os.killpg(torchrun.pid, signal.SIGKILL)
+
     def test_a_loss_that_is_no_number_is_told(self):
         code, _, err = self.as_rank("""
             import elastictop, os, time

@@ -127,6 +127,7 @@ impl Case<'_> {
     fn lags(&self, since: Stamp, local: u32, lagging: &[u32]) -> Alert {
         let activity = self.members.get(&local).and_then(Member::activity);
         let does = activity.as_ref().map_or("has stopped".into(), Activity::verb);
+        let does = format!("{does}{}", self.at(local));
         let joined = self.standings.get(&local).map(Standing::collective);
         let joined = joined.map(|what| format!(" and has not joined {what}")).unwrap_or_default();
         let others: Vec<_> = lagging.iter().copied().filter(|other| *other != local).collect();
@@ -138,6 +139,12 @@ impl Case<'_> {
         let text = format!("{} {does}{joined}{too}{}", self.name(local), self.they_wait(local));
         let kind = if activity.is_some_and(|a| a.is_io()) { AlertKind::BlockedIo } else { AlertKind::Hang };
         self.alert(kind, Some(local), since, text)
+    }
+
+    /// ` at train.py:40`, where that is known.
+    fn at(&self, local: u32) -> String {
+        let spot = self.members.get(&local).and_then(|member| member.stays_at(self.now));
+        spot.map(|spot| format!(" at {}", spot.short())).unwrap_or_default()
     }
 
     /// `; ranks 0, 2-3 wait for it`.
@@ -156,10 +163,33 @@ impl Case<'_> {
     /// All ranks are in a collective of the same number, and it is not the same one.
     fn mismatch(&self, since: Stamp) -> Option<Alert> {
         let groups = standing::gather(self.members);
-        groups
-            .iter()
-            .filter(|group| group.ranks.len() > 1 && group.all_wait())
-            .find_map(|group| self.different_ops(since, group).or_else(|| self.steps_apart(since, group)))
+        groups.iter().filter(|group| group.ranks.len() > 1 && group.all_wait()).find_map(|group| {
+            let ops = self.different_ops(since, group);
+            ops.or_else(|| self.different_calls(since, group)).or_else(|| self.steps_apart(since, group))
+        })
+    }
+
+    /// Some wait for what no others do, as a message in a collective's place.
+    fn different_calls(&self, since: Stamp, group: &Gathering) -> Option<Alert> {
+        let mut calls: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+        for (local, ..) in &group.ranks {
+            let spot = self.members.get(local)?.spot(self.now)?;
+            calls.entry(spot.distributed.as_deref()?).or_default().push(*local);
+        }
+        if calls.len() < 2 {
+            return None;
+        }
+        let odd = calls.values().filter(|ranks| ranks.len() == 1).flatten().next().copied();
+        let part = |(name, ranks): (&&str, &Vec<u32>)| {
+            format!("{} in {name}{}", self.list(ranks.iter().copied()), self.at(ranks[0]))
+        };
+        let parts: Vec<_> = calls.iter().map(part).collect();
+        let text = format!(
+            "ranks of group {} wait in calls that do not belong together: {}",
+            group.name,
+            parts.join(", ")
+        );
+        Some(self.alert(AlertKind::CollectiveMismatch, odd.filter(|_| group.ranks.len() > 2), since, text))
     }
 
     fn different_ops(&self, since: Stamp, group: &Gathering) -> Option<Alert> {
@@ -184,7 +214,8 @@ impl Case<'_> {
             .iter()
             .map(|((name, shape), ranks)| {
                 let of = shape.map(|shape| format!(" of {shape}")).unwrap_or_default();
-                format!("{} in {name}{of}", self.list(ranks.iter().copied()))
+                let at = ranks.first().map(|local| self.at(*local)).unwrap_or_default();
+                format!("{} in {name}{of}{at}", self.list(ranks.iter().copied()))
             })
             .collect();
         let seq = first.seq.unwrap_or_else(|| group.first());
@@ -294,6 +325,8 @@ impl Case<'_> {
     fn rank_evidence(&self, local: u32) -> Vec<String> {
         let Some(member) = self.members.get(&local) else { return Vec::new() };
         let mut evidence = Vec::new();
+        evidence
+            .extend(member.spot(self.now).map(|spot| format!("its main thread is at {}", spot.sentence())));
         for seen in &member.groups {
             let first = self.members.values().flat_map(|other| &other.groups);
             let first = first.filter(|other| standing::key(&other.status) == standing::key(&seen.status));

@@ -19,6 +19,8 @@ const START: u32 = 4;
 const AGENT_STOPPED: Duration = Duration::from_secs(3);
 /// Agents look after their ranks every 100 ms as a rule.
 const UNCOLLECTED: Duration = Duration::from_secs(10);
+/// So many ranks are told of one by one.
+const FEW: usize = 4;
 /// Ranks that take longer than this to end are told.
 const TEARDOWN: Duration = Duration::from_secs(5);
 
@@ -45,6 +47,9 @@ pub(super) fn slow_start(
     let stepped = alive.iter().any(|(_, member)| member.step.is_some());
     if now.since(began) < policy.hang_after() * START || !known || stepped {
         return None;
+    }
+    if let Some(alert) = stragglers(&alive, (began, now)) {
+        return Some(alert);
     }
     let list = |wanted: &dyn Fn(&Member) -> bool| {
         let found = alive.iter().filter(|(_, m)| wanted(m)).map(|(local, m)| m.number(**local));
@@ -74,6 +79,40 @@ pub(super) fn slow_start(
     let evidence =
         vec!["ranks import, compile, load data and meet each other before their first step".into()];
     Some(alert(AlertKind::SlowStart, None, began, text, evidence))
+}
+
+/// Some ranks wait where all have to meet, and others do something else: what those do, and where.
+fn stragglers(alive: &[(&u32, &Member)], (began, now): (Stamp, Stamp)) -> Option<Alert> {
+    fn meets(member: &Member, now: Stamp) -> Option<&str> {
+        member.spot(now).filter(|_| member.groups.is_empty())?.distributed.as_deref()
+    }
+    let call = alive.iter().find_map(|(_, member)| meets(member, now))?;
+    let here: Vec<u32> = alive
+        .iter()
+        .filter(|(_, m)| meets(m, now) == Some(call))
+        .map(|(local, m)| m.number(**local))
+        .collect();
+    let absent: Vec<_> =
+        alive.iter().filter(|(_, m)| meets(m, now).is_none() && m.groups.is_empty()).collect();
+    let (local, first) = absent.first()?;
+    let does = first.activity().map_or("is elsewhere".into(), |activity| activity.verb());
+    let at = first.stays_at(now).map(|spot| format!(" at {}", spot.short())).unwrap_or_default();
+    let others: Vec<u32> = absent.iter().skip(1).map(|(local, m)| m.number(**local)).collect();
+    let too = match others.len() {
+        0 => String::new(),
+        1 => format!(" (nor has {})", names(others)),
+        _ => format!(" (nor have {})", names(others)),
+    };
+    let wait = if here.len() == 1 { "waits" } else { "wait" };
+    let text = format!(
+        "the start takes long: {} {does}{at} and has not called {call}{too}; {} {wait} there",
+        names([first.number(**local)]),
+        names(here)
+    );
+    let evidence = absent.iter().take(FEW).filter_map(|(local, member)| {
+        Some(format!("{} is at {}", names([member.number(**local)]), member.spot(now)?.sentence()))
+    });
+    Some(alert(AlertKind::SlowStart, Some(**local), began, text, evidence.collect()))
 }
 
 /// The agent lives since then and has no rank that does.

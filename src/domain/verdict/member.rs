@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{doing::Activity, doing::Doing, drift::Drift, memory::Memory, standing, straggler::Waits};
 use crate::domain::{
-    beat::{Beat, GroupStatus},
+    beat::{Beat, GroupStatus, Whereabouts},
     sample::Kernel,
     time::Stamp,
 };
@@ -44,6 +44,10 @@ pub(super) struct Member {
     pub(super) wrote_at: Option<Stamp>,
     pub(super) io_at: Option<Stamp>,
     pub(super) doing: Option<Doing>,
+    /// Where its main thread is, by the last beat.
+    pub(super) whereabouts: Option<Whereabouts>,
+    /// Whether that has changed since nothing moves: it is not the place that it hangs at.
+    wanders: bool,
     /// When it was looked at closely, and CPU time of its main thread then.
     main_cpu: VecDeque<(Stamp, u64)>,
     cpu: VecDeque<(Stamp, u64)>,
@@ -78,6 +82,9 @@ impl Member {
         self.rank = beat.rank.or(self.rank);
         self.beat_at = Some(now);
         self.beats = self.beats.saturating_add(1);
+        let is_other = self.whereabouts.is_some() && self.whereabouts != beat.whereabouts;
+        self.wanders = beat.whereabouts.is_some() && (self.wanders || is_other);
+        self.whereabouts.clone_from(&beat.whereabouts);
         let mut moved = Moved::default();
         if let Some(step) = beat.step {
             if self.step_source != beat.step_source {
@@ -159,6 +166,16 @@ impl Member {
             Some(doing) => Some(doing.activity(share)),
             None => share.filter(|share| *share >= 500).map(|_| Activity::Busy),
         }
+    }
+
+    /// Where it is in the script; `None` where that may be out of date.
+    pub(super) fn spot(&self, now: Stamp) -> Option<&Whereabouts> {
+        self.whereabouts.as_ref().filter(|_| self.silence(now).is_none())
+    }
+
+    /// Where it has been all the time since nothing moves.
+    pub(super) fn stays_at(&self, now: Stamp) -> Option<&Whereabouts> {
+        self.spot(now).filter(|_| !self.wanders)
     }
 
     /// For how long it has been silent though it used to beat; `None` while all is well.

@@ -437,6 +437,8 @@ impl Verdict {
                 let text = finding.alert.as_ref().map_or("a rank is stopped".into(), |a| a.text.clone());
                 // A drifting rank that hangs at last has one cause.
                 alerts.retain(|known| finding.alert.as_ref().is_none_or(|alert| known.key() != alert.key()));
+                // Where no steps are told, each start is a slow one.
+                alerts.retain(|known| known.kind != AlertKind::SlowStart);
                 let will_act = acts_at.filter(|_| self.acted != Some(since));
                 alerts.extend(finding.alert.map(|mut alert| {
                     alert.evidence.extend(self.ras.evidence());
@@ -543,7 +545,8 @@ impl Verdict {
         let wanted = |(local, member): (&u32, &Member)| {
             let is_new = !member.groups.is_empty() && !self.guards.contains_key(local);
             let silent = member.silence(now).is_some();
-            (member.is_alive() && (is_new || self.runs && (still || silent))).then_some(*local)
+            let is_late = member.whereabouts.is_some() && member.groups.is_empty() && member.step.is_none();
+            (member.is_alive() && (is_new || self.runs && (still || silent || is_late))).then_some(*local)
         };
         let wanted: Vec<_> = self.members.iter().filter_map(wanted).collect();
         if !wanted.is_empty() {

@@ -37,6 +37,67 @@ fn a_rank_asleep_is_named_and_those_that_wait_are_not() {
     );
 }
 
+#[test]
+fn the_line_that_a_rank_hangs_at_is_named_and_one_that_changes_is_not() {
+    let mut sim = Sim::new(quick(), 3);
+    sim.run(20);
+    (sim.ranks[1].mode, sim.ranks[1].spot) = (Mode::Asleep, Some((40, None)));
+    sim.run(12);
+    assert_eq!(
+        alarms(&sim.transcript),
+        [
+            "26 raise Hang r1: rank 1 sleeps at train.py:40 and has not joined all_reduce #201 of group default; ranks 0, \
+             2 wait for it"
+        ]
+    );
+    assert_eq!(sim.evidence[0], "its main thread is at train.py:40, in main");
+    let mut sim = Sim::new(quick(), 3);
+    sim.run(20);
+    sim.ranks[1].mode = Mode::Busy;
+    for line in 0..12 {
+        sim.ranks[1].spot = Some((line, None));
+        sim.run(1);
+    }
+    let told = alarms(&sim.transcript);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("rank 1 computes or spins and has not joined"), "{told:?}");
+}
+
+#[test]
+fn a_message_in_the_place_of_a_collective_is_told_as_what_it_is() {
+    let mut sim = Sim::new(quick(), 3);
+    sim.run(20);
+    for (rank, spot) in sim.ranks.iter_mut().zip([(40, "all_reduce"), (52, "recv"), (40, "all_reduce")]) {
+        (rank.mode, rank.spot) = (Mode::InCollective("all_reduce"), Some((spot.0, Some(spot.1))));
+    }
+    sim.run(10);
+    assert_eq!(
+        alarms(&sim.transcript),
+        [
+            "26 raise CollectiveMismatch r1: ranks of group default wait in calls that do not belong together: ranks 0, 2 \
+             in all_reduce at train.py:40, rank 1 in recv at train.py:52"
+        ]
+    );
+}
+
+#[test]
+fn a_rank_that_does_not_come_to_meet_the_others_is_named() {
+    let mut sim = Sim::new(quick(), 4);
+    for (local, rank) in sim.ranks.iter_mut().enumerate() {
+        let comes = local != 2;
+        rank.mode = if comes { Mode::InCollective("") } else { Mode::Asleep };
+        rank.spot = Some(if comes { (9, Some("init_process_group")) } else { (7, None) });
+        rank.is_outside = true;
+    }
+    sim.run(30);
+    assert_eq!(
+        alarms(&sim.transcript),
+        ["20 raise SlowStart r2: the start takes long: rank 2 sleeps at train.py:7 and has not called \
+             init_process_group; ranks 0-1, 3 wait there"]
+    );
+    assert_eq!(sim.evidence, ["rank 2 is at train.py:7, in main"]);
+}
+
 fn alarms(transcript: &[String]) -> Vec<&str> {
     transcript
         .iter()

@@ -19,6 +19,9 @@ DATAGRAM_MAX = 60_000  # bytes; well below the 208 KiB that a socket buffers by 
 TEXT_MAX = 200
 SUN_PATH_MAX = 100  # the kernel's limit is 107
 FRAMES_MAX = 200
+STILL = 3.0  # seconds without a step or collective, after which it is worth telling where the main thread is
+LIBRARIES = (os.path.dirname(os.__file__) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep, "<")
+PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 IDENTITY = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
 DUMP_MAX = 64 << 20  # bytes; a full flight recorder with 2000 collectives has 1 MiB
 
@@ -59,6 +62,7 @@ class Rank:
         self.order = os.path.join(self.directory or "", "drill.json")
         self.is_short = len(os.fsencode(address)) <= SUN_PATH_MAX
         self.known = {}  # process group -> what does not change of it
+        self.still = None, 0.0  # the counters, and since when they stand
         self.server = None  # whether there is one; None: not tried yet
 
     def start(self):
@@ -214,6 +218,9 @@ class Rank:
             "step": step, "step_at": step_at, "step_seq": step_seq, "step_source": step_source,
             "late": round(late, 4), "groups": groups, "error": self.error,
         }
+        where = self.part("where", lambda: self.where([step, *groups]), None)
+        if where:
+            message["where"] = where
         nan = getattr(sys.modules.get("elastictop"), "_nan", None)
         if isinstance(nan, tuple):
             message["nan"] = {"key": nan[0][:TEXT_MAX], "step": nan[1], "rows": nan[2]}
@@ -223,6 +230,34 @@ class Rank:
             message["error"] = f"{len(groups)} process groups are shown: the others do not fit"
             data = json.dumps(message).encode()
         return data
+
+    def where(self, counters):
+        """Once nothing has moved for a while: the innermost line of the main thread that is the script's own, what it called
+        there, and the function of torch.distributed that it is in."""
+        now = monotonic()
+        counters = [group if not isinstance(group, dict) else (group["enqueued"], group["completed"]) for group in counters]
+        if self.still[0] != counters:
+            self.still = counters, now
+        if now - self.still[1] < STILL:
+            return None
+        frame, called, distributed = sys._current_frames().get(self.main), None, None
+        for _ in range(FRAMES_MAX):
+            if frame is None:
+                return None
+            code = frame.f_code
+            if code.co_filename.endswith("distributed_c10d.py"):
+                distributed = code.co_name
+            if not code.co_filename.startswith(LIBRARIES) and not any(part in code.co_filename for part in PACKAGES):
+                break
+            if code.co_name != "wrapper":
+                called = code.co_name
+            frame = frame.f_back
+        else:
+            return None
+        return {
+            "file": code.co_filename[-TEXT_MAX:], "line": frame.f_lineno or 0, "name": code.co_name[:TEXT_MAX],
+            "calls": called, "distributed": distributed,
+        }
 
     def drill(self):
         """`elastictop drill` leaves a file in the rank's folder, which the user of the job alone can enter."""

@@ -1,7 +1,7 @@
 //! A job of data-parallel ranks, one collective a step, simulated a second at a time.
 
 use super::super::*;
-use crate::domain::beat::{GroupStatus, Op};
+use crate::domain::beat::{GroupStatus, Op, Whereabouts};
 
 /// What a rank does instead of working.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub struct SimRank {
     pub mode: Mode,
     /// Collectives that it left out.
     pub left_out: u64,
+    /// The line of `train.py` that its main thread is at, and the function of torch.distributed that it is in.
+    pub spot: Option<(u32, Option<&'static str>)>,
+    /// Whether it is in no process group yet.
+    pub is_outside: bool,
     cpu_ns: u64,
     io: u64,
     waited: u32,
@@ -63,7 +67,15 @@ impl Sim {
     }
 
     pub fn with_budget(policy: Policy, ranks: u32, budget: u32) -> Sim {
-        let rank = SimRank { mode: Mode::Work, left_out: 0, cpu_ns: 0, io: 0, waited: 0 };
+        let rank = SimRank {
+            mode: Mode::Work,
+            left_out: 0,
+            spot: None,
+            is_outside: false,
+            cpu_ns: 0,
+            io: 0,
+            waited: 0,
+        };
         let mut sim = Sim {
             verdict: Verdict::new(policy, budget),
             now: Stamp(0),
@@ -149,13 +161,22 @@ impl Sim {
             timeout_ms: Some(60_000),
         });
         let step = done + rank.left_out;
+        let whereabouts = rank.spot.map(|(line, distributed)| Whereabouts {
+            file: "/home/ada/train.py".into(),
+            line,
+            name: "main".into(),
+            calls: None,
+            distributed: distributed.map(str::to_owned),
+        });
+        let is_inside = !rank.is_outside;
         let beat = Beat {
             pid: 1,
             rank: Some(local),
-            step: Some(step).filter(|step| *step > 0),
+            step: Some(step).filter(|step| *step > 0 && is_inside),
             step_seq: Some(done).filter(|count| *count > 0),
             step_source: Some("log".into()),
-            groups: vec![GroupStatus { op, ..group }],
+            groups: if is_inside { vec![GroupStatus { op, ..group }] } else { Vec::new() },
+            whereabouts,
             ..Beat::default()
         };
         let (mode, cpu_ns) = (rank.mode, Some(rank.cpu_ns));
