@@ -69,6 +69,7 @@ impl Cause {
 
 mod choose;
 mod ledger;
+mod rank;
 mod words;
 mod xid;
 

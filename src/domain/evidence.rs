@@ -11,6 +11,10 @@ use serde_json::Value;
 
 use super::{log::strip_rank_prefix, time::Stamp};
 
+mod traceback;
+
+pub use traceback::{Proof, Tracebacks};
+
 /// Longest text kept of a line or a message, in bytes.
 pub const MAX_TEXT: usize = 400;
 /// Only this much of a line is looked at, in bytes: a line may be megabytes long.
@@ -94,6 +98,9 @@ pub enum Mark {
         class: String,
         /// Its message, at most [`MAX_TEXT`] bytes.
         message: String,
+        /// The exception that it was raised from, class and message.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
     },
     /// Python's fault handler: the interpreter died.
     Fatal {
@@ -149,6 +156,22 @@ impl Mark {
         const WORKERS: [&str; 2] = ["in DataLoader worker", "in pin memory thread"];
         matches!(self, Mark::Exception { message, .. }
             if message.starts_with("Caught ") && WORKERS.iter().any(|place| message.contains(place)))
+    }
+
+    /// Whether it is another exception with more of its message.
+    pub fn is_more_of(&self, before: &Mark) -> bool {
+        match (self, before) {
+            (Mark::Exception { class, message, .. }, Mark::Exception { class: same, message: begin, .. }) => {
+                class == same && message.len() > begin.len() && message.starts_with(begin.as_str())
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it was raised from another exception.
+    pub fn was_raised_from(&self, before: &Mark) -> bool {
+        matches!((self, before), (Mark::Exception { from: Some(from), .. }, Mark::Exception { class, .. })
+            if from.starts_with(class.as_str()))
     }
 
     /// How special it is: of marks that belong together, the highest tells most.
@@ -374,7 +397,7 @@ fn exception(line: &str) -> Option<Mark> {
         "" => "",
         rest => rest.strip_prefix(':')?.trim(),
     };
-    Some(Mark::Exception { class: class.to_owned(), message: cut(message, MAX_TEXT).to_owned() })
+    Some(Mark::Exception { class: class.to_owned(), message: cut(message, MAX_TEXT).to_owned(), from: None })
 }
 
 /// What a rank wrote into its `error.json`.

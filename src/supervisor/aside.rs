@@ -16,11 +16,10 @@ use super::{
     gpus::{self, Devices},
     hub::{Hub, Said, ViewerId},
     logbook::Logbook,
-    reading,
+    reading::{self, Readers},
 };
 use crate::{
     domain::{
-        agent_line::AgentReader,
         closeup::history::Histories,
         command::{Command, Outcome},
         event::{JobInfo, Launcher},
@@ -60,6 +59,7 @@ pub struct Observer {
     core: Core,
     finder: Finder,
     logbook: Logbook,
+    readers: Readers,
     clock: Clock,
     gpus: GpuProbe,
     devices: Devices,
@@ -99,6 +99,7 @@ impl Observer {
             core,
             finder,
             logbook: Logbook::in_memory(),
+            readers: Readers::default(),
             clock,
             gpus,
             devices: Devices::default(),
@@ -131,7 +132,7 @@ impl Observer {
         if !is_hurried {
             self.open_logs();
         }
-        reading::read_logs(&mut self.logbook, &mut AgentReader::default(), now, &mut inputs);
+        reading::read_logs(&mut self.logbook, &mut self.readers, now, &mut inputs);
         let fresh = look.ranks.iter().filter(|rank| rank.fresh);
         self.unopened.extend(fresh.map(|rank| Arc::clone(&rank.sighting)));
         // A rank that comes later may be gone at the next look.

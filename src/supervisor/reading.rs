@@ -18,7 +18,7 @@ use crate::{
     domain::{
         agent_line::AgentReader,
         beat::{Message, Shim},
-        evidence::{self, ErrorFile},
+        evidence::{self, ErrorFile, Tracebacks},
         id::ProcId,
         log::Stream,
         sample::{MAX_LAST_LINE, Sighting},
@@ -40,23 +40,27 @@ struct Wrote {
     loss: Option<(String, u32)>,
 }
 
+/// What lines that came before mean for those that come.
+#[derive(Debug, Default)]
+pub struct Readers {
+    /// Of the agent's own words.
+    pub agent: AgentReader,
+    /// Of what ranks and agent print, each stream of each process for itself.
+    tracebacks: Tracebacks<(i32, Stream)>,
+}
+
 /// Reads what is new in the logs. Returns whether there is more than one look took.
-pub fn read_logs(
-    logbook: &mut Logbook,
-    agent: &mut AgentReader,
-    now: Stamp,
-    inputs: &mut Vec<Input>,
-) -> bool {
+pub fn read_logs(logbook: &mut Logbook, readers: &mut Readers, now: Stamp, inputs: &mut Vec<Input>) -> bool {
     let mut wrote: BTreeMap<i32, Wrote> = BTreeMap::new();
     let mut told = Vec::new();
     let more = logbook.look(now, |line| {
         let is_agent = line.origin.stream == Stream::Agent;
         let pid = (!is_agent).then_some(line.origin.pid);
         if is_agent {
-            told.extend(agent.line(line.text).into_iter().map(Input::AgentLine));
+            told.extend(readers.agent.line(line.text).into_iter().map(Input::AgentLine));
         }
-        if let Some(mark) = evidence::read_line(line.text) {
-            told.push(Input::Mark { pid, mark, line: line.text.to_owned() });
+        if let Some(proof) = readers.tracebacks.line((line.origin.pid, line.origin.stream), line.text) {
+            told.push(Input::Mark { pid, proof, line: line.text.to_owned() });
         }
         let Some(pid) = pid else { return };
         let entry = wrote.entry(pid).or_default();

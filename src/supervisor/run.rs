@@ -43,13 +43,12 @@ use super::{
     lock::Lock,
     logbook::Logbook,
     place::Roots,
-    reading,
+    reading::{self, Readers},
     recording::BlackBox,
 };
 use crate::{
     domain::{
-        agent_line::AgentReader, beat::Message, closeup::history::Histories, ending::Target, id::ProcId,
-        sample::Sighting, time::Stamp,
+        beat::Message, closeup::history::Histories, ending::Target, id::ProcId, sample::Sighting, time::Stamp,
     },
     error::{Error, Result},
     probe::{beat::BeatSocket, cgroup, finder::Finder, gpu::GpuProbe, proc, signal as kill},
@@ -83,7 +82,7 @@ pub struct Supervisor {
     journal: Journal,
     blackbox: BlackBox,
     logbook: Logbook,
-    agent_reader: AgentReader,
+    readers: Readers,
     hub: Hub,
     said: mpsc::Receiver<(ViewerId, Said)>,
     listener: UnixListener,
@@ -163,7 +162,7 @@ impl Supervisor {
             journal,
             blackbox,
             logbook,
-            agent_reader: AgentReader::default(),
+            readers: Readers::default(),
             hub,
             said,
             listener,
@@ -451,7 +450,7 @@ impl Supervisor {
         if let Ok(agent) = spawned {
             self.manifest.agent = Some(agent);
             self.write_manifest();
-            self.agent_reader = AgentReader::default();
+            self.readers = Readers::default();
             self.follow(agent);
             self.watch(agent);
         }
@@ -498,7 +497,7 @@ impl Supervisor {
     fn read_logs(&mut self) -> bool {
         let now = self.clock.now();
         let mut inputs = Vec::new();
-        let more = reading::read_logs(&mut self.logbook, &mut self.agent_reader, now, &mut inputs);
+        let more = reading::read_logs(&mut self.logbook, &mut self.readers, now, &mut inputs);
         inputs.into_iter().for_each(|input| self.handle(input));
         more
     }

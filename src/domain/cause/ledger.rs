@@ -5,12 +5,13 @@ use std::time::Duration;
 use super::{
     Cause,
     choose::choose,
+    rank::{MAX_MARKS, Note, Rank, SLACK},
     words,
     xid::{self, XidNote},
 };
 use crate::domain::{
     agent_line::AgentLine,
-    evidence::{Mark, Weight, cut},
+    evidence::{Mark, Proof, Weight, cut},
     exit::Exit,
     gpu::words::is_alarming,
     time::Stamp,
@@ -18,16 +19,10 @@ use crate::domain::{
 
 /// How long a verdict that later evidence can change is kept back.
 pub(super) const SETTLE: Duration = Duration::from_secs(1);
-/// Log lines arrive this much later than they were written, at most, when all is well.
-const SLACK: Duration = Duration::from_millis(200);
-/// Marks of one rank further apart than this do not belong together.
-const BURST: Duration = Duration::from_secs(10);
 /// An exception of a rank that went on living this long was either caught, or it left the rank hanging.
 const STALE: Duration = Duration::from_secs(30);
 /// A kill by the kernel's out-of-memory killer shows in the cgroup's counter within this time.
 const OOM_NEAR: Duration = Duration::from_secs(10);
-/// Most marks kept of one rank; the oldest go first.
-const MAX_MARKS: usize = 32;
 /// Most entries kept of anything else that can grow.
 const MAX_OTHER: usize = 64;
 
@@ -61,7 +56,7 @@ pub enum Clue {
         /// Position on this node of the rank that wrote it; `None` for the agent's own output.
         local_rank: Option<u32>,
         /// What it proves.
-        mark: Mark,
+        proof: Proof,
         /// The line.
         line: String,
     },
@@ -137,31 +132,6 @@ pub struct Ledger {
     oom: Vec<(Stamp, u64)>,
 }
 
-/// A mark with its line.
-#[derive(Clone, Debug)]
-pub(super) struct Note {
-    pub(super) at: Stamp,
-    pub(super) mark: Mark,
-    pub(super) line: String,
-    pub(super) from_file: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct Rank {
-    pub(super) local: u32,
-    /// Its global rank.
-    pub(super) global: Option<u32>,
-    pub(super) pid: Option<i32>,
-    /// When it was seen dead.
-    pub(super) exited: Option<Stamp>,
-    pub(super) exit: Option<Exit>,
-    pub(super) notes: Vec<Note>,
-    /// The first signal by which the agent ended it.
-    pub(super) by_agent: Option<(Stamp, i32)>,
-    pub(super) by_us: Vec<(Stamp, i32, String)>,
-    pub(super) xids: Vec<XidNote>,
-}
-
 /// How a rank stands in the question who failed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Standing {
@@ -226,9 +196,9 @@ impl Ledger {
                     entry.exit = exit.or(entry.exit);
                 }
             }
-            Clue::Mark { local_rank, mark, line } => {
+            Clue::Mark { local_rank, proof, line } => {
                 let line = cut(line.trim(), crate::domain::evidence::MAX_TEXT).to_owned();
-                let note = Note { at, mark, line, from_file: false };
+                let note = Note { at, proof, line, from_file: false };
                 match local_rank.or_else(|| self.rank_of_prefix(&note.line)) {
                     Some(local_rank) => self.rank_mut(local_rank).take(note),
                     None => push(&mut self.agent_marks, note, MAX_MARKS),
@@ -238,19 +208,21 @@ impl Ledger {
             Clue::Stepped { local_rank } => {
                 let entry = self.rank_mut(local_rank);
                 if !entry.notes.is_empty() && entry.exited.is_none() {
-                    entry
-                        .notes
-                        .retain(|note| !matches!(note.mark, Mark::Exception { .. } | Mark::PeerGone { .. }));
+                    entry.notes.retain(|note| {
+                        !matches!(note.mark(), Mark::Exception { .. } | Mark::PeerGone { .. })
+                    });
                 }
             }
             Clue::ErrorFile { local_rank, message, written } => {
                 let mark = Mark::of_message(&message).unwrap_or_else(|| Mark::Exception {
                     class: "an error".into(),
                     message: cut(&message, crate::domain::evidence::MAX_TEXT).to_owned(),
+                    from: None,
                 });
                 let line = message.lines().next().unwrap_or_default();
                 let line = cut(line, crate::domain::evidence::MAX_TEXT).to_owned();
-                self.rank_mut(local_rank).take(Note { at: written, mark, line, from_file: true });
+                let proof = Proof { mark, at: None };
+                self.rank_mut(local_rank).take(Note { at: written, proof, line, from_file: true });
             }
             Clue::Xid { local_rank, gpu, xid, recovery, pending } => {
                 if is_alarming(xid) {
@@ -344,7 +316,7 @@ impl Ledger {
     /// Whether there is a deadlock, or any line or file tells of a failure that is no other's consequence.
     pub fn proves_failure(&self) -> bool {
         let notes = self.ranks.iter().flat_map(|rank| &rank.notes).chain(&self.agent_marks);
-        self.deadlock.is_some() || notes.into_iter().any(|note| note.mark.weight() == Weight::Primary)
+        self.deadlock.is_some() || notes.into_iter().any(|note| note.mark().weight() == Weight::Primary)
     }
 
     /// When the [`Ledger::verdict`] will be ready; in the past once it is.
@@ -439,11 +411,12 @@ impl Ledger {
         // Python turns an exception into exit code 1: a signal that kills at once has another reason than the
         // exception before it, unless that was about memory or the like.
         let killed = signal.is_some_and(|signal| matches!(signal, 4 | 7 | 8 | 9 | 11)) && !ended_by_agent;
-        let is_vague =
-            note.mark.detail() <= 3 && !note.mark.is_timeout() && !matches!(note.mark, Mark::Fatal { .. });
+        let is_vague = note.mark().detail() <= 3
+            && !note.mark().is_timeout()
+            && !matches!(note.mark(), Mark::Fatal { .. });
         let is_kill = signal == Some(SIGKILL);
         if let Some(at) =
-            exited.filter(|_| killed && is_vague && (is_kill || start.mark.weight() == Weight::Primary))
+            exited.filter(|_| killed && is_vague && (is_kill || start.mark().weight() == Weight::Primary))
         {
             return Some(Finding {
                 rank,
@@ -455,9 +428,9 @@ impl Ledger {
             });
         }
         let lived_on = exited.is_none() || ended_by_agent;
-        let standing = if start.mark.is_timeout() {
+        let standing = if start.mark().is_timeout() {
             Standing::Timeout
-        } else if start.mark.weight() == Weight::Secondary {
+        } else if start.mark().weight() == Weight::Secondary {
             Standing::Secondary
         } else if lived_on && start.at + STALE < first {
             Standing::Stale
@@ -506,73 +479,6 @@ impl Ledger {
     fn rank_of_prefix(&self, line: &str) -> Option<u32> {
         let number: u32 = line.strip_prefix("[rank")?.split_once(']')?.0.parse().ok()?;
         self.ranks.iter().find(|rank| rank.global == Some(number)).map(|rank| rank.local)
-    }
-}
-
-impl Rank {
-    fn take(&mut self, note: Note) {
-        let place = self.notes.partition_point(|known| known.at <= note.at);
-        self.notes.insert(place, note);
-        if self.notes.len() > MAX_MARKS {
-            self.notes.remove(0);
-        }
-    }
-
-    fn ended(&mut self, at: Stamp, exit: Exit) {
-        self.exited.get_or_insert(at);
-        self.exit.get_or_insert(exit);
-    }
-
-    fn ended_badly(&self) -> bool {
-        self.exit.is_some_and(|exit| !exit.is_success())
-    }
-
-    /// Whether its end is the agent's doing: it was alive when the agent signalled it.
-    pub(super) fn ended_by_agent(&self) -> bool {
-        self.by_agent.is_some_and(|(at, _)| self.exited.is_none_or(|exited| exited + SLACK >= at))
-    }
-
-    /// Whether the agent's signal is how it ended: a rank can fail by itself after it got one.
-    pub(super) fn was_ended_by_agent(&self) -> bool {
-        self.ended_by_agent() && self.exit.is_none_or(|exit| exit.signal_behind().is_some())
-    }
-
-    /// The request of a user that explains how it ended.
-    pub(super) fn sent_by_us(&self) -> Option<&(Stamp, i32, String)> {
-        let (exited, signal) = (self.exited?, self.exit?.signal_behind()?);
-        self.by_us.iter().rev().find(|(at, sent, _)| *sent == signal && *at <= exited + SLACK)
-    }
-
-    /// The marks that tell of its end: their first, which says whether the failure is its own, and their most telling.
-    fn burst(&self) -> Option<(&Note, &Note)> {
-        let until = self.by_agent.map(|(at, _)| at + SLACK);
-        let mut burst: Option<(&Note, &Note, Stamp)> = None;
-        for note in self.notes.iter().filter(|note| note.mark.weight() > Weight::Context) {
-            if until.is_some_and(|until| note.at > until) {
-                break;
-            }
-            burst = Some(match burst {
-                // NCCL needs a minute from its timeout to the end of the process.
-                Some((first, best, last)) if first.mark.is_timeout() || note.at.since(last) <= BURST => {
-                    let better = note.mark.detail() > best.mark.detail()
-                        || best.mark.passes_on() && note.mark.detail() >= best.mark.detail()
-                        || (note.mark.detail() == best.mark.detail() && note.from_file && !best.from_file);
-                    (first, if better { note } else { best }, note.at)
-                }
-                _ => (note, note, note.at),
-            });
-        }
-        burst.map(|(first, best, _)| {
-            (first, if first.mark.weight() == Weight::Secondary { first } else { best })
-        })
-    }
-
-    /// What to call it.
-    pub(super) fn name(&self) -> String {
-        match self.global {
-            Some(rank) => format!("rank {rank}"),
-            None => format!("local rank {}", self.local),
-        }
     }
 }
 

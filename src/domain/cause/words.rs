@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{
     Cause, CauseKind,
-    ledger::{Blame, Finding, Ledger, Rank, SIGABRT, SIGKILL, Standing},
+    ledger::{Blame, Finding, Ledger, SIGABRT, SIGKILL, Standing},
+    rank::{Note, Rank},
     xid,
 };
 use crate::domain::{
@@ -80,12 +81,13 @@ fn of_words(ledger: &Ledger, found: &Finding) -> Said {
         (Standing::Unseen, _) => {
             (CauseKind::Unknown, "ended while nobody looked; its exit code is not known".into(), None)
         }
-        (_, Some(note)) if !found.exit_counts => by_mark(ledger, rank, &note.mark),
+        (_, Some(note)) if !found.exit_counts => by_mark(ledger, rank, note),
         _ => by_exit(ledger, rank),
     }
 }
 
-fn by_mark(ledger: &Ledger, rank: &Rank, mark: &Mark) -> Said {
+fn by_mark(ledger: &Ledger, rank: &Rank, note: &Note) -> Said {
+    let mark = note.mark();
     let limit = |ms: Option<u64>| {
         ms.map_or_else(String::new, |ms| format!(" of {}", human(Duration::from_millis(ms))))
     };
@@ -207,12 +209,9 @@ fn by_mark(ledger: &Ledger, rank: &Rank, mark: &Mark) -> Said {
             "called another collective than its peers".into(),
             Some("ranks took different branches: compare what they do before this call"),
         ),
-        Mark::Exception { class, message } => {
-            let sentence = match (class.as_str(), message.as_str()) {
-                ("an error", message) => format!("failed: {message}"),
-                (class, "") => format!("raised {class}"),
-                (class, message) => format!("raised {class}: {message}"),
-            };
+        Mark::Exception { class, message, .. } => {
+            let raised = note.proof.raised().filter(|_| class != "an error");
+            let sentence = raised.unwrap_or_else(|| format!("failed: {message}"));
             (CauseKind::Exception, sentence, exception_hint(class, message))
         }
         Mark::Fatal { what } => (
@@ -372,8 +371,8 @@ fn of_agent(ledger: &Ledger) -> Cause {
     let telling = ledger
         .agent_marks
         .iter()
-        .filter(|note| note.mark.weight() == crate::domain::evidence::Weight::Primary)
-        .reduce(|best, note| if note.mark.detail() > best.mark.detail() { note } else { best });
+        .filter(|note| note.mark().weight() == crate::domain::evidence::Weight::Primary)
+        .reduce(|best, note| if note.mark().detail() > best.mark().detail() { note } else { best });
     evidence.extend(telling.map(|note| format!("the agent wrote: {}", note.line)));
     let nobody = Rank::default();
     let (kind, text, hint) = if let Some((_, signal)) = ledger.death_signal {
@@ -392,7 +391,7 @@ fn of_agent(ledger: &Ledger) -> Cause {
                 .then_some("if nobody killed it, the kernel's log (dmesg) may name its out-of-memory killer"),
         )
     } else if let Some(note) = telling {
-        let (kind, what, hint) = by_mark(ledger, &nobody, &note.mark);
+        let (kind, what, hint) = by_mark(ledger, &nobody, note);
         let kind = if kind == CauseKind::Rendezvous { kind } else { CauseKind::Agent };
         (kind, format!("the elastic agent {what}"), hint)
     } else if let Some(exit) = exit.filter(|exit| !exit.is_success()) {
@@ -429,7 +428,7 @@ fn evidence(ledger: &Ledger, found: &Finding) -> Vec<String> {
         facts.push(format!("the agent ended {list} afterwards"));
     }
     let same = others().filter(|other| {
-        found.note.is_some_and(|note| other.notes.iter().any(|known| known.mark == note.mark))
+        found.note.is_some_and(|note| other.notes.iter().any(|known| known.mark() == note.mark()))
     });
     if let Some(list) = ranges(same.map(Rank::number)) {
         facts.push(format!("{list} reported the same"));
@@ -438,7 +437,8 @@ fn evidence(ledger: &Ledger, found: &Finding) -> Vec<String> {
         if facts.len() + 1 >= MAX_EVIDENCE {
             break;
         }
-        let Some(note) = other.notes.iter().find(|note| found.note.is_none_or(|mine| mine.mark != note.mark))
+        let Some(note) =
+            other.notes.iter().find(|note| found.note.is_none_or(|mine| mine.mark() != note.mark()))
         else {
             continue;
         };

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{
     CauseKind,
-    ledger::{Finding, Ledger, Rank, Standing},
+    ledger::{Finding, Ledger, Standing},
+    rank::Rank,
 };
 use crate::domain::{
     gpu::words,

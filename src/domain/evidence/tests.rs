@@ -76,7 +76,7 @@ fn short(mark: Option<Mark>) -> String {
         Mark::LoaderDied { signal } => or_dash(signal),
         Mark::ModuleMissing { module } => module,
         Mark::Mismatch { rank } => or_dash(rank),
-        Mark::Exception { class, message } => format!("{class}|{message}"),
+        Mark::Exception { class, message, .. } => format!("{class}|{message}"),
         Mark::Terminate { class } => or_dash(class),
         _ => return name,
     };

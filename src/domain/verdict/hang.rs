@@ -127,7 +127,12 @@ impl Case<'_> {
     fn lags(&self, since: Stamp, local: u32, lagging: &[u32]) -> Alert {
         let activity = self.members.get(&local).and_then(Member::activity);
         let does = activity.as_ref().map_or("has stopped".into(), Activity::verb);
-        let does = format!("{does}{}", self.at(local));
+        // One whose main thread is over lives on while another of its threads does.
+        let raised = self.members.get(&local).and_then(|member| member.raised.as_ref());
+        let does = match raised {
+            Some(raised) => format!("{raised}; it lives on"),
+            None => format!("{does}{}", self.at(local)),
+        };
         let joined = self.standings.get(&local).map(Standing::collective);
         let joined = joined.map(|what| format!(" and has not joined {what}")).unwrap_or_default();
         let others: Vec<_> = lagging.iter().copied().filter(|other| *other != local).collect();

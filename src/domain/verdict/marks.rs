@@ -5,18 +5,21 @@ use std::time::Duration;
 use super::{Verdict, standing};
 use crate::domain::{
     alert::{Alert, AlertKind},
-    evidence::Mark,
+    evidence::{Mark, Proof},
     time::{Stamp, human},
 };
 
 impl Verdict {
-    pub(super) fn mark(&mut self, now: Stamp, local_rank: u32, mark: &Mark) {
-        let Some(member) = self.members.get(&local_rank) else { return };
+    pub(super) fn mark(&mut self, now: Stamp, local_rank: u32, proof: &Proof) {
+        let Some(member) = self.members.get_mut(&local_rank) else { return };
+        if let Some(raised) = proof.raised() {
+            member.raised = Some(raised);
+        }
         let name = standing::names([member.number(local_rank)]);
         let limit = |ms: &Option<u64>| {
             ms.map(|ms| format!(" of {}", human(Duration::from_millis(ms)))).unwrap_or_default()
         };
-        let (text, fact) = match mark {
+        let (text, fact) = match &proof.mark {
             Mark::NcclTimeout { op, seq, timeout_ms } => {
                 let what = op.as_deref().unwrap_or("a collective").to_lowercase();
                 let seq = seq.map(|seq| format!(" #{seq}")).unwrap_or_default();

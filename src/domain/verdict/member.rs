@@ -44,6 +44,8 @@ pub(super) struct Member {
     pub(super) wrote_at: Option<Stamp>,
     pub(super) io_at: Option<Stamp>,
     pub(super) doing: Option<Doing>,
+    /// The exception that it printed since it moved last: `raised ValueError: bad batch`.
+    pub(super) raised: Option<String>,
     /// Where its main thread is, by the last beat.
     pub(super) whereabouts: Option<Whereabouts>,
     /// Whether that has changed since nothing moves: it is not the place that it hangs at.
@@ -95,6 +97,9 @@ impl Member {
             moved.steps = self.stepped(beat.stepped_at().unwrap_or(now).min(now), step);
         }
         moved.collectives = self.take_groups(now, &beat.groups);
+        if moved.collectives || moved.steps.is_some() {
+            self.raised = None;
+        }
         self.waits.beat(&beat.groups);
         self.drift.beat(beat);
         match &beat.nan {

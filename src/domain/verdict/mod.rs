@@ -36,7 +36,7 @@ use super::{
     alert::{Alert, AlertKind},
     beat::Beat,
     cause::{Cause, CauseKind},
-    evidence::Mark,
+    evidence::Proof,
     ras::Ras,
     sample::Kernel,
     time::Stamp,
@@ -107,7 +107,7 @@ pub enum Input<'a> {
         /// Position on this node.
         local_rank: u32,
         /// What.
-        mark: &'a Mark,
+        proof: &'a Proof,
     },
     /// What a closer look showed, which [`Output::Examine`] asked for.
     Examined {
@@ -266,7 +266,7 @@ impl Verdict {
                 });
             }
             Input::Wrote { local_rank, step, loss } => self.wrote(now, local_rank, step, loss),
-            Input::Mark { local_rank, mark } => self.mark(now, local_rank, mark),
+            Input::Mark { local_rank, proof } => self.mark(now, local_rank, proof),
             Input::Examined { local_rank, doing } => {
                 self.with(local_rank, |member| member.examined(now, doing.clone()));
                 self.guard(local_rank, doing, out);

@@ -64,6 +64,26 @@ fn the_line_that_a_rank_hangs_at_is_named_and_one_that_changes_is_not() {
 }
 
 #[test]
+fn a_rank_that_raised_and_lives_on_says_what_it_raised() {
+    let mut sim = Sim::new(quick(), 2);
+    sim.run(20);
+    let proof = crate::domain::evidence::Tracebacks::default().line((), "ValueError: bad batch").unwrap();
+    // One that it survived, and one that it did not.
+    sim.give(Input::Mark { local_rank: 0, proof: &proof });
+    sim.run(2);
+    sim.give(Input::Mark { local_rank: 1, proof: &proof });
+    sim.ranks[1].mode = Mode::Reading;
+    sim.run(12);
+    assert_eq!(
+        alarms(&sim.transcript),
+        [
+            "28 raise BlockedIo r1: rank 1 raised ValueError: bad batch; it lives on and has not joined all_reduce #221 of \
+             group default; rank 0 waits for it"
+        ]
+    );
+}
+
+#[test]
 fn a_message_in_the_place_of_a_collective_is_told_as_what_it_is() {
     let mut sim = Sim::new(quick(), 3);
     sim.run(20);

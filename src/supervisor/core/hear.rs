@@ -1,10 +1,10 @@
 //! What ranks say: lines, steps, heartbeats, their place.
 
 use super::{Core, Effect, Out, StepSource};
-use crate::domain::{beat::Beat, cause::Clue, event::Fact, evidence::Mark, health, time::Stamp, verdict};
+use crate::domain::{beat::Beat, cause::Clue, event::Fact, evidence::Proof, health, time::Stamp, verdict};
 
 impl Core {
-    pub(super) fn mark(&mut self, now: Stamp, pid: Option<i32>, mark: Mark, line: String) {
+    pub(super) fn mark(&mut self, now: Stamp, pid: Option<i32>, proof: Proof, line: String) {
         let local_rank = match pid {
             Some(pid) => match self.by_pid(pid) {
                 Some((local_rank, _)) => Some(local_rank),
@@ -14,10 +14,10 @@ impl Core {
             None => None,
         };
         if let Some(local_rank) = local_rank {
-            let input = verdict::Input::Mark { local_rank, mark: &mark };
+            let input = verdict::Input::Mark { local_rank, proof: &proof };
             self.verdict.handle(now, input, &mut Vec::new());
         }
-        self.ledger.note(now, Clue::Mark { local_rank, mark, line });
+        self.ledger.note(now, Clue::Mark { local_rank, proof, line });
     }
 
     pub(super) fn wrote(

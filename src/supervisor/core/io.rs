@@ -12,7 +12,7 @@ use crate::{
         drill::Order,
         ending::Target,
         event::Event,
-        evidence::Mark,
+        evidence::Proof,
         exit::Exit,
         forward::Settings,
         gpu::{Reading, XidSeen, join::RankFacts},
@@ -94,7 +94,7 @@ pub enum Input {
         /// Its process id; `None` for the agent's own output.
         pid: Option<i32>,
         /// What it proves.
-        mark: Mark,
+        proof: Proof,
         /// The line.
         line: String,
     },

@@ -280,7 +280,7 @@ impl Core {
                 }
             }
             Input::AgentLine(line) => self.agent_said(now, line, out),
-            Input::Mark { pid, mark, line } => self.mark(now, pid, mark, line),
+            Input::Mark { pid, proof, line } => self.mark(now, pid, proof, line),
             Input::Loss { pid, name, rows } => return self.loss(now, pid, &name, rows),
             Input::Ras(ras) => return self.ras_answered(now, ras.as_deref()),
             Input::Examined { pid, doing } => return self.examined(now, pid, &doing, out),

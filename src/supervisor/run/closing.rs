@@ -51,7 +51,7 @@ impl Supervisor {
         while self.read_logs() {}
         // Ranks that lived for less than a second were not looked at yet.
         self.look_for_runs();
-        if let Some(line) = std::mem::take(&mut self.agent_reader).end() {
+        if let Some(line) = std::mem::take(&mut self.readers.agent).end() {
             self.handle(Input::AgentLine(line));
         }
         self.handle(Input::Drained);

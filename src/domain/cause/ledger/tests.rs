@@ -15,6 +15,7 @@ const T0: u64 = 1_795_167_000_000;
 /// The transcript has one line per `verdict` and one at the end.
 fn run(script: &str) -> (Vec<String>, Option<Cause>) {
     let mut ledger = Ledger::default();
+    let mut tracebacks = evidence::Tracebacks::default();
     let start = |ledger: &mut Ledger, n: u32| {
         for i in 0..n {
             ledger.note(Stamp(T0), Clue::Started { local_rank: i, rank: Some(i), pid: 100 + i as i32 });
@@ -47,7 +48,7 @@ fn run(script: &str) -> (Vec<String>, Option<Cause>) {
             }
             "agent-wrote" => Clue::Mark {
                 local_rank: None,
-                mark: evidence::read_line(about).expect("a mark"),
+                proof: evidence::Tracebacks::default().line((), about).expect("a mark"),
                 line: about.into(),
             },
             "user" => {
@@ -69,11 +70,16 @@ fn run(script: &str) -> (Vec<String>, Option<Cause>) {
                 transcript.push(say(ledger.verdict(now).as_ref()));
                 continue;
             }
-            writer => Clue::Mark {
-                local_rank: Some(writer.trim_end_matches(':').parse().expect(line)),
-                mark: evidence::read_line(about).expect(about),
-                line: about.into(),
-            },
+            writer => {
+                let local_rank: u32 = writer.trim_end_matches(':').parse().expect(line);
+                let Some(proof) = tracebacks.line(local_rank, about) else {
+                    let is_context =
+                        ["Traceback", " ", "The above"].iter().any(|word| about.starts_with(word));
+                    assert!(is_context, "{about:?} proves nothing");
+                    continue;
+                };
+                Clue::Mark { local_rank: Some(local_rank), proof, line: about.into() }
+            }
         };
         ledger.note(now, clue);
     }
@@ -167,6 +173,32 @@ fn an_exception_that_was_only_passed_on_gives_way_to_what_it_passes_on() {
         10.01 0: ValueError: corrupt record 201 in shard 7
         10.1 exit 0 1";
     assert_eq!(run(script).0, ["Exception: rank 0 raised ValueError: corrupt record 201 in shard 7"]);
+}
+
+#[test]
+fn an_exception_is_told_with_its_line_its_whole_message_and_what_it_was_raised_from() {
+    let script = r#"
+        10.00 0: Traceback (most recent call last):
+        10.00 0:   File "/x/config.py", line 4, in read
+        10.00 0: KeyError: 'lr'
+        10.00 0: The above exception was the direct cause of the following exception:
+        10.00 0: Traceback (most recent call last):
+        10.00 0:   File "/x/train.py", line 9, in main
+        10.00 0: BadConfig: these keys are missing:
+        10.00 0:   lr
+        10.10 exit 0 1"#;
+    let (told, cause) = run(script);
+    assert_eq!(
+        told,
+        [
+            "Exception: rank 0 raised BadConfig at train.py:9: these keys are missing: lr (from KeyError: 'lr')"
+        ]
+    );
+    let evidence = cause.expect("a cause").evidence;
+    assert_eq!(evidence, ["rank 0 wrote: BadConfig: these keys are missing:", "rank 0: exit code 1"]);
+    // What failed while the first was handled is not the reason.
+    let others: Vec<_> = script.lines().filter(|line| !line.contains("direct cause")).collect();
+    assert_eq!(verdict(&others.join("\n")), "Exception: rank 0 raised KeyError at config.py:4: 'lr'");
 }
 
 #[test]

@@ -214,8 +214,8 @@ impl Run {
                 } else {
                     "ValueError: bad"
                 };
-                let mark = crate::domain::evidence::read_line(line).expect("a mark");
-                Input::Mark { pid: Some(known(self, n)), mark, line: line.into() }
+                let proof = crate::domain::evidence::Tracebacks::default().line((), line).expect("a mark");
+                Input::Mark { pid: Some(known(self, n)), proof, line: line.into() }
             }
             Step::Wrote(n, step) => {
                 Input::Wrote { pid: known(self, n), lines: 1, last_line: None, step: Some((step, self.now)) }

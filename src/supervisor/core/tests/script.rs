@@ -26,7 +26,7 @@ use crate::{
         agent_line::{self, AgentLine, EndState, Ended, Started},
         beat::GroupStatus,
         event::Reason,
-        evidence,
+        evidence::Tracebacks,
         forward::{Mode, RunProgress, Sources},
         gpu::join::RankGpus,
         id::JobId,
@@ -282,7 +282,7 @@ impl Story {
             })),
             "mark" => Input::Mark {
                 pid: Some(pid(2)),
-                mark: evidence::read_line(&rest(3)).expect("a line that proves something"),
+                proof: Tracebacks::default().line((), &rest(3)).expect("a line that proves something"),
                 line: rest(3),
             },
             "wrote" => Input::Wrote {
