@@ -57,13 +57,18 @@ pub struct Cause {
 }
 
 impl Cause {
-    /// This cause, a wait that took too long, as the end of a hang of which it is known who kept the others waiting.
+    /// This cause, a wait that took too long, as the end of a hang of which it is known who kept the others waiting. One
+    /// that `was_told` had an alert of its own.
     #[must_use]
-    pub fn of_hang(self, hang: &Alert, rank: Option<u32>) -> Cause {
+    pub fn of_hang(self, hang: &Alert, rank: Option<u32>, was_told: bool) -> Cause {
         let text = format!("{}, until the collective's time limit", hang.text);
         let evidence = std::iter::once(self.text).chain(hang.evidence.iter().cloned()).chain(self.evidence);
-        let hint = "its log says what it did last; elastictop replay --at alert plays the moment".into();
-        Cause { rank, text, evidence: evidence.collect(), hint: Some(hint), ..self }
+        let hint = if was_told {
+            "its log says what it did last; elastictop replay --at alert plays the moment"
+        } else {
+            "its log says what it did last; a longer time limit leaves time to look at its stack"
+        };
+        Cause { rank, text, evidence: evidence.collect(), hint: Some(hint.into()), ..self }
     }
 }
 

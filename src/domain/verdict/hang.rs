@@ -54,6 +54,12 @@ impl Case<'_> {
         (still >= patience).then_some((since, finding))
     }
 
+    /// Who seems to keep the others waiting, long before that is sure: it is worth knowing when the wait ends badly.
+    pub(super) fn suspicion(&self) -> Option<Alert> {
+        self.standings.values().any(|standing| standing.role == Role::Lagging).then_some(())?;
+        self.diagnose(self.pace.moved_at()?).alert.filter(|alert| alert.local_rank.is_some())
+    }
+
     fn alive(&self) -> impl Iterator<Item = (u32, &Member)> {
         self.members.iter().filter(|(_, member)| member.is_alive()).map(|(local, member)| (*local, member))
     }
@@ -128,7 +134,7 @@ impl Case<'_> {
         let activity = self.members.get(&local).and_then(Member::activity);
         let does = activity.as_ref().map_or("has stopped".into(), Activity::verb);
         // One whose main thread is over lives on while another of its threads does.
-        let raised = self.members.get(&local).and_then(|member| member.raised.as_ref());
+        let raised = self.members.get(&local).and_then(Member::raised);
         let does = match raised {
             Some(raised) => format!("{raised}; it lives on"),
             None => format!("{does}{}", self.at(local)),

@@ -13,7 +13,7 @@ impl Verdict {
     pub(super) fn mark(&mut self, now: Stamp, local_rank: u32, proof: &Proof) {
         let Some(member) = self.members.get_mut(&local_rank) else { return };
         if let Some(raised) = proof.raised() {
-            member.raised = Some(raised);
+            member.printed(now, raised);
         }
         let name = standing::names([member.number(local_rank)]);
         let limit = |ms: &Option<u64>| {

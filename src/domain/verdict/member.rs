@@ -11,6 +11,8 @@ use crate::domain::{
 
 /// Beats of a rank that never missed one come every second; after this time without one, something holds it up.
 pub(super) const SILENT: Duration = Duration::from_secs(4);
+/// The longest time between two beats of a healthy rank.
+const LONGEST_BEAT: Duration = Duration::from_secs(2);
 /// So many beats show that a rank can beat at all.
 const BEATS_TO_TRUST: u32 = 3;
 /// Reading or writing this much between two looks is work.
@@ -44,8 +46,8 @@ pub(super) struct Member {
     pub(super) wrote_at: Option<Stamp>,
     pub(super) io_at: Option<Stamp>,
     pub(super) doing: Option<Doing>,
-    /// The exception that it printed since it moved last: `raised ValueError: bad batch`.
-    pub(super) raised: Option<String>,
+    /// The exception that it printed last, and when.
+    raised: Option<(Stamp, String)>,
     /// Where its main thread is, by the last beat.
     pub(super) whereabouts: Option<Whereabouts>,
     /// Whether that has changed since nothing moves: it is not the place that it hangs at.
@@ -97,7 +99,10 @@ impl Member {
             moved.steps = self.stepped(beat.stepped_at().unwrap_or(now).min(now), step);
         }
         moved.collectives = self.take_groups(now, &beat.groups);
-        if moved.collectives || moved.steps.is_some() {
+        // A beat may tell of what moved before the exception.
+        if (moved.collectives || moved.steps.is_some())
+            && self.raised.as_ref().is_some_and(|(at, _)| now.since(*at) >= LONGEST_BEAT)
+        {
             self.raised = None;
         }
         self.waits.beat(&beat.groups);
@@ -111,6 +116,15 @@ impl Member {
             None => {}
         }
         moved
+    }
+
+    pub(super) fn printed(&mut self, now: Stamp, raised: String) {
+        self.raised = Some((now, raised));
+    }
+
+    /// The exception that it printed since it moved last: `raised ValueError: bad batch`.
+    pub(super) fn raised(&self) -> Option<&str> {
+        self.raised.as_ref().map(|(_, raised)| raised.as_str())
     }
 
     /// A step was told. Gives how many steps were made since the one before, and in which time.

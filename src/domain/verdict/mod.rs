@@ -4,6 +4,7 @@
 //! and asked once a second for its judgement. Each kind of trouble has a file of its own, which says what holds now;
 //! what differs from what was told is told. No text holds an age: views count from [`Alert::since`].
 
+mod alone;
 mod crash;
 pub mod doing;
 mod drift;
@@ -211,6 +212,8 @@ pub struct Verdict {
     kept: Vec<Alert>,
     /// What was done about the stall that began then.
     acted: Option<Stamp>,
+    /// Who seemed to keep the others waiting, and when that was judged.
+    suspicion: Option<(Stamp, Alert)>,
     gave_up: bool,
 }
 
@@ -235,6 +238,7 @@ impl Verdict {
             told: BTreeMap::new(),
             kept: Vec::new(),
             acted: None,
+            suspicion: None,
             gave_up: false,
         }
     }
@@ -296,6 +300,7 @@ impl Verdict {
         self.pace = Pace::default();
         (self.began, self.acted) = (now, None);
         self.guards.clear();
+        self.suspicion = None;
         for (local_rank, _) in std::mem::take(&mut self.standings) {
             out.push(Output::Standing { local_rank, standing: None });
         }
@@ -431,7 +436,10 @@ impl Verdict {
             policy: &self.policy,
             now,
         };
-        match case.stall() {
+        let suspicion = case.suspicion().map(|alert| (now, alert));
+        self.suspicion = suspicion.or_else(|| self.suspicion.take());
+        let stall = case.stall();
+        match stall {
             Some((since, finding)) => {
                 let acts_at = self.policy.acts_after().map(|after| since + after);
                 let text = finding.alert.as_ref().map_or("a rank is stopped".into(), |a| a.text.clone());
@@ -461,45 +469,6 @@ impl Verdict {
         self.kept.retain(|known| known.key() != alert.key());
         self.kept.push(alert.clone());
         alert
-    }
-
-    fn nan(&self, now: Stamp, local: u32, member: &Member) -> Option<Alert> {
-        let (key, step, rows) = member.nan.as_ref().filter(|(.., rows)| *rows >= NAN_ROWS)?;
-        if let Some(told) = self.told.get(&(AlertKind::NanLoss, Some(local))) {
-            return Some(told.clone());
-        }
-        let name = standing::names([member.number(local)]);
-        let at = step.map(|step| format!(" at step {step}")).unwrap_or_default();
-        Some(Alert {
-            kind: AlertKind::NanLoss,
-            local_rank: Some(local),
-            since: now,
-            text: format!("the loss of {name} is not a number{at}: what it trains now is lost"),
-            evidence: vec![format!("{key} was NaN or infinite {rows} times in a row")],
-            acts_at: None,
-        })
-    }
-
-    /// Python's lock is held, though the job as a whole has not been still for long, or tells no steps.
-    fn silent_alone(&self, now: Stamp) -> Option<Alert> {
-        let limit = self.policy.hang_after().max(Duration::from_secs(10));
-        let limit = limit.max(self.pace.patience(&self.policy));
-        let alive = || self.members.iter().filter(|(_, member)| member.is_alive());
-        let others_beat = alive().any(|(_, member)| member.beats > 0 && member.silence(now).is_none());
-        let (local, member) = alive().find(|(_, m)| m.silence(now).is_some_and(|silent| silent >= limit))?;
-        if !others_beat && self.members.len() > 1 || member.groups.is_empty() && member.step.is_none() {
-            return None;
-        }
-        let name = standing::names([member.number(*local)]);
-        let does = member.activity().map_or("is".into(), |activity| activity.verb());
-        Some(Alert {
-            kind: AlertKind::GilStuck,
-            local_rank: Some(*local),
-            since: member.beat_at?,
-            text: format!("{name} {does} in C code and holds Python's lock"),
-            evidence: vec!["its heartbeat stays away; those of the others come".into()],
-            acts_at: None,
-        })
     }
 
     fn act(&mut self, now: Stamp, since: Stamp, acts_at: Option<Stamp>, text: String, out: &mut Vec<Output>) {
@@ -577,6 +546,12 @@ impl Verdict {
     /// How a rank stands to its peers.
     pub fn standing(&self, local_rank: u32) -> Option<&Standing> {
         self.standings.get(&local_rank)
+    }
+
+    /// Who seemed to keep the others waiting just before, though not for long enough to raise an alarm.
+    pub fn suspicion(&self, before: Stamp) -> Option<&Alert> {
+        let (at, alert) = self.suspicion.as_ref()?;
+        (before.since(*at) <= MAX_GAP).then_some(alert)
     }
 
     /// The groups that a rank told of last.

@@ -64,6 +64,27 @@ fn the_line_that_a_rank_hangs_at_is_named_and_one_that_changes_is_not() {
 }
 
 #[test]
+fn who_kept_the_others_waiting_is_known_before_an_alarm_is_due() {
+    let mut sim = Sim::new(quick(), 3);
+    sim.run(20);
+    assert_eq!(sim.verdict.suspicion(sim.now), None);
+    sim.ranks[1].mode = Mode::Asleep;
+    sim.run(4);
+    assert!(alarms(&sim.transcript).is_empty());
+    // The collective's own limit ends the ranks that waited.
+    let over = sim.now;
+    for local_rank in [0, 2] {
+        sim.ranks[local_rank as usize].mode = Mode::Dead;
+        sim.give(Input::Ended { local_rank, well: false });
+    }
+    sim.run(3);
+    let who = |before| sim.verdict.suspicion(before).map(|alert| (alert.local_rank, alert.text.as_str()));
+    let text = "rank 1 sleeps and has not joined collective #201 of group default; ranks 0, 2 wait for it";
+    assert_eq!(who(over), Some((Some(1), text)));
+    assert_eq!(who(over + Duration::from_secs(60)), None, "it has nothing to do with an end much later");
+}
+
+#[test]
 fn a_rank_that_raised_and_lives_on_says_what_it_raised() {
     let mut sim = Sim::new(quick(), 2);
     sim.run(20);

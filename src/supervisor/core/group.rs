@@ -17,7 +17,7 @@ use crate::domain::{
     id::ProcId,
     rank::RankState,
     sample::{Kernel, Place, RankSample, Sighting},
-    state::{Rank, State},
+    state::{Attempt, Rank, State},
     time::Stamp,
     verdict,
     watchdog::Zombies,
@@ -208,10 +208,15 @@ impl Core {
     /// What waited too long is the end of a hang: who kept it waiting is known from before, and is the cause.
     fn with_hang(&self, cause: Cause) -> Cause {
         let last = self.state.attempts.back();
-        let hang = last.and_then(|attempt| attempt.hang_at(attempt.over_at().unwrap_or(self.state.at)));
-        let Some(hang) = hang.filter(|_| cause.kind == CauseKind::CollectiveTimeout) else { return cause };
+        if cause.kind != CauseKind::CollectiveTimeout {
+            return cause;
+        }
+        let over_at = last.and_then(Attempt::over_at).unwrap_or(self.state.at);
+        // A limit shorter than the patience of the verdict leaves no alarm, but a suspicion.
+        let told = last.and_then(|attempt| attempt.hang_at(over_at));
+        let Some(hang) = told.or_else(|| self.verdict.suspicion(over_at)) else { return cause };
         let rank = hang.local_rank.map(|local| self.state.rank(local).map_or(local, Rank::number));
-        cause.of_hang(hang, rank)
+        cause.of_hang(hang, rank, told.is_some())
     }
 
     fn reason_for(&self, key: GroupKey) -> Reason {

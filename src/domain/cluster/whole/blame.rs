@@ -38,7 +38,7 @@ pub(super) fn with_hang<'a>(
         return cause;
     };
     let rank = hang.local_rank.and_then(|local| member.state.rank(local)).map(Rank::number);
-    cause.of_hang(&Alert { text: named(several, member.host, &hang.text), ..hang.clone() }, rank)
+    cause.of_hang(&Alert { text: named(several, member.host, &hang.text), ..hang.clone() }, rank, true)
 }
 
 /// What one node says of an end, and when that was by the reader's clock.
