@@ -118,6 +118,8 @@ impl App {
             "detach: leave the screen, the job goes on",
             Deed::Act(Action::Detach),
         ));
+        let runs = Deed::Act(Action::View(View::Runs));
+        all.push(plain("wandb".into(), "runs in W&B and how far they are", runs));
         if self.stacks.stacks.is_some() {
             let deed = Deed::Act(Action::View(View::Stacks));
             all.push(plain("view-stacks".into(), "the stacks that were taken last", deed));

@@ -1,15 +1,19 @@
 //! The W&B view: which line is selected, and which combination is looked at before anybody applies it.
 
+use std::time::Duration;
+
 use super::App;
 use crate::{
     domain::{
         command::Command,
-        forward::{Mode, RunRow, Wandb},
+        forward::{Mode, RunProgress, RunRow, RunState, Wandb},
         resolve::{Plan, Rank, RankScope, RunMode},
     },
     tui::theme::Role,
 };
 
+/// After this long without an answer, a run's rows do not reach the server.
+const UNANSWERED: Duration = Duration::from_secs(60);
 /// Ranks of a run that get a line each; more are gathered by node.
 const SINGLE_LINES: usize = 8;
 
@@ -126,6 +130,22 @@ impl App {
     /// W&B as far as it is on.
     pub(crate) fn wandb(&self) -> Option<&Wandb> {
         self.state.wandb.as_ref().filter(|wandb| wandb.settings.mode != Mode::Disabled)
+    }
+
+    /// Why rows of this job do not reach W&B: the state of the run that it is worst for. One failed try is nothing.
+    pub(crate) fn wandb_trouble(&self) -> Option<RunState> {
+        let wandb = self.wandb().filter(|wandb| wandb.settings.mode == Mode::Online)?;
+        let is_silent = |run: &RunProgress| {
+            run.last_ack_at.is_none_or(|at| self.now.since(at) >= UNANSWERED) && run.last_error.is_some()
+        };
+        let is_bad = |run: &&RunProgress| match run.state {
+            RunState::Refused => true,
+            RunState::Retrying => is_silent(run),
+            RunState::Local => run.last_error.is_some(),
+            _ => false,
+        };
+        let bad = wandb.runs.values().filter(is_bad).map(|run| run.state);
+        bad.max_by_key(|state| (*state == RunState::Refused, *state == RunState::Local))
     }
 
     /// The tree that is.

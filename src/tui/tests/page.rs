@@ -26,7 +26,7 @@ use crate::{
 
 const SIZE: (u16, u16) = (80, 24);
 
-fn text(app: &App, size: (u16, u16)) -> String {
+pub(super) fn text(app: &App, size: (u16, u16)) -> String {
     let buffer = paint(app, size);
     let row = |y: u16| (0..size.0).map(|x| buffer[(x, y)].symbol()).collect::<String>();
     (0..size.1).map(|y| row(y).trim_end().to_owned()).collect::<Vec<_>>().join("\n")

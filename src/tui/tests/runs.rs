@@ -1,9 +1,13 @@
 //! The W&B view: keys in, orders and selections out.
 
+use std::collections::BTreeMap;
+
 use super::scripts::{order, press, said};
 use crate::{
     domain::{
         command::Command,
+        event::Fact,
+        forward::{RunProgress, RunState},
         resolve::{RankScope, RunMode},
     },
     tui::{
@@ -46,6 +50,30 @@ fn where_the_script_writes_the_next_step_begins_at_what_waits() {
     let mut app = app(&runs::script());
     press(&mut app, "5 m", &[]);
     assert_eq!(app.runs.preview, Some((RunMode::Auto, RankScope::Global)), "new is what waits");
+}
+
+#[test]
+fn that_rows_do_not_reach_the_server_is_seen_from_every_view() {
+    let tabs = |story: &fixture::Story| {
+        let screen = super::page::text(&app(story), (80, 24));
+        screen.lines().nth(1).unwrap_or_default().to_owned()
+    };
+    assert!(tabs(&runs::each_rank()).contains("5 W&B ✖"), "one is refused: {}", tabs(&runs::each_rank()));
+    assert!(!tabs(&runs::offline()).contains("W&B ■"), "it was not to be sent");
+    let mut story = runs::each_rank();
+    let retrying = |last_ack_at| RunProgress {
+        state: RunState::Retrying,
+        last_error: Some("503".into()),
+        last_ack_at,
+        ..RunProgress::default()
+    };
+    let now = story.now();
+    for (last_ack_at, is_told) in [(Some(now), false), (None, true)] {
+        let known = app(&story).state.wandb.unwrap_or_else(|| panic!("W&B is on")).runs;
+        let runs: BTreeMap<_, _> = known.into_keys().map(|id| (id, retrying(last_ack_at))).collect();
+        story.fact(Fact::WandbSample { runs, ranks: Vec::new() });
+        assert_eq!(tabs(&story).contains("5 W&B ▲"), is_told, "{}", tabs(&story));
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use ratatui::layout::Rect;
 
-use super::{Pen, Plan, pen::Piece};
+use super::{Pen, Plan, pen::Piece, runs::look};
 use crate::{
     domain::{fleet::Order, time::human},
     tui::{
@@ -165,12 +165,18 @@ fn tabs(app: &App, pen: &mut Pen, area: Rect) {
     }
     let mut x = area.x;
     for (n, view) in View::ALL.iter().enumerate() {
-        let label = format!("{} {}", n + 1, view.name());
+        let mut label = format!("{} {}", n + 1, view.name());
+        let trouble =
+            app.wandb_trouble().filter(|_| *view == View::Runs).map(|state| look(Some(state), app.glyphs));
+        if let Some((glyph, _)) = trouble {
+            label = format!("{label} {glyph}");
+        }
         if *view == app.view {
             x += pen.chip(x, area.y, area.right().saturating_sub(x), &label, Role::Accent);
         } else {
-            pen.text(x + 1, area.y, area.right().saturating_sub(x + 1), &label, Role::Dim);
-            x += label.len() as u16 + 2;
+            let role = trouble.map_or(Role::Dim, |(_, role)| role);
+            pen.text(x + 1, area.y, area.right().saturating_sub(x + 1), &label, role);
+            x += text::width(&label) as u16 + 2;
         }
     }
     let way = way(app);

@@ -216,7 +216,8 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-fn look(state: Option<RunState>, glyphs: Glyphs) -> (&'static str, Role) {
+/// The glyph of a run's state.
+pub(super) fn look(state: Option<RunState>, glyphs: Glyphs) -> (&'static str, Role) {
     let (pair, role) = match state {
         None => (["·", "-"], Role::Dim),
         Some(RunState::Waiting) => (["◐", "~"], Role::Info),
