@@ -20,6 +20,7 @@ use super::{
 use crate::{
     cluster::Host,
     domain::{
+        agent_line::is_record,
         cluster::shift,
         event::{Event, Fact, Launcher},
         forward,
@@ -91,6 +92,9 @@ pub struct LogsArgs {
     /// Leave the agent's own lines out
     #[arg(long)]
     no_agent: bool,
+    /// Also the agent's event records, a line of JSON for each rank that starts or ends
+    #[arg(long, conflicts_with = "no_agent")]
+    records: bool,
 }
 
 /// `elastictop status`.
@@ -275,7 +279,7 @@ pub fn logs(args: &LogsArgs) -> Result<u8> {
     let filter = LogFilter { local_rank: None, attempt: args.attempt };
     let wanted = |line: &LogLine| {
         args.rank.is_none_or(|rank| line.rank.or(line.local_rank) == Some(rank))
-            && !(args.no_agent && line.stream == Stream::Agent)
+            && !(line.stream == Stream::Agent && (args.no_agent || !args.records && is_record(&line.text)))
     };
     let mut from = 0;
     let (mut kept, mut is_any) = (Vec::new(), false);

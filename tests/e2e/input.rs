@@ -197,6 +197,8 @@ fn secrets_are_passed_on_and_shown_nowhere() {
     let job = lab.start_with("job", &words, &env);
     job.wait_for_ranks(1);
     wait_until("the rank got them", PATIENCE, || job.logs(&[]).contains("got-them").then_some(()));
+    let record = "torchelastic.worker.status.START";
+    assert!(!job.logs(&[]).contains(record) && job.logs(&["--records"]).contains(record));
     let follow = lab.elastictop().args(["attach", &job.id, "--plain"]).stdout(Stdio::piped()).spawn();
     let follow = follow.expect("a viewer");
     lab.must(&["restart", &job.id]);
@@ -228,8 +230,8 @@ fn secrets_are_passed_on_and_shown_nowhere() {
 #[test]
 fn what_cannot_be_written_is_an_error_and_what_nobody_reads_is_none() {
     let lab = Lab::new();
-    let job = lab.start("out", &["--launcher", "local", "--no-python", "sleep", "1000"]);
-    job.wait_for_ranks(1);
+    let job = lab.start("out", &["--launcher", "local", "--no-python", "sh", "-c", "echo hello; sleep 1000"]);
+    job.wait_for_lines(&[], "hello", 1);
     for args in [&["ps"][..], &["status"], &["events"], &["logs"], &["ps", "--json"]] {
         let full = fs::File::options().write(true).open("/dev/full").expect("a full device");
         let mut command = lab.elastictop();

@@ -293,6 +293,13 @@ fn hints(app: &App) -> &'static [(&'static [Action], &'static str)] {
             (&[Action::Help], "help"),
             (&[Action::Detach], "detach"),
         ],
+        View::Runs if app.state.state.is_over() => &[
+            (SELECT, "select"),
+            (&[Action::Yank], "copy link"),
+            (&[Action::Back], "back"),
+            (&[Action::Help], "help"),
+            (&[Action::Detach], "detach"),
+        ],
         View::Runs => &[
             (SELECT, "select"),
             (&[Action::NextRunMode], "run mode"),
