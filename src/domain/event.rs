@@ -46,6 +46,8 @@ pub enum Reason {
     Membership,
     /// Somebody asked.
     Manual,
+    /// It stood still, and `--on-stall restart` was asked for.
+    Stall,
     /// A reason that a newer elastictop wrote.
     #[serde(other)]
     Unknown,

@@ -40,7 +40,11 @@ pub fn event(state: &State, event: &Event) -> Option<String> {
         }
         Fact::GroupStarted { world_size, .. } => format!("group started{}", with_ranks(*world_size)),
         Fact::Restart { attempt, restarts, reason, cause, world_size } => {
-            let asked = if *reason == Reason::Manual { " by hand" } else { "" };
+            let asked = match reason {
+                Reason::Manual => " by hand",
+                Reason::Stall => " because the job stood still",
+                _ => "",
+            };
             let spent = spent(*restarts, state.job.as_ref().and_then(|job| job.max_restarts));
             // The cause has a line of its own, unless it became known with the restart.
             let is_it = |event: &Event| matches!(&event.fact, Fact::CauseFound { attempt: of, .. } if of + 1 == *attempt);

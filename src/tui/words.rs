@@ -99,6 +99,7 @@ pub(crate) fn reason(reason: Reason, glyphs: Glyphs) -> (&'static str, &'static 
         Reason::Failure => (glyphs.again, "failure", Role::Warn),
         Reason::Membership => (glyphs.members, "membership", Role::Info),
         Reason::Manual => (glyphs.hand, "manual", Role::Accent),
+        Reason::Stall => (glyphs.again, "stall", Role::Warn),
         Reason::Unknown => ("?", "unknown", Role::Dim),
     }
 }

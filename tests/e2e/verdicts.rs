@@ -207,7 +207,14 @@ fn a_stall_is_written_down_and_restarted_within_the_budget() {
     assert_eq!(status["job"]["state"], "failed", "{status:#}");
     let cause = status["job"]["cause"]["text"].as_str().unwrap_or_default();
     assert!(cause.contains("its restarts are spent") && cause.contains("rank 1 sleeps"), "{cause}");
-    assert_eq!(job.events_of("restart").len(), 1, "one restart, as many as there were");
+    let restarts = job.events_of("restart");
+    assert_eq!(restarts.len(), 1, "one restart, as many as there were");
+    assert_eq!(
+        (&restarts[0]["reason"], &restarts[0]["restarts"]),
+        (&json!("stall"), &json!(1)),
+        "{restarts:#?}"
+    );
+    assert_eq!(status["job"]["restarts"], 1, "{status:#}");
     let dumps = std::fs::read_dir(job.dir()).expect("a folder").flatten();
     let dumps = dumps.filter(|file| file.file_name().to_string_lossy().starts_with("stall-"));
     assert_eq!(dumps.count(), 2, "one for each stall");

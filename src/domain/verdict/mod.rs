@@ -243,6 +243,11 @@ impl Verdict {
         }
     }
 
+    /// From now on the job may restart its ranks as many `times`.
+    pub fn may_restart(&mut self, times: u32) {
+        self.budget = times;
+    }
+
     /// Takes one input in.
     pub fn handle(&mut self, now: Stamp, input: Input, out: &mut Vec<Output>) {
         match input {

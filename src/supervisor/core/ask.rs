@@ -36,6 +36,9 @@ pub enum Goal {
     },
 }
 
+/// Who asks for a restart when the job stands still.
+pub(super) const ON_STALL: &str = "elastictop (--on-stall restart)";
+
 /// As the timeline tells it.
 pub(super) const RESTART: Command = Command::Restart { attempt: None };
 

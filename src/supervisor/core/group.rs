@@ -2,7 +2,7 @@
 
 use super::{
     Core, Effect, Out,
-    ask::Goal,
+    ask::{Goal, ON_STALL},
     crew::{Member, StepSource},
 };
 use crate::domain::{
@@ -89,7 +89,13 @@ impl Core {
     /// Restarts that the group may still make, as far as its agent can be told.
     pub fn restarts_left(&self) -> Option<u32> {
         let max = self.state.job.as_ref()?.max_restarts?;
-        Some(max.saturating_sub(self.state.restarts))
+        let spent = self.state.restarts + u32::from(self.restarts_for_a_stall());
+        Some(max.saturating_sub(spent))
+    }
+
+    /// Whether the agent is being started anew because the job stood still, which is one of its restarts.
+    fn restarts_for_a_stall(&self) -> bool {
+        matches!(&self.goal, Goal::Restart { askers, respawned: false } if askers.iter().any(|asker| asker.by == ON_STALL))
     }
 
     /// A rank was seen, for the first time or again.
@@ -156,7 +162,9 @@ impl Core {
             reason => {
                 let restarts = match key.restart_count {
                     Some(count) => self.restarts_before + count,
-                    None => self.state.restarts + u32::from(reason == Reason::Failure),
+                    None => {
+                        self.restarts_before.max(self.state.restarts) + u32::from(reason == Reason::Failure)
+                    }
                 };
                 let cause = self.best_cause().filter(|_| reason == Reason::Failure);
                 let attempt = self.state.attempt() + 1;
@@ -219,12 +227,12 @@ impl Core {
         cause.of_hang(hang, rank, told.is_some())
     }
 
-    fn reason_for(&self, key: GroupKey) -> Reason {
+    fn reason_for(&mut self, key: GroupKey) -> Reason {
         let Some(before) = self.key else {
             return if self.state.attempts.is_empty() { Reason::First } else { Reason::Failure };
         };
         if before.agent_pid != key.agent_pid {
-            return Reason::Manual;
+            return if std::mem::take(&mut self.is_after_stall) { Reason::Stall } else { Reason::Manual };
         }
         match (before.restart_count, key.restart_count) {
             (Some(before), Some(count)) if count > before => Reason::Failure,
@@ -346,7 +354,8 @@ impl Core {
     }
 
     pub(super) fn agent_started(&mut self, now: Stamp, proc: ProcId, out: &mut Out) {
-        self.restarts_before = self.state.restarts;
+        self.is_after_stall = self.restarts_for_a_stall();
+        self.restarts_before = self.state.restarts + u32::from(self.is_after_stall);
         (self.awaits_agent, self.agent_kernel) = (false, Kernel::Alive);
         (self.agent, self.agent_alive, self.agent_exit) = (Some(proc), true, None);
         if let Goal::Restart { respawned, .. } = &mut self.goal {

@@ -1,6 +1,6 @@
 //! The verdict's way into the core: what it learns, what it wants.
 
-use super::{Asker, Core, Effect, Out, crew::Member, io::Input};
+use super::{Asker, Core, Effect, Out, ask::ON_STALL, crew::Member, io::Input};
 use crate::domain::{
     alert::{Alert, AlertKind},
     cause::{Cause, CauseKind},
@@ -34,6 +34,7 @@ impl Core {
     /// A new group of ranks takes the place of the one before.
     pub(super) fn verdict_begins(&mut self, now: Stamp, out: &mut Out) {
         let mut wants = Vec::new();
+        self.verdict.may_restart(self.restarts_left().unwrap_or(0));
         self.verdict.handle(now, verdict::Input::Begin, &mut wants);
         self.take_verdict_outputs(now, wants, out);
     }
@@ -152,7 +153,7 @@ impl Core {
         }
         let text = format!("elastictop restarts the group because of --on-stall restart: {text}");
         self.emit(now, Fact::Note { text }, out);
-        let asker = Asker { reply: None, by: "elastictop (--on-stall restart)".into() };
+        let asker = Asker { reply: None, by: ON_STALL.into() };
         self.asked(now, asker, Command::Restart { attempt: None }, out);
     }
 
@@ -162,7 +163,7 @@ impl Core {
         }
         self.emit(now, Fact::Note { text: format!("elastictop ends the job: {text}") }, out);
         self.gave_up = Some(text);
-        let asker = Asker { reply: None, by: "elastictop (--on-stall restart)".into() };
+        let asker = Asker { reply: None, by: ON_STALL.into() };
         self.asked(now, asker, Command::Stop { now: false }, out);
     }
 

@@ -73,6 +73,8 @@ pub struct Core {
     awaits_agent: bool,
     key: Option<GroupKey>,
     restarts_before: u32,
+    /// Whether the agent was started anew because the job stood still, and has no group yet.
+    is_after_stall: bool,
     ledger: Ledger,
     zombies: Zombies,
     verdict: Verdict,
@@ -123,6 +125,7 @@ impl Core {
             Effect::KeepLogs { sighting, local_rank: rank.local_rank, attempt: rank.attempt }
         }));
         core.state = state;
+        core.verdict.may_restart(core.restarts_left().unwrap_or(0));
         core.emit(now, told, out);
         core.take_over_trouble(now, out);
         core.take_over_wandb(out);
@@ -195,6 +198,7 @@ impl Core {
             awaits_agent: false,
             key: None,
             restarts_before: 0,
+            is_after_stall: false,
             ledger: Ledger::default(),
             zombies: Zombies::new(Duration::from_millis(rules.monitor_interval_ms)),
             verdict: Verdict::new(rules.policy, 0),

@@ -143,7 +143,7 @@ impl Core {
 
     fn state_of_start(&self) -> JobState {
         match self.state.attempts.back().map(|attempt| attempt.reason) {
-            Some(Reason::Failure | Reason::Manual) => JobState::Restarting,
+            Some(Reason::Failure | Reason::Manual | Reason::Stall) => JobState::Restarting,
             Some(Reason::Membership) => JobState::MembershipChange,
             _ => JobState::Starting,
         }

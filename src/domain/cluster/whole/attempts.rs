@@ -74,7 +74,7 @@ impl<'a> Group<'a> {
         let is_anew = |member: &Member| {
             let then = next.into_iter().flat_map(|next| &next.parts);
             let mut then = then.filter(|(other, _)| std::ptr::eq(*other, member));
-            then.any(|(_, attempt)| attempt.reason == Reason::Manual)
+            then.any(|(_, attempt)| matches!(attempt.reason, Reason::Manual | Reason::Stall))
         };
         // Its agent may wait for the others for half a minute.
         let is_about_to = |member: &Member, attempt: &Attempt| {
@@ -97,6 +97,7 @@ impl<'a> Group<'a> {
         let failed = failed || self.says(Reason::Failure) && !self.lacks_one_of(former);
         match () {
             () if self.says(Reason::Manual) => Reason::Manual,
+            () if self.says(Reason::Stall) => Reason::Stall,
             () if failed => Reason::Failure,
             () if self.parts.iter().all(|(_, attempt)| attempt.reason == Reason::Unknown) => Reason::Unknown,
             () => Reason::Membership,
@@ -184,10 +185,11 @@ pub(super) fn attempts(known: &[&Member]) -> Vec<Attempt> {
 fn rarity(reason: Reason) -> u8 {
     match reason {
         Reason::Manual => 0,
-        Reason::Failure => 1,
-        Reason::Membership => 2,
-        Reason::First => 3,
-        Reason::Unknown => 4,
+        Reason::Stall => 1,
+        Reason::Failure => 2,
+        Reason::Membership => 3,
+        Reason::First => 4,
+        Reason::Unknown => 5,
     }
 }
 
