@@ -218,13 +218,14 @@ fn rows_lines_and_figures_of_a_job_lie_in_its_run() {
     lab.secrets = Secrets::new([("HF_TOKEN", "abcdefgh123")], &[]);
     let (forward, mut tells) = lab.start();
     let [first, second] = [0, 1].map(|rank| lab.rank(&forward, rank, 10));
-    lab.write(first, "stdout.log", "hello abcdefgh123\n{\"loss\": NaN, \"n\": 12345678901234567890}\nbye");
-    lab.write(first, "stderr.log", "oops\n");
+    // The order in which they are looked at.
     lab.write(
         first,
         "metrics.jsonl",
         "{\"_step\": 7, \"_timestamp\": 1.5, \"acc\": 0.5, \"key\": \"abcdefgh123\"}\n",
     );
+    lab.write(first, "stdout.log", "hello abcdefgh123\n{\"loss\": NaN, \"n\": 12345678901234567890}\nbye");
+    lab.write(first, "stderr.log", "oops\n");
     lab.write(second, "stdout.log", "{\"loss\": 2}\ntext\n");
     forward
         .tell(Order::Figures(vec![(first, vec![("cpu".into(), 1.5)]), (second, vec![("cpu".into(), 2.5)])]));
