@@ -98,7 +98,7 @@ pub enum Mark {
         class: String,
         /// Its message, at most [`MAX_TEXT`] bytes.
         message: String,
-        /// The exception that it was raised from, class and message.
+        /// The exception that it came of: `from KeyError: 'lr'`, `while handling …`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         from: Option<String>,
     },
@@ -117,6 +117,9 @@ pub enum Mark {
     /// A Rust panic.
     Panic,
 }
+
+/// The class of what is in an error file and names none.
+pub const UNNAMED: &str = "an error";
 
 /// How much a mark says about who is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,10 +171,26 @@ impl Mark {
         }
     }
 
+    /// Whether both are of one class, and one message begins as the other.
+    pub fn is_same_exception(&self, other: &Mark) -> bool {
+        match (self, other) {
+            (Mark::Exception { class, message, .. }, Mark::Exception { class: same, message: text, .. }) => {
+                // A class of an odd name is not told from the message in an error file.
+                let text = text
+                    .strip_prefix(class.as_str())
+                    .and_then(|rest| rest.strip_prefix(": "))
+                    .unwrap_or(text);
+                (class == same || same == UNNAMED)
+                    && (message.starts_with(text) || text.starts_with(message.as_str()))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether it was raised from another exception.
     pub fn was_raised_from(&self, before: &Mark) -> bool {
         matches!((self, before), (Mark::Exception { from: Some(from), .. }, Mark::Exception { class, .. })
-            if from.starts_with(class.as_str()))
+            if from.contains(class.as_str()))
     }
 
     /// How special it is: of marks that belong together, the highest tells most.

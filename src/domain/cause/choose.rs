@@ -21,6 +21,12 @@ pub(super) fn choose<'a>(findings: &[Finding<'a>]) -> Option<Finding<'a>> {
     // What is left are waits that took too long and broken connections: somebody else made them.
     let suffered = failed.or_else(|| earliest(&[Standing::Secondary]));
     if let Some(suffered) = suffered {
+        // A connection that broke after a rank was told to end from outside.
+        let ended = earliest(&[Standing::Terminated])
+            .filter(|found| suffered.standing == Standing::Secondary && found.at <= suffered.at);
+        if ended.is_some() {
+            return ended;
+        }
         let stale = earliest(&[Standing::Stale]);
         let early = earliest(&[Standing::Early]).filter(|found| found.at <= suffered.at + SETTLE);
         return stale.or(early).or(Some(suffered));

@@ -215,7 +215,7 @@ impl Ledger {
             }
             Clue::ErrorFile { local_rank, message, written } => {
                 let mark = Mark::of_message(&message).unwrap_or_else(|| Mark::Exception {
-                    class: "an error".into(),
+                    class: crate::domain::evidence::UNNAMED.into(),
                     message: cut(&message, crate::domain::evidence::MAX_TEXT).to_owned(),
                     from: None,
                 });

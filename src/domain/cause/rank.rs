@@ -29,6 +29,12 @@ impl Note {
     pub(super) fn mark(&self) -> &Mark {
         &self.proof.mark
     }
+
+    /// Whether it is a fault at a line of the script, which its sentence does not name by itself.
+    pub(super) fn says_where(&self) -> bool {
+        let is_named = matches!(self.mark(), Mark::Exception { .. });
+        !is_named && !self.mark().is_timeout() && self.mark().weight() == Weight::Primary
+    }
 }
 
 /// A rank of this node, with all that is held against it.
@@ -49,7 +55,14 @@ pub(super) struct Rank {
 }
 
 impl Rank {
-    pub(super) fn take(&mut self, note: Note) {
+    pub(super) fn take(&mut self, mut note: Note) {
+        // The error file has the same exception once more, and no line.
+        if note.from_file
+            && let Some(known) =
+                self.notes.iter().rev().find(|known| known.mark().is_same_exception(note.mark()))
+        {
+            note.proof = known.proof.clone();
+        }
         if let Some(known) = self.notes.iter_mut().rev().find(|known| note.mark().is_more_of(known.mark())) {
             known.proof = note.proof;
             return;

@@ -9,7 +9,7 @@ use super::{
     xid,
 };
 use crate::domain::{
-    evidence::{MAX_TEXT, Mark, cut},
+    evidence::{MAX_TEXT, Mark, UNNAMED, cut},
     exit::{Exit, signal_name},
     time::human,
 };
@@ -56,7 +56,10 @@ fn of_rank(ledger: &Ledger, found: &Finding) -> Cause {
         Some(note) => xid::say(note),
         None => {
             let (kind, what, hint) = of_words(ledger, found);
-            (kind, what, hint.map(str::to_owned))
+            let note = found.note.filter(|note| !found.exit_counts && note.says_where());
+            let at = note.and_then(|note| note.proof.at.as_ref());
+            let at = at.map(|at| format!(", at {at}")).unwrap_or_default();
+            (kind, what + &at, hint.map(str::to_owned))
         }
     };
     let text = if found.standing == Standing::Stale {
@@ -210,7 +213,7 @@ fn by_mark(ledger: &Ledger, rank: &Rank, note: &Note) -> Said {
             Some("ranks took different branches: compare what they do before this call"),
         ),
         Mark::Exception { class, message, .. } => {
-            let raised = note.proof.raised().filter(|_| class != "an error");
+            let raised = note.proof.raised().filter(|_| class != UNNAMED);
             let sentence = raised.unwrap_or_else(|| format!("failed: {message}"));
             (CauseKind::Exception, sentence, exception_hint(class, message))
         }

@@ -11,7 +11,13 @@ const MORE_LINES: u32 = 8;
 const MOST: usize = 4096;
 /// The end of its first line: `Original` stands before it where a data loader passes one on.
 const BEGIN: &str = "Traceback (most recent call last):";
-const CHAINED: &str = "The above exception was the direct cause of the following exception:";
+/// Lines between two exceptions, and how the second came of the first.
+const CHAINED: [(&str, &str); 2] = [
+    ("The above exception was the direct cause of the following exception:", "from"),
+    ("During handling of the above exception, another exception occurred:", "while handling"),
+];
+/// What Python says of one that ends nothing: raised by a destructor or the like.
+const IGNORED: &str = "Exception ignored ";
 /// Paths of what is not the script's own.
 const LIBRARIES: [&str; 4] = ["/site-packages/", "/dist-packages/", "/lib/python3", "/importlib/"];
 
@@ -29,7 +35,7 @@ impl Proof {
     pub fn raised(&self) -> Option<String> {
         let Mark::Exception { class, message, from } = &self.mark else { return None };
         let at = self.at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();
-        let from = from.as_ref().map(|from| format!(" (from {from})")).unwrap_or_default();
+        let from = from.as_ref().map(|from| format!(" ({from})")).unwrap_or_default();
         let colon = if message.is_empty() { "" } else { ": " };
         Some(format!("raised {class}{at}{colon}{message}{from}"))
     }
@@ -51,8 +57,10 @@ struct Traceback {
     last: Option<Mark>,
     /// How many lines of its message may follow.
     more: u32,
-    /// The next exception was raised from the last.
-    is_chained: bool,
+    /// How the next exception came of the last.
+    chained: Option<&'static str>,
+    /// The traceback that follows is of one that ends nothing.
+    is_ignored: bool,
 }
 
 impl<K> Default for Tracebacks<K> {
@@ -64,7 +72,11 @@ impl<K> Default for Tracebacks<K> {
 impl<K: Ord> Tracebacks<K> {
     /// Takes the next line of a writer; `None` for nearly all lines.
     pub fn line(&mut self, writer: K, line: &str) -> Option<Proof> {
-        let text = without_prefix(line);
+        let text = without_bars(without_prefix(line));
+        if text.starts_with(IGNORED) {
+            self.writers.entry(writer).or_default().is_ignored = true;
+            return None;
+        }
         if text.trim_end().ends_with(BEGIN) {
             if self.writers.len() >= MOST {
                 self.writers.clear();
@@ -81,8 +93,8 @@ impl<K: Ord> Tracebacks<K> {
 
 impl Traceback {
     fn begin(&mut self) {
-        let (last, is_chained) = (self.last.take(), self.is_chained);
-        *self = Traceback { is_open: true, last, is_chained, ..Traceback::default() };
+        let (last, chained, is_ignored) = (self.last.take(), self.chained, self.is_ignored);
+        *self = Traceback { is_open: true, last, chained, is_ignored, ..Traceback::default() };
     }
 
     fn line(&mut self, line: &str, text: &str) -> Option<Proof> {
@@ -91,8 +103,12 @@ impl Traceback {
             self.frame(text.trim_start());
             return None;
         }
-        if text.trim_end() == CHAINED {
-            self.is_chained = true;
+        if let Some((_, how)) = CHAINED.iter().find(|(between, _)| text.trim_end() == *between) {
+            self.chained = Some(how);
+            return None;
+        }
+        if std::mem::take(&mut self.is_ignored) {
+            self.is_open = false;
             return None;
         }
         let mark = read_line(line);
@@ -124,11 +140,12 @@ impl Traceback {
 
     /// The line that ends a traceback.
     fn end(&mut self, mut mark: Mark) -> Proof {
-        let before = self.last.take().filter(|_| std::mem::take(&mut self.is_chained));
-        if let (Mark::Exception { from, .. }, Some(Mark::Exception { class, message, .. })) =
-            (&mut mark, before)
+        let (before, how) = (self.last.take(), self.chained.take());
+        if let (Mark::Exception { from, .. }, Some(Mark::Exception { class, message, .. }), Some(how)) =
+            (&mut mark, before, how)
         {
-            *from = Some(if message.is_empty() { class } else { format!("{class}: {message}") });
+            let message = if message.is_empty() { String::new() } else { format!(": {message}") };
+            *from = Some(format!("{how} {class}{message}"));
         }
         self.last = Some(mark.clone());
         self.more = MORE_LINES;
@@ -144,7 +161,8 @@ impl Traceback {
             return None;
         };
         let goes_on = is_indented || is_first && (message.ends_with(':') || message.is_empty());
-        if !goes_on || message.len() >= MAX_TEXT {
+        let is_ruler = text.trim_start().starts_with("+-");
+        if !goes_on || is_ruler || message.len() >= MAX_TEXT {
             self.more = 0;
             return None;
         }
@@ -181,6 +199,15 @@ fn without_prefix(line: &str) -> &str {
             rest.strip_prefix(' ').unwrap_or(rest)
         }
         _ => line,
+    }
+}
+
+/// A line of an exception group: bars and rulers stand before it.
+fn without_bars(text: &str) -> &str {
+    let rest = text.trim_start_matches(' ');
+    match rest.strip_prefix('|') {
+        Some(inner) if rest.len() < text.len() => inner.strip_prefix(' ').unwrap_or(inner),
+        _ => text,
     }
 }
 
@@ -235,13 +262,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_raised_from_another_says_so_and_what_came_while_it_was_handled_does_not() {
+    fn what_came_of_another_exception_says_so() {
         let one = "Traceback (most recent call last):\n  File \"a.py\", line 3, in f\n    {}[\"lr\"]\nKeyError: 'lr'\n";
         let other = "Traceback (most recent call last):\n  File \"a.py\", line 5, in f\n    raise X\nBadConfig: no lr\n";
         let of = |between: &str| told(&format!("{one}\n{between}\n\n{other}"));
-        assert_eq!(of(CHAINED), ["KeyError|'lr'| @a.py:3", "BadConfig|no lr|KeyError: 'lr' @a.py:5"]);
-        let handling = "During handling of the above exception, another exception occurred:";
-        assert_eq!(of(handling), ["KeyError|'lr'| @a.py:3", "BadConfig|no lr| @a.py:5"]);
+        let first = "KeyError|'lr'| @a.py:3";
+        for (between, how) in CHAINED {
+            assert_eq!(of(between), [first, &format!("BadConfig|no lr|{how} KeyError: 'lr' @a.py:5")]);
+        }
+        assert_eq!(of("step 4"), [first, "BadConfig|no lr| @a.py:5"]);
     }
 
     #[test]
@@ -263,6 +292,27 @@ mod tests {
                     ValueError: corrupt record 201";
         let passed_on = "ValueError|Caught ValueError in DataLoader worker process 0.| @train.py:9";
         assert_eq!(told(text), [passed_on, "ValueError|corrupt record 201| @data.py:30"]);
+    }
+
+    #[test]
+    fn what_python_ignores_is_ignored_and_groups_are_read() {
+        let of_del = "Exception ignored in: <function Q.__del__ at 0x7f>\nTraceback (most recent call last):\n  \
+                      File \"a.py\", line 2, in __del__\nValueError: in del\n";
+        let real = "Traceback (most recent call last):\n  File \"a.py\", line 9, in f\nRuntimeError: later";
+        assert_eq!(told(&format!("{of_del}{real}")), ["RuntimeError|later| @a.py:9"]);
+        assert_eq!(
+            told(&format!("Exception ignored in: x\nOSError: gone\n{real}")),
+            ["RuntimeError|later| @a.py:9"]
+        );
+        // As Python 3.11 prints it under torch.
+        let group = "[rank1]:   + Exception Group Traceback (most recent call last):\n\
+                     [rank1]:   |   File \"/x/exc.py\", line 37, in <module>\n\
+                     [rank1]:   |     raise ExceptionGroup(\"several\", [ValueError(\"one\")])\n\
+                     [rank1]:   | ExceptionGroup: several (1 sub-exception)\n\
+                     [rank1]:   +-+---------------- 1 ----------------\n\
+                     [rank1]:     | ValueError: one\n\
+                     [rank1]:     +------------------------------------";
+        assert_eq!(told(group), ["ExceptionGroup|several (1 sub-exception)| @exc.py:37"]);
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Held {
     pub(super) fn join(&mut self, row: &Row<'_>, (timestamp, runtime): (f64, f64)) {
         for item in &row.items {
             match self.items.iter_mut().find(|(key, _)| *key == item.key) {
-                Some((_, value)) => item.value.clone_into(value),
+                Some((_, value)) => *value = merged(value, item.value),
                 None => self.items.push((item.key.to_string(), item.value.to_owned())),
             }
         }
@@ -95,4 +95,21 @@ impl Held {
     fn bytes(&self) -> usize {
         self.items.iter().map(|(key, value)| key.len() + value.len()).sum()
     }
+}
+
+/// Objects are joined key by key, as W&B's SDK does; of anything else the newer holds.
+fn merged(old: &str, new: &str) -> String {
+    let (Some(before), Some(after)) = (Row::parse(old.as_bytes()), Row::parse(new.as_bytes())) else {
+        return new.to_owned();
+    };
+    let mut all: Vec<(String, String)> = Vec::new();
+    for item in before.items.iter().chain(&after.items) {
+        match all.iter_mut().find(|(key, _)| *key == item.key) {
+            Some((_, value)) => *value = merged(value, item.value),
+            None => all.push((item.key.to_string(), item.value.to_owned())),
+        }
+    }
+    let member =
+        |(key, value): &(String, String)| format!("{}:{value}", serde_json::Value::from(key.as_str()));
+    format!("{{{}}}", all.iter().map(member).collect::<Vec<_>>().join(","))
 }

@@ -240,6 +240,12 @@ impl Router {
             .is_some_and(|primary| self.node.is_none_or(|here| node_of(primary) == Some(here)))
     }
 
+    /// Whether another rank is the one to say what this one's shared run is about.
+    pub fn is_secondary(&self, proc: ProcId) -> bool {
+        let rank = self.seats.get(&proc).and_then(|seat| self.plan.as_ref()?.seat(&seat.place));
+        rank.is_some_and(|rank| rank.shared && rank.primary == Some(false))
+    }
+
     /// Whether other nodes write to a run as well.
     pub fn is_on_other_nodes(&self, run: &str) -> bool {
         self.plan.as_ref().is_some_and(|plan| {
@@ -368,6 +374,11 @@ impl Router {
 }
 
 impl Seat {
+    /// Which run its rows go to, and whether it shares that.
+    pub fn way(&self) -> (Option<String>, bool) {
+        (self.run.clone(), self.shared)
+    }
+
     /// Takes the seat that a plan has, if it has one.
     fn sit(&mut self, plan: &Plan) {
         // A rank of a group of another size keeps its seat.

@@ -75,9 +75,10 @@ impl<'a> Row<'a> {
         self.items.iter().find(|item| item.key == key).map(|item| item.value)
     }
 
-    /// The value of a key that is a whole number, not below zero.
+    /// The value of a key that is a whole number, not below zero; `100.0` is one too.
     pub fn whole(&self, key: &str) -> Option<u64> {
-        self.get(key)?.parse().ok()
+        let value = self.get(key)?;
+        value.strip_suffix(".0").unwrap_or(value).parse().ok()
     }
 
     /// The value of a key that is a finite number.

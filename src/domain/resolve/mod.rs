@@ -115,6 +115,9 @@ pub struct Given {
 }
 
 impl Given {
+    /// Where an entity comes from that nobody gave: the server says whom the key belongs to.
+    pub const OF_KEY: &str = "W&B, for this key";
+
     /// A value from a flag or variable.
     pub fn new(from: impl Into<String>, value: impl Into<String>) -> Given {
         Given { value: value.into(), from: from.into() }

@@ -34,7 +34,9 @@ pub fn render_text(plan: &Plan, facts: &Facts) -> String {
     ];
     for (what, given) in named {
         if let Some(given) = given {
-            let _ = writeln!(text, "{what} {} ({})", given.value, given.from);
+            // Each run's own name ends as its id does.
+            let ends = if what == "name" && plan.runs.len() > 1 { "-…" } else { "" };
+            let _ = writeln!(text, "{what} {}{ends} ({})", given.value, given.from);
         }
     }
     if let Some(first) = facts.tags.first() {

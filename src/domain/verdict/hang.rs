@@ -1,6 +1,9 @@
 //! A job that does not move on: which rank keeps it from that, and what that rank does.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     doing::Activity,
@@ -11,12 +14,15 @@ use super::{
 };
 use crate::domain::{
     alert::{Alert, AlertKind},
+    beat::Whereabouts,
     sample::Kernel,
     time::{Stamp, human},
 };
 
 /// Where a rank shows signs of life, or all ranks compute, the patience is this many times as long.
 const SOFT: u32 = 4;
+/// So many ranks are told of one by one.
+const FEW: usize = 4;
 /// A stopped rank and one in uninterruptible sleep have alerts of their own, which say it all.
 const BLOCKED_FOR: Duration = Duration::from_secs(5);
 
@@ -41,9 +47,10 @@ pub(super) struct Case<'a> {
 impl Case<'_> {
     /// The stall that holds now: since when, and why. `None` while there is none.
     pub(super) fn stall(&self) -> Option<(Stamp, Finding)> {
-        let since = self.pace.moved_at().filter(|_| self.pace.has_begun())?;
+        let since = self.pace.moved_at()?;
         let still = self.now.since(since);
-        let patience = self.pace.patience(self.policy);
+        let patience =
+            if self.pace.has_begun() { self.pace.patience(self.policy) } else { self.early_patience()? };
         if still < patience || self.alive().next().is_none() {
             return None;
         }
@@ -52,6 +59,14 @@ impl Case<'_> {
         let ends = self.members.values().any(|member| member.ended == Some(true));
         let patience = if finding.soft || ends { patience * SOFT } else { patience };
         (still >= patience).then_some((since, finding))
+    }
+
+    /// How long it may take from the first steps on: compiling and warming up are slow, so only one that others wait for in a
+    /// collective is told.
+    fn early_patience(&self) -> Option<Duration> {
+        let has_stepped = self.members.values().any(|member| member.step.is_some());
+        let is_waited_for = self.standings.values().any(|standing| standing.role == Role::Lagging);
+        (has_stepped && is_waited_for).then(|| self.policy.hang_after() * SOFT)
     }
 
     /// Who seems to keep the others waiting, long before that is sure: it is worth knowing when the wait ends badly.
@@ -276,6 +291,9 @@ impl Case<'_> {
             };
             return self.finding(self.alert(AlertKind::Hang, None, since, text), false);
         }
+        if let Some(alert) = self.crossed(since).or_else(|| self.absent(since)) {
+            return self.finding(alert, false);
+        }
         if let Some(local) = self.behind_in_steps().or_else(|| self.odd_one()) {
             let soft = self.shows_life(local);
             return self.finding(self.lags(since, local, &[local]), soft);
@@ -286,9 +304,66 @@ impl Case<'_> {
         let same = activities.windows(2).all(|pair| pair[0] == pair[1]);
         let does = activities.first().filter(|_| same).map(Activity::verb);
         let does = does.map(|verb| format!(": each {verb}")).unwrap_or_default();
-        let text = format!("no rank moves on, and none waits for another in a collective{does}");
+        let places = self.where_all_are();
+        let text = format!("no rank moves on, and none waits for another in a collective{does}{places}");
         let lives = alive.iter().any(|(local, _)| self.shows_life(*local));
         self.finding(self.alert(AlertKind::Hang, None, since, text), all_busy || lives)
+    }
+
+    /// Each waits in a group that another one has not come to, as that one waits in another group.
+    fn crossed(&self, since: Stamp) -> Option<Alert> {
+        let standing =
+            |(local, _)| Some((local, self.standings.get(&local).filter(|s| s.role == Role::Waiting)?));
+        let waits: Vec<(u32, &Standing)> = self.alive().map(standing).collect::<Option<_>>()?;
+        let groups: BTreeSet<&str> = waits.iter().map(|(_, standing)| standing.group.as_str()).collect();
+        if groups.len() < 2 {
+            return None;
+        }
+        let part = |(local, standing): &(u32, &Standing)| {
+            format!("{} in {}{}", self.name(*local), standing.collective(), self.at(*local))
+        };
+        let parts: Vec<_> = waits.iter().take(FEW).map(part).collect();
+        let text = format!(
+            "ranks call the collectives of their groups in another order and wait for each other: {}",
+            parts.join("; ")
+        );
+        Some(self.alert(AlertKind::CollectiveMismatch, None, since, text))
+    }
+
+    /// Some wait in a call of torch.distributed that counts nothing, as `new_group`, and others are in none.
+    fn absent(&self, since: Stamp) -> Option<Alert> {
+        let call = |member: &Member| member.spot(self.now).map(|spot| spot.distributed.clone());
+        let known: Vec<_> = self.alive().map(|(local, member)| (local, call(member))).collect();
+        let name = known.iter().find_map(|(_, call)| call.clone().flatten())?;
+        let here = known.iter().filter(|(_, call)| *call == Some(Some(name.clone())));
+        let here: Vec<u32> = here.map(|(local, _)| *local).collect();
+        let others: Vec<u32> =
+            known.iter().filter(|(_, call)| *call == Some(None)).map(|(local, _)| *local).collect();
+        let first = *others.first()?;
+        if here.len() + others.len() < known.len() {
+            return None;
+        }
+        let does =
+            self.members.get(&first).and_then(Member::activity).map_or("is".into(), |does| does.verb());
+        let wait = if here.len() == 1 { "waits" } else { "wait" };
+        let text = format!(
+            "{} {does}{} and has not called {name}; {} {wait} there{}",
+            self.name(first),
+            self.at(first),
+            self.list(here.iter().copied()),
+            self.at(here[0])
+        );
+        Some(self.alert(AlertKind::Hang, Some(first), since, text))
+    }
+
+    /// `; rank 0 in all_reduce at train.py:40`, as far as known and not too much.
+    fn where_all_are(&self) -> String {
+        let spots = self.alive().filter_map(|(local, member)| Some((local, member.stays_at(self.now)?)));
+        let part = |(local, spot): (u32, &Whereabouts)| {
+            let call = spot.distributed.as_ref().map(|call| format!(" in {call}")).unwrap_or_default();
+            format!("; {}{call} at {}", self.name(local), spot.short())
+        };
+        spots.take(FEW).map(part).collect()
     }
 
     /// The one rank that told fewer steps than all others.

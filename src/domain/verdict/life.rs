@@ -63,7 +63,12 @@ pub(super) fn slow_start(
         .map(|(local, standing)| (members.get(local).map_or(*local, |m| m.number(*local)), standing))
         .collect();
     let text = if let Some((rank, standing)) = late.first() {
-        format!("the start takes long: {} has not joined {}", names([*rank]), standing.collective())
+        let member = alive.iter().find(|(local, m)| m.number(**local) == *rank).map(|(_, m)| m);
+        let does = member.and_then(|m| m.activity()).map(|does| format!(" {}", does.verb()));
+        let at = member.and_then(|m| m.stays_at(now)).map(|spot| format!(" at {}", spot.short()));
+        let doing = does.map(|does| format!("{does}{} and", at.unwrap_or_default())).unwrap_or_default();
+        let what = standing.collective();
+        format!("the start takes long: {}{doing} has not joined {what}", names([*rank]))
     } else if outside.is_empty() {
         return None;
     } else if inside.is_empty() {

@@ -122,6 +122,41 @@ fn a_message_in_the_place_of_a_collective_is_told_as_what_it_is() {
 }
 
 #[test]
+fn a_rank_that_does_not_come_to_a_new_group_is_named() {
+    let mut sim = Sim::new(quick(), 3);
+    sim.run(20);
+    // It counts as no collective: nobody is seen to wait.
+    for (local, rank) in sim.ranks.iter_mut().enumerate() {
+        let comes = local != 1;
+        rank.mode = Mode::Asleep;
+        rank.spot = Some(if comes { (9, Some("new_group")) } else { (7, None) });
+    }
+    sim.run(10);
+    assert_eq!(
+        alarms(&sim.transcript),
+        [
+            "25 raise Hang r1: rank 1 sleeps at train.py:7 and has not called new_group; ranks 0, 2 wait there at train.py:9"
+        ]
+    );
+}
+
+#[test]
+fn a_hang_in_the_first_steps_is_told_with_more_patience() {
+    let mut sim = Sim::new(quick(), 2);
+    sim.rate = 1.0;
+    sim.run(2);
+    sim.ranks[1].mode = Mode::Asleep;
+    sim.run(19);
+    assert_eq!(alarms(&sim.transcript), [] as [&str; 0], "compiling, warming up");
+    sim.run(6);
+    let told = alarms(&sim.transcript);
+    assert!(
+        told.len() == 1 && told[0].contains("raise Hang r1: rank 1 sleeps and has not joined"),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn a_rank_that_does_not_come_to_meet_the_others_is_named() {
     let mut sim = Sim::new(quick(), 4);
     for (local, rank) in sim.ranks.iter_mut().enumerate() {
@@ -257,7 +292,9 @@ fn nothing_is_a_hang_before_the_first_steps_and_while_the_group_starts() {
     sim.run(10);
     assert_eq!(
         alarms(&sim.transcript),
-        ["20 raise SlowStart: the start takes long: rank 1 has not joined all_reduce #1 of group default"]
+        [
+            "20 raise SlowStart: the start takes long: rank 1 sleeps and has not joined all_reduce #1 of group default"
+        ]
     );
     let mut sim = Sim::new(quick(), 2);
     sim.run(20);

@@ -153,7 +153,7 @@ impl Core {
             return;
         };
         let (mut settings, pending) = (wandb.settings.clone(), wandb.pending);
-        settings.facts.entity = Some(Given::new("W&B, for this key", entity));
+        settings.facts.entity = Some(Given::new(Given::OF_KEY, entity));
         // A name that cannot be used, whoever told it, must not take the plan away.
         if settings.plan().is_ok() {
             self.tell_wandb(now, settings, pending, out);

@@ -11,24 +11,31 @@ use crate::{
         forward::{
             Settings, Source, figures::Figure, router::OWN_STEP, router::Stamped, row::Row, summary::Summary,
         },
-        resolve::Facts,
+        resolve::{Facts, Given},
         time::Stamp,
     },
-    wandb::log::{
-        Batch, Entry, Failure, Reader, Writer,
-        record::{
-            Changes, Environment, Exit, Header, Item, Kind, Metric, MetricOptions, Output, Run, Stats,
-            Telemetry, VersionInfo,
+    wandb::{
+        log::{
+            Batch, Entry, Failure, Reader, Writer,
+            record::{
+                Changes, Environment, Exit, Header, Item, Kind, Metric, MetricOptions, Output, Run, Stats,
+                Telemetry, VersionInfo,
+            },
         },
+        upload::Job,
     },
 };
 
 /// Pattern of the metrics that elastictop itself adds to rows.
 const OWN: &str = "elastictop/*";
+/// Position of the record about the run itself in a file.
+const OF_RUN: usize = 1;
 /// The SDK's name for no project.
 const NO_PROJECT: &str = "uncategorized";
 /// How long a run is kept from the server until its script may have said which project it is for. A run cannot move.
 const NAMED_WITHIN: Duration = Duration::from_secs(300);
+/// The same once it has a row: a `wandb.init()` just before it is read a second later.
+const NAMED_AFTER_ROW: Duration = Duration::from_secs(3);
 
 /// A run that is written to.
 #[derive(Debug)]
@@ -55,6 +62,8 @@ pub struct RunFile {
     said: Run,
     /// Since when it waits for names; `None` once nothing more is waited for.
     unnamed_since: Option<Instant>,
+    /// When its first row was added.
+    row_at: Option<Instant>,
     /// Whether what is known of the run changed since the last commit, though its file may not have.
     pub is_touched: bool,
 }
@@ -92,9 +101,7 @@ impl RunFile {
         let mut file = RunFile::of(id, shared, began_at, started_at);
         file.runtime = before as f64 / 1000.0;
         file.said = run(id, started_at, (before / 1000) as i32, about);
-        let (facts, sources) = (&about.settings.facts, &about.settings.sources);
-        let may_be_named = facts.project.is_none() || facts.entity.is_none();
-        if may_be_named && sources.has(Source::Sdk) && !about.is_resumed {
+        if may_be_named(about.settings) && !about.is_resumed {
             file.unnamed_since = Some(Instant::now());
         }
         file.push(&Kind::Header(header()));
@@ -120,11 +127,15 @@ impl RunFile {
         path: &Path,
         len: u64,
         (id, shared, began_at): (&str, bool, Stamp),
+        settings: &Settings,
         summary: &mut Summary,
     ) -> Result<RunFile, Failure> {
-        let said = read_summary(path, len, summary)?;
+        let (said, rows) = read_summary(path, len, summary)?;
         let mut file = RunFile::of(id, shared, began_at, began_at);
         file.said = said.unwrap_or_default();
+        if may_be_named(settings) && rows == 0 && !Job::cursor_of(path).exists() {
+            file.unnamed_since = Some(Instant::now());
+        }
         file.writer = Some(Writer::reopen(path, len)?);
         Ok(file)
     }
@@ -144,6 +155,7 @@ impl RunFile {
             has_exit: false,
             said: Run::default(),
             unnamed_since: None,
+            row_at: None,
             is_touched: false,
         }
     }
@@ -165,7 +177,8 @@ impl RunFile {
 
     /// Whether the server should not hear of it yet: where it belongs may still be said.
     pub fn is_unnamed(&self) -> bool {
-        self.unnamed_since.is_some_and(|since| since.elapsed() < NAMED_WITHIN)
+        let is_late = self.row_at.is_some_and(|at| at.elapsed() >= NAMED_AFTER_ROW);
+        self.unnamed_since.is_some_and(|since| since.elapsed() < NAMED_WITHIN) && !is_late
     }
 
     /// Takes the names that a script has in its `wandb.init()` where nobody else has given any. The name of a project that
@@ -195,9 +208,14 @@ impl RunFile {
                 late = Some(script.project.clone()).filter(|project| !project.is_empty());
             }
         }
-        take(&mut said.entity, &script.entity, facts.entity.is_some() || !is_first);
+        take(&mut said.entity, &script.entity, is_given(facts.entity.as_ref()) || !is_first);
         if self.said != before {
-            self.push(&Kind::Run(Box::new(self.said.clone())));
+            let said = Kind::Run(Box::new(self.said.clone()));
+            // `wandb sync` takes the project that it meets first.
+            let is_written = self.writer.is_some() || self.batch.replace(OF_RUN, &said).is_err();
+            if is_written {
+                self.push(&said);
+            }
         }
         late
     }
@@ -219,7 +237,7 @@ impl RunFile {
         let items = row.items.iter().map(|item| (item.key.as_ref(), item.value));
         let is_added = self.batch.row(items.chain(own).chain(set)).is_ok();
         if is_added {
-            self.unnamed_since = None;
+            self.row_at.get_or_insert_with(Instant::now);
             self.last.get_or_insert_default().clone_from(&self.texts);
             self.runtime = self.runtime.max(stamped.runtime);
         }
@@ -302,19 +320,35 @@ impl RunFile {
     }
 }
 
-/// Takes over what a file says of the summary, and gives the last that it says of the run itself.
+/// Whether a script may still say which project or entity a run is for.
+fn may_be_named(settings: &Settings) -> bool {
+    let facts = &settings.facts;
+    let has_gap = facts.project.is_none() || !is_given(facts.entity.as_ref());
+    has_gap && settings.sources.has(Source::Sdk)
+}
+
+/// Whether somebody gave a value, rather than that it was found out.
+fn is_given(value: Option<&Given>) -> bool {
+    value.is_some_and(|given| given.from != Given::OF_KEY)
+}
+
+/// Takes over what a file says of the summary, and gives the last that it says of the run itself, and how many rows it has.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn read_summary(path: &Path, len: u64, summary: &mut Summary) -> Result<Option<Run>, Failure> {
+pub fn read_summary(path: &Path, len: u64, summary: &mut Summary) -> Result<(Option<Run>, u64), Failure> {
     let mut reader = Reader::open(path, 0)?;
-    let mut said = None;
+    let (mut said, mut rows) = (None, 0);
     while let Some(entry) = reader.next_before(len)? {
         let Entry::Record(found) = entry else { continue };
         let changes = match found.record.kind {
             Some(Kind::Summary(changes)) => changes,
             Some(Kind::Run(run)) => {
                 said = Some(*run);
+                continue;
+            }
+            Some(Kind::History(_)) => {
+                rows += 1;
                 continue;
             }
             _ => continue,
@@ -326,7 +360,7 @@ pub fn read_summary(path: &Path, len: u64, summary: &mut Summary) -> Result<Opti
         changes.remove.iter().for_each(|item| summary.remove(&item.path().join(".")));
     }
     summary.take_changes(|_, _| {});
-    Ok(said)
+    Ok((said, rows))
 }
 
 /// A run's name. Where nobody gave one, W&B makes one up.

@@ -63,7 +63,7 @@ impl Lab {
                 job_type: None,
                 sweep: None,
                 project: Some(Given::new("--wandb-project", "p")),
-                entity: None,
+                entity: Some(Given::new("--wandb-entity", "e")),
                 base_url: None,
                 app_url: None,
             },
@@ -401,7 +401,7 @@ fn names_that_a_script_has_in_its_source_hold_where_nobody_gave_any() {
         wandb::log::record::{HistoryItem, Run},
     };
     let mut lab = Lab::new(RunMode::Auto, RankScope::Global);
-    lab.settings.facts.project = None;
+    (lab.settings.facts.project, lab.settings.facts.entity) = (None, None);
     let (forward, mut tells) = lab.start();
     let proc = lab.rank(&forward, 0, 10);
     let said = |project: &str| Run {
@@ -412,6 +412,9 @@ fn names_that_a_script_has_in_its_source_hold_where_nobody_gave_any() {
         notes: "why".into(),
         ..Run::default()
     };
+    // What the SDK writes is read later than a line that was printed after it.
+    lab.write(proc, "stdout.log", "{\"step\": 0, \"acc\": 1}\n{\"step\": 1, \"acc\": 1}\n");
+    wait(&mut tells, "a row", |told| has_rows(told, "b", 1));
     let mut sdk = crate::wandb::log::Writer::create(&lab.folder(proc), "b", Stamp(1000)).unwrap();
     let row = crate::wandb::log::record::History {
         items: [("loss", "1"), ("_step", "0")].map(|(key, value)| HistoryItem::new([key], value)).to_vec(),
@@ -439,8 +442,8 @@ fn names_that_a_script_has_in_its_source_hold_where_nobody_gave_any() {
             ));
         }
     }
-    // The tags were given: they stay.
-    assert_eq!(named, [r#"b    ["t"]"#, r#"b llm mine why ["t"]"#]);
+    // The tags were given: they stay. `wandb sync` takes the project that it meets first.
+    assert_eq!(named, [r#"b llm mine why ["t"]"#]);
 }
 
 #[test]

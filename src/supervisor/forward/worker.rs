@@ -23,7 +23,7 @@ use super::{
 use crate::{
     domain::{
         forward::{
-            RankRows, RunProgress, Source,
+            Mode, RankRows, RunProgress, Source,
             held::Held,
             router::{Route, Router, Stamped},
             row::Row,
@@ -373,8 +373,17 @@ impl Worker {
         self.report_is_due = true;
     }
 
-    /// Writes what waits and commits it. Returns whether all is on the disk.
+    /// Writes what waits and commits it. Returns whether all is on the disk, or may stay where it was read from.
     fn flush(&mut self) -> bool {
+        // `wandb sync` takes the project that a file names first; so nothing is written before that can be known.
+        let mut unnamed = self.runs.values().filter(|run| run.is_unnamed() && run.waiting() < BATCH);
+        if self.task.settings.mode == Mode::Offline && unnamed.next().is_some() {
+            return true;
+        }
+        self.flush_now()
+    }
+
+    fn flush_now(&mut self) -> bool {
         let stuck = self.try_flush().err();
         if let Some(error) = stuck.as_ref().filter(|_| self.stuck.is_none()) {
             tracing::warn!(%error, "rows wait in the files of their ranks");

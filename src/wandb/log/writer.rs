@@ -99,6 +99,22 @@ impl Batch {
         Ok(())
     }
 
+    /// Puts another record in the place of the one with this position, which must be there.
+    ///
+    /// # Errors
+    /// It is too long; the batch is as before.
+    pub fn replace(&mut self, position: usize, kind: &Kind) -> Result<(), TooLong> {
+        let mut other = Batch::new();
+        other.push(kind)?;
+        let start = position.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let end = self.ends[position];
+        self.bytes.splice(start..end, other.bytes.iter().copied());
+        for known in &mut self.ends[position..] {
+            *known = *known - (end - start) + other.bytes.len();
+        }
+        Ok(())
+    }
+
     /// Number of records.
     pub fn len(&self) -> usize {
         self.ends.len()

@@ -73,8 +73,9 @@ fn run(script: &str) -> (Vec<String>, Option<Cause>) {
             writer => {
                 let local_rank: u32 = writer.trim_end_matches(':').parse().expect(line);
                 let Some(proof) = tracebacks.line(local_rank, about) else {
-                    let is_context =
-                        ["Traceback", " ", "The above"].iter().any(|word| about.starts_with(word));
+                    let is_context = ["Traceback", " ", "The above", "During handling"]
+                        .iter()
+                        .any(|word| about.starts_with(word));
                     assert!(is_context, "{about:?} proves nothing");
                     continue;
                 };
@@ -196,9 +197,38 @@ fn an_exception_is_told_with_its_line_its_whole_message_and_what_it_was_raised_f
     );
     let evidence = cause.expect("a cause").evidence;
     assert_eq!(evidence, ["rank 0 wrote: BadConfig: these keys are missing:", "rank 0: exit code 1"]);
-    // What failed while the first was handled is not the reason.
-    let others: Vec<_> = script.lines().filter(|line| !line.contains("direct cause")).collect();
-    assert_eq!(verdict(&others.join("\n")), "Exception: rank 0 raised KeyError at config.py:4: 'lr'");
+    let handling = script.replace(
+        "The above exception was the direct cause of the following exception:",
+        "During handling of the above exception, another exception occurred:",
+    );
+    assert_eq!(
+        verdict(&handling),
+        "Exception: rank 0 raised BadConfig at train.py:9: these keys are missing: lr (while handling KeyError: 'lr')"
+    );
+    let recorded = format!("{script}\n10.20 file 0 BadConfig: these keys are missing:");
+    assert!(
+        verdict(&recorded).contains("at train.py:9"),
+        "its error file has no line: {}",
+        verdict(&recorded)
+    );
+}
+
+#[test]
+fn a_rank_that_was_told_to_end_from_outside_comes_before_those_that_lost_it() {
+    let script = "
+        10.0 exit 1 -15
+        10.1 0: RuntimeError: Connection closed by peer [127.0.0.1]:4711
+        10.2 exit 0 1";
+    assert!(
+        verdict(script).starts_with("Signal: rank 1 was ended by SIGTERM from outside"),
+        "{}",
+        verdict(script)
+    );
+    let other = "
+        10.0 0: RuntimeError: Connection closed by peer [127.0.0.1]:4711
+        10.1 exit 0 1
+        10.2 exit 1 -15";
+    assert!(verdict(other).starts_with("Unknown: rank 0 lost the connection"), "{}", verdict(other));
 }
 
 #[test]

@@ -137,6 +137,27 @@ fn rows_of_one_step_are_one_row_and_the_newer_value_holds() {
 }
 
 #[test]
+fn objects_of_one_step_are_joined_key_by_key_and_steps_may_be_floats() {
+    let mut router = router(RunMode::Auto, RankScope::Global);
+    let none: [&str; 0] = [];
+    let mut logged = |line: &str| log(&mut router, proc(10), line);
+    assert_eq!(logged(r#"{"_step":1.0,"x":{"a":1,"b":{"c":2}},"y":{"z":1}}"#), none);
+    assert_eq!(logged(r#"{"_step":1,"x":{"b":{"d":NaN},"e \"":4},"y":5}"#), none);
+    assert_eq!(
+        logged(r#"{"_step":2.0,"_commit":true,"loss":1}"#),
+        [r#"1 x={"a":1,"b":{"c":2,"d":NaN},"e \"":4} y=5"#, "2 at once"]
+    );
+}
+
+#[test]
+fn only_the_primary_of_a_shared_run_says_what_it_is_about() {
+    let mut shared = router(RunMode::Shared, RankScope::Global);
+    assert_eq!([10, 11].map(|n| shared.is_secondary(proc(n))), [false, true]);
+    shared.set_plan(plan(RunMode::New, RankScope::Global, &[2]));
+    assert_eq!([10, 11].map(|n| shared.is_secondary(proc(n))), [false, false]);
+}
+
+#[test]
 fn a_row_that_waits_is_complete_when_its_rank_is_gone_or_somebody_else_writes() {
     let mut router = router(RunMode::Auto, RankScope::Global);
     assert!(log(&mut router, proc(10), r#"{"_step":5,"loss":1}"#).is_empty());

@@ -1,7 +1,7 @@
 //! What the forwarder is told, and what follows for its runs.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::Path,
     time::{Duration, Instant},
@@ -57,12 +57,15 @@ impl Worker {
     /// What was logged until now goes where it went; what follows goes by the new plan.
     fn plan(&mut self, settings: Settings) {
         self.drain();
-        self.complete_all(|_| true);
+        let before: BTreeMap<_, _> = self.router.seats().map(|(proc, seat)| (proc, seat.way())).collect();
         match settings.plan() {
             Ok(plan) => self.router.set_plan(plan),
             // It was checked before it was decided.
             Err(error) => tracing::warn!(error = error.text, "cannot plan"),
         }
+        // Rows that wait for more of their step would get it in another run.
+        let after: BTreeMap<_, _> = self.router.seats().map(|(proc, seat)| (proc, seat.way())).collect();
+        self.complete_all(|held| before.get(&held.proc()) != after.get(&held.proc()));
         self.task.settings = settings.clone();
         for proc in self.ranks.iter().map(|rank| rank.proc).collect::<Vec<_>>() {
             self.note_rank(proc);
@@ -93,7 +96,8 @@ impl Worker {
                 continue;
             }
             let began_at = self.committed.runs.get(&mark.run).map_or(Stamp(0), |book| book.began_at);
-            let file = RunFile::reopen(&path, mark.len, (&mark.run, mark.shared, began_at), summary);
+            let known = (mark.run.as_str(), mark.shared, began_at);
+            let file = RunFile::reopen(&path, mark.len, known, &self.task.settings, summary);
             let mut file = file.map_err(|failure| failure.cause)?;
             file.is_local = path.starts_with(self.task.root.join(LOCAL));
             self.runs.insert(mark.run.clone(), file);
@@ -268,7 +272,7 @@ impl Worker {
         if let Some(run) = self.runs.get_mut(id) {
             run.exit(clock::wall(), exit_code);
         }
-        if !self.flush() {
+        if !self.flush_now() {
             return;
         }
         let Some(run) = self.runs.remove(id) else { return };
@@ -278,7 +282,7 @@ impl Worker {
         {
             let mark = super::FileMark { is_open: false, ..mark.clone() };
             self.change.files.insert(path, mark);
-            self.flush();
+            self.flush_now();
         }
         self.report_is_due = true;
     }

@@ -89,6 +89,11 @@ impl Worker {
     }
 
     fn sdk_said(&mut self, proc: ProcId, said: Said<'_>) {
+        // As with the SDK itself, where only the primary writer does.
+        let is_about_run = matches!(said, Said::Run(_) | Said::Config(..) | Said::Metric(_));
+        if is_about_run && self.router.is_secondary(proc) {
+            return;
+        }
         let (key, value, is_config) = match said {
             Said::Row(line) => {
                 self.row(proc, line.as_bytes(), RowOf::Sdk);
