@@ -63,7 +63,9 @@ impl Rank {
         {
             note.proof = known.proof.clone();
         }
-        if let Some(known) = self.notes.iter_mut().rev().find(|known| note.mark().is_more_of(known.mark())) {
+        let is_of_it =
+            |known: &&mut Note| note.at.since(known.at) <= BURST && note.mark().is_more_of(known.mark());
+        if let Some(known) = self.notes.iter_mut().rev().find(is_of_it) {
             known.proof = note.proof;
             return;
         }

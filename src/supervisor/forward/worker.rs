@@ -376,8 +376,9 @@ impl Worker {
     /// Writes what waits and commits it. Returns whether all is on the disk, or may stay where it was read from.
     fn flush(&mut self) -> bool {
         // `wandb sync` takes the project that a file names first; so nothing is written before that can be known.
-        let mut unnamed = self.runs.values().filter(|run| run.is_unnamed() && run.waiting() < BATCH);
-        if self.task.settings.mode == Mode::Offline && unnamed.next().is_some() {
+        let is_offline = self.task.settings.mode == Mode::Offline;
+        let is_little = self.runs.values().all(|run| run.waiting() < BATCH);
+        if is_offline && is_little && self.runs.values().any(RunFile::is_unnamed) {
             return true;
         }
         self.flush_now()
