@@ -1,5 +1,11 @@
 //! Commands that change a job.
 
+use std::{
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
 use clap::Args;
 
 use super::{
@@ -14,6 +20,10 @@ use crate::{
     error::{Error, Result},
     supervisor::{folder::JobDir, lock, place::Roots},
 };
+
+/// How long a supervisor may take to leave a job that is over, and the pause between two tries to remove its folder.
+const LEAVES_WITHIN: Duration = Duration::from_secs(3);
+const AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Args)]
 pub struct StopArgs {
@@ -161,10 +171,23 @@ pub fn rm(args: &RmArgs) -> Result<u8> {
             code = 1;
             continue;
         }
-        std::fs::remove_dir_all(&dir.root).map_err(|error| Error::io("cannot remove", &dir.root, &error))?;
+        remove(&dir.root).map_err(|error| Error::io("cannot remove", &dir.root, &error))?;
         out::say(format_args!("removed {id}"))?;
     }
     Ok(code)
+}
+
+/// Removes a folder. The supervisor of a job that has just ended may still write a last file into it.
+fn remove(folder: &Path) -> io::Result<()> {
+    let until = Instant::now() + LEAVES_WITHIN;
+    loop {
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && Instant::now() < until => {
+                std::thread::sleep(AGAIN);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// The job that is meant, when it does not run: one whose folder is damaged, too.
@@ -192,7 +215,7 @@ fn worth_keeping(dir: &JobDir) -> Option<String> {
 }
 
 fn is_alive(process: crate::domain::id::ProcId) -> bool {
-    crate::probe::proc::identify(std::path::Path::new(crate::probe::proc::ROOT), process.pid) == Some(process)
+    crate::probe::proc::identify(Path::new(crate::probe::proc::ROOT), process.pid) == Some(process)
 }
 
 #[cfg(test)]
