@@ -1,10 +1,6 @@
 //! Commands that change a job.
 
-use std::{
-    io,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{io, path::Path, time::Instant};
 
 use clap::Args;
 
@@ -13,17 +9,16 @@ use super::{
     nodes::{self, ReachArgs},
     out,
     reach::{Greeted, Target, carry_out},
-    sync,
+    sync::{
+        self,
+        find::{AGAIN, LEAVES_WITHIN},
+    },
 };
 use crate::{
     domain::{command::Command, exit::signal_number, id::JobId},
     error::{Error, Result},
     supervisor::{folder::JobDir, lock, place::Roots},
 };
-
-/// How long a supervisor may take to leave a job that is over, and the pause between two tries to remove its folder.
-const LEAVES_WITHIN: Duration = Duration::from_secs(3);
-const AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Args)]
 pub struct StopArgs {

@@ -1,6 +1,6 @@
 //! `elastictop sync`: sends what is still local, of a job or of any run on disk.
 
-mod find;
+pub(super) mod find;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// How long a supervisor may take to leave a job that is over.
-const LEAVES_WITHIN: Duration = Duration::from_secs(3);
+pub(in crate::cli) const LEAVES_WITHIN: Duration = Duration::from_secs(3);
 /// Pause between two looks.
-const AGAIN: Duration = Duration::from_millis(20);
+pub(in crate::cli) const AGAIN: Duration = Duration::from_millis(20);
 
 /// What was found.
 #[derive(Debug)]

@@ -73,15 +73,17 @@ impl<K: Ord> Tracebacks<K> {
     /// Takes the next line of a writer; `None` for nearly all lines.
     pub fn line(&mut self, writer: K, line: &str) -> Option<Proof> {
         let text = without_bars(without_prefix(line));
-        if text.starts_with(IGNORED) {
-            self.writers.entry(writer).or_default().is_ignored = true;
-            return None;
-        }
-        if text.trim_end().ends_with(BEGIN) {
+        let is_ignored = text.starts_with(IGNORED);
+        if is_ignored || text.trim_end().ends_with(BEGIN) {
             if self.writers.len() >= MOST {
                 self.writers.clear();
             }
-            self.writers.entry(writer).or_default().begin();
+            let traceback = self.writers.entry(writer).or_default();
+            if is_ignored {
+                traceback.is_ignored = true;
+            } else {
+                traceback.begin();
+            }
             return None;
         }
         let Some(open) = (!self.writers.is_empty()).then(|| self.writers.get_mut(&writer)).flatten() else {

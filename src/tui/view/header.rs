@@ -166,8 +166,8 @@ fn tabs(app: &App, pen: &mut Pen, area: Rect) {
     let mut x = area.x;
     for (n, view) in View::ALL.iter().enumerate() {
         let mut label = format!("{} {}", n + 1, view.name());
-        let trouble =
-            app.wandb_trouble().filter(|_| *view == View::Runs).map(|state| look(Some(state), app.glyphs));
+        let trouble = (*view == View::Runs).then(|| app.wandb_trouble()).flatten();
+        let trouble = trouble.map(|state| look(Some(state), app.glyphs));
         if let Some((glyph, _)) = trouble {
             label = format!("{label} {glyph}");
         }
