@@ -132,7 +132,9 @@ fn by_mark(ledger: &Ledger, rank: &Rank, note: &Note) -> Said {
         Mark::PeerGone { .. } | Mark::PeerTimeout => (
             CauseKind::Unknown,
             "lost the connection to a peer, and no rank of this node failed before it".into(),
-            Some("the cause is on another node: look at the ranks there"),
+            Some(
+                "the cause is on another node: look at the ranks there (where nodes may join: also one that joined)",
+            ),
         ),
         Mark::Rendezvous => (
             CauseKind::Rendezvous,

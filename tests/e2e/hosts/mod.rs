@@ -45,6 +45,17 @@ fn wait_for_all(screen: &Terminal, jobs: &[&Job]) {
     }
 }
 
+/// Waits until so many starts of the group are on the timeline, none of them for a failure.
+fn wait_for_lanes(screen: &Terminal, count: usize) {
+    let lanes = wait_until("the timeline", PATIENCE, || {
+        let text = screen.text();
+        let lanes: Vec<String> = text.lines().filter(|line| line.contains('├')).map(str::to_owned).collect();
+        (lanes.len() == count).then_some(lanes)
+    });
+    let is_change = |lane: &String| lane.contains("membership") && !lane.contains("lost the connection");
+    assert!(lanes.iter().skip(1).all(is_change), "{lanes:#?}");
+}
+
 #[test]
 fn nodes_join_and_leave() {
     let Some(lab) = Lab::with_torch() else { return };
@@ -67,14 +78,12 @@ fn nodes_join_and_leave() {
         wait_for_world(job, 3);
         // They reach each other: a step needs all of them.
         wait_for_step(job);
-        // Whose agent hears of the newcomer last may see its rank lose the others first: that is torchrun's chance.
-        let failed =
-            |event: &Value| !event["cause"]["text"].to_string().contains("lost the connection to a peer");
-        assert!(!job.events_of("cause_found").iter().any(failed), "nothing failed: {:#?}", job.events());
     }
-    let sizes = n1.world_sizes();
-    // The step to 3, which was waited for above, may be told as a restart, by the same chance.
-    assert!(sizes.is_sorted() && sizes.contains(&2), "{sizes:?}");
+    // Whose agent hears of a newcomer last may see its rank lose the others first, and counts a failure: torchrun leaves
+    // that to chance. For the job it is a node that joined.
+    screen.press("3");
+    wait_for_lanes(&screen, 3);
+    screen.press("1");
     if cluster.has_network() {
         let name = |job: &&Job| job.status()["ranks"][0]["node"].clone();
         assert_eq!(all.iter().map(name).collect::<Vec<_>>(), ["n01", "n02", "n03"], "hosts of their own");
@@ -109,12 +118,7 @@ fn nodes_join_and_leave() {
     wait_for_all(&screen, &[&n1, &n3]);
     // Whichever of their agents count a failure: for the job it is a node that left.
     screen.press("3");
-    let lanes = wait_until("the timeline", PATIENCE, || {
-        let lanes: Vec<String> =
-            screen.text().lines().filter(|line| line.contains("├")).map(str::to_owned).collect();
-        lanes.last().is_some_and(|last| last.contains("membership")).then_some(lanes)
-    });
-    assert!(!lanes.iter().any(|lane| lane.contains("failure")), "{lanes:#?}");
+    wait_for_lanes(&screen, 4);
     assert!(screen.text().contains("n02: the node left: the job was stopped there"), "{}", screen.text());
     screen.press("1");
 

@@ -68,6 +68,30 @@ impl<'a> Group<'a> {
         shrank || former.parts.iter().any(|(member, _)| member.is_over() && !self.has(member))
     }
 
+    /// Whether a node is of this one that was not of the group before.
+    fn has_more_than(&self, former: &Group) -> bool {
+        let grew = former.world_size.zip(self.world_size).is_some_and(|(before, now)| now > before);
+        grew || self.parts.iter().any(|(member, _)| !former.has(member))
+    }
+
+    /// Whether it ended so that a newcomer could be taken in: an agent ended its ranks for that, none of which failed, and
+    /// no other node saw the end before that. Ranks of the agents that hear of it later may lose their peers meanwhile.
+    fn ended_for_a_newcomer(&self, next: Option<&Group>) -> bool {
+        let Some(next) = next.filter(|next| next.has_more_than(self)) else { return false };
+        let follows = |member: &Member| {
+            let mut then = next.parts.iter().filter(|(other, _)| std::ptr::eq(*other, member));
+            then.any(|(_, attempt)| attempt.reason == Reason::Membership)
+        };
+        self.parts.iter().any(|(member, attempt)| follows(member) && self.was_first_to_end(member, attempt))
+    }
+
+    /// Whether a node told of no failure, and no other saw the end before it.
+    fn was_first_to_end(&self, member: &Member, attempt: &Attempt) -> bool {
+        let stopped = attempt.stopped_at.or(attempt.ended_at).map(|at| member.at(at));
+        let is_first = |at: Stamp| self.closed_at.is_none_or(|closed| at.0 <= closed.0 + SEEN_WITHIN_MS);
+        attempt.cause.is_none() && stopped.is_some_and(is_first)
+    }
+
     /// Whether somebody restarted a node that told of no failure, and no other node saw the end before that: what others
     /// tell follows from it.
     fn was_ended_by_hand(&self, next: Option<&Group>) -> bool {
@@ -81,12 +105,8 @@ impl<'a> Group<'a> {
             let is_last = member.state.attempts.back().is_some_and(|last| last.n == attempt.n);
             is_last && member.state.state == JobState::Restarting
         };
-        let is_first = |at: Stamp| self.closed_at.is_none_or(|closed| at.0 <= closed.0 + SEEN_WITHIN_MS);
         self.parts.iter().any(|(member, attempt)| {
-            let stopped = attempt.stopped_at.or(attempt.ended_at).map(|at| member.at(at));
-            (is_anew(member) || is_about_to(member, attempt))
-                && attempt.cause.is_none()
-                && stopped.is_some_and(is_first)
+            (is_anew(member) || is_about_to(member, attempt)) && self.was_first_to_end(member, attempt)
         })
     }
 
@@ -94,7 +114,8 @@ impl<'a> Group<'a> {
     /// ranks die of whose peers left: what ended the group before tells.
     fn reason(&self, former: &Group, blame: Option<&Blame>) -> Reason {
         let failed = blame.is_some_and(|blame| blame.is_failure);
-        let failed = failed || self.says(Reason::Failure) && !self.lacks_one_of(former);
+        let changed = self.lacks_one_of(former) || former.ended_for_a_newcomer(Some(self));
+        let failed = failed || self.says(Reason::Failure) && !changed;
         match () {
             () if self.says(Reason::Manual) => Reason::Manual,
             () if self.says(Reason::Stall) => Reason::Stall,
@@ -157,9 +178,10 @@ pub(super) fn attempts(known: &[&Member]) -> Vec<Attempt> {
     let mut before: Option<(&Group, Option<Blame>)> = None;
     for (at, group) in groups.iter().enumerate() {
         let next = groups.get(at + 1);
-        let gone = |member: &Member| next.is_some_and(|next| member.is_over() && !next.has(member));
-        let by_hand = group.was_ended_by_hand(next);
-        let own = blame(&group.parts, known, gone).filter(|blame| !(by_hand && blame.is_consequence()));
+        let stayed = |member: &Member| next.is_some_and(|next| next.has(member));
+        let (by_hand, grew) = (group.was_ended_by_hand(next), group.ended_for_a_newcomer(next));
+        let own = blame(&group.parts, known, next.is_some(), stayed)
+            .filter(|blame| !(by_hand && blame.is_consequence() || grew && blame.is_lost_peer()));
         let own = own.map(|Blame { cause, is_failure }| {
             let cause = with_hang(cause, group.parts.iter().copied(), known.len() > 1);
             Blame { cause, is_failure }

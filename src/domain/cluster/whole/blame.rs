@@ -18,6 +18,11 @@ pub(super) struct Blame {
 }
 
 impl Blame {
+    /// Whether all that is known is that somebody lost the connection to somebody.
+    pub(super) fn is_lost_peer(&self) -> bool {
+        doubt(&self.cause) == LOST_PEER
+    }
+
     /// Whether something else is likely behind it, on another node.
     pub(super) fn is_consequence(&self) -> bool {
         doubt(&self.cause) >= MAYBE
@@ -44,12 +49,13 @@ pub(super) fn with_hang<'a>(
 /// What one node says of an end, and when that was by the reader's clock.
 type Told<'a> = (&'a Member<'a>, &'a Cause, Stamp);
 
-/// Why a group ended; `gone` are its nodes that are over and not of the next one. Where all that is told is a lost peer,
-/// or nothing, it is the node that went away then, whatever became of it.
+/// Why a group ended, `has_next` if another followed; `stayed` are the nodes of that one. Where all that is told is a lost
+/// peer, or nothing, it is the node that went away then, whatever became of it.
 pub(super) fn blame(
     parts: &[(&Member, &Attempt)],
     known: &[&Member],
-    gone: impl Fn(&Member) -> bool,
+    has_next: bool,
+    stayed: impl Fn(&Member) -> bool,
 ) -> Option<Blame> {
     let when = |member: &Member, attempt: &Attempt| {
         let at = attempt.stopped_at.or(attempt.ended_at);
@@ -59,10 +65,14 @@ pub(super) fn blame(
         .iter()
         .filter_map(|(member, attempt)| Some((*member, attempt.cause.as_ref()?, when(member, attempt))));
     if let Some(first) = first(told) {
-        return Some(explained(first, known));
+        return Some(explained(
+            first,
+            known.iter().copied().filter(|member| !stayed(member)),
+            known.len() > 1,
+        ));
     }
     let at = parts.iter().map(|(member, attempt)| when(member, attempt)).min()?;
-    let leavers = parts.iter().map(|(member, _)| *member).filter(|member| gone(member));
+    let leavers = parts.iter().map(|(member, _)| *member).filter(|member| has_next && !stayed(member));
     who_left(leavers, at).map(|gone| left(gone, None))
 }
 
@@ -74,7 +84,7 @@ pub(super) fn of_the_end(telling: &[&Member], known: &[&Member]) -> Option<Cause
         let at = failed.and_then(|attempt| attempt.stopped_at.or(attempt.ended_at));
         Some((*member, cause, at.map_or(Stamp(u64::MAX), |at| member.at(at))))
     });
-    first(told).map(|first| explained(first, known).cause)
+    first(told).map(|first| explained(first, known.iter().copied(), known.len() > 1).cause)
 }
 
 /// One that is no consequence of another node's failure, as early as any.
@@ -82,13 +92,18 @@ fn first<'a>(told: impl Iterator<Item = Told<'a>>) -> Option<Told<'a>> {
     told.min_by_key(|(member, cause, at)| (doubt(cause), *at, member.host))
 }
 
-fn explained((member, cause, at): Told, known: &[&Member]) -> Blame {
+/// With the node that is behind it, if it is one of `leavers`.
+fn explained<'a>(
+    (member, cause, at): Told,
+    leavers: impl Iterator<Item = &'a Member<'a>>,
+    several: bool,
+) -> Blame {
     if doubt(cause) == LOST_PEER
-        && let Some(gone) = who_left(known.iter().copied(), at)
+        && let Some(gone) = who_left(leavers, at)
     {
         return left(gone, Some((member, cause)));
     }
-    let text = named(known.len() > 1, member.host, &cause.text);
+    let text = named(several, member.host, &cause.text);
     Blame { cause: Cause { text, ..cause.clone() }, is_failure: is_failure(cause) }
 }
 

@@ -177,8 +177,11 @@ fn a_node_that_went_away_is_the_cause_of_those_that_lost_it() {
     let lost = || failed(T + 5_000, CauseKind::Unknown, "rank 0 lost the connection to a peer");
     let ended = |at: u64, state: JobState| (at, Fact::JobEnded { state, exit_code: None, cause: None });
     let victim = node(0, lost());
-    // Its clock is 20 s behind: it ended 3 s after the others had failed.
-    let stopped = node(1, vec![ended(T - 12_000, JobState::Stopped)]);
+    // Its clock is 20 s behind: it began with the others, and ended 3 s after they had failed.
+    let mut stopped = State::default();
+    for (at, fact) in begin(1, 2).into_iter().chain([ended(T + 8_000, JobState::Stopped)]) {
+        stopped.apply(&Event { seq: 0, at: Stamp(at - 20_000), fact });
+    }
     let cause = join(&[(&victim, 0), (&stopped, -20_000)]).cause.unwrap();
     assert_eq!(
         (cause.kind, cause.text.as_str()),
@@ -295,6 +298,38 @@ fn a_node_that_leaves_changes_the_membership_whatever_others_make_of_it() {
         assert!(cause.text.starts_with("n03: the node left: the job was stopped there"), "{cause:?}");
         assert_eq!(job.attempts[0].ended_at, Some(job.attempts[1].started_at));
     }
+}
+
+#[test]
+fn a_node_that_joins_makes_no_failure_of_those_that_heard_of_it_late() {
+    let state = |at, state| (at, Fact::JobState { state, deadline: None });
+    let changed = |at, attempt, from, to| {
+        (at, Fact::MembershipChanged { attempt, from: Some(from), world_size: Some(to) })
+    };
+    // Its agent ends its rank for the newcomer.
+    let mut early = begin(0, 2);
+    early.extend([state(T + 5_000, JobState::MembershipChange), changed(T + 7_000, 1, 2, 3)]);
+    // Its rank loses the first one before its agent hears of the newcomer.
+    let mut late = begin(1, 2);
+    late.extend(failed(T + 5_030, CauseKind::Unknown, "rank 0 lost the connection to a peer"));
+    let restart =
+        Fact::Restart { attempt: 1, restarts: 1, reason: Reason::Failure, cause: None, world_size: Some(3) };
+    late.push((T + 7_010, restart));
+    let newcomer: Vec<_> = begin(2, 3).into_iter().map(|(at, fact)| (at + 7_000, fact)).collect();
+    let told = as_heard(&[early.clone(), late.clone(), newcomer.clone()], &[], &[0, 1, 2]);
+    let job = told.last().unwrap();
+    let two = [(0, Reason::First, 0, Some(2)), (1, Reason::Membership, 1, Some(3))];
+    assert_eq!((lanes(job).as_slice(), &job.attempts[0].cause), (two.as_slice(), &None));
+
+    // That the late one leaves some seconds later explains the end of the next group, not of that one.
+    early.extend([state(T + 12_000, JobState::MembershipChange), changed(T + 14_000, 2, 3, 2)]);
+    late.push(state(T + 11_900, JobState::TearingDown));
+    late.push((T + 12_500, Fact::JobEnded { state: JobState::Stopped, exit_code: None, cause: None }));
+    let told = as_heard(&[early, late, newcomer], &[], &[0, 1, 2]);
+    let job = told.last().unwrap();
+    assert_eq!(lanes(job)[2], (2, Reason::Membership, 0, Some(2)));
+    let causes = |at: usize| job.attempts[at].cause.as_ref().map(|cause| cause.text.as_str());
+    assert_eq!([causes(0), causes(1)], [None, Some("n02: the node left: the job was stopped there")]);
 }
 
 #[test]
