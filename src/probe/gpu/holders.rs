@@ -21,8 +21,9 @@ use crate::{
 
 /// Parents change when parents die; that often it is looked whether they live.
 const AGAIN: Duration = Duration::from_secs(5);
-/// After this long each is looked up anew all the same, when it is looked whether parents live.
-const ANEW: Duration = Duration::from_secs(30);
+/// After this long each is looked up anew all the same, when it is looked whether parents live. Who holds memory of a GPU
+/// has come to its last exec: only a pid that got another process between two answers of the driver needs this.
+const ANEW: Duration = Duration::from_secs(300);
 /// More generations are not looked at.
 const MOST_ANCESTORS: usize = 32;
 /// Longest command that is kept, in characters.
