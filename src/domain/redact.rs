@@ -136,17 +136,26 @@ pub fn unknown(text: &str) -> String {
         Regex::new(&keys.join("|")).expect("a pattern that compiles")
     });
     static NAMED: LazyLock<Regex> = LazyLock::new(|| {
-        let names = "TOKEN|SECRET|PASSWORD|PASSWD|API[-_]?KEY|ACCESS[-_]KEY|PRIVATE[-_]KEY|CREDENTIAL";
-        let value = r#"(?:\\?"[^"]{4,}|'[^']{4,}|[^\s"',;)}\]]{8,})"#;
-        // Upper and lower case of ASCII: tables for all of Unicode are not compiled in.
-        Regex::new(&format!(r#"((?i-u:{names})[0-9A-Za-z_-]*\\?["']?\s*[=:]\s*){value}"#))
-            .expect("a pattern that compiles")
+        behind("TOKEN|SECRET|PASSWORD|PASSWD|API[-_]?KEY|ACCESS[-_]KEY|PRIVATE[-_]KEY|CREDENTIAL", 8)
     });
+    // Passwords are short; behind `token` and `secret` shorter words are mostly words.
+    static PASSWORD: LazyLock<Regex> = LazyLock::new(|| behind("PASSWORD|PASSWD", 3));
     static ADDRESS: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"(://[^/\s:@]*:)[^@/\s]+@").expect("a pattern that compiles"));
     let text = NAMED.replace_all(text, format!("${{1}}{HIDDEN}"));
+    let text = PASSWORD.replace_all(&text, format!("${{1}}{HIDDEN}"));
     let text = ADDRESS.replace_all(&text, format!("${{1}}{HIDDEN}@"));
     KEY.replace_all(&text, HIDDEN).into_owned()
+}
+
+/// What stands behind one of these names, in quotes or not; unquoted, at least so many characters of it.
+fn behind(names: &str, least: u32) -> Regex {
+    // What is hidden already begins with a bracket.
+    let more = least - 1;
+    let value = format!(r#"(?:\\?"[^"]{{4,}}|'[^']{{4,}}|[^\s"',;)}}\]\[][^\s"',;)}}\]]{{{more},}})"#);
+    // Upper and lower case of ASCII: tables for all of Unicode are not compiled in.
+    Regex::new(&format!(r#"((?i-u:{names})[0-9A-Za-z_-]*\\?["']?\s*[=:]\s*){value}"#))
+        .expect("a pattern that compiles")
 }
 
 #[cfg(test)]
@@ -176,6 +185,7 @@ mod tests {
             r#"{"api_key": "not-so-plain value"}"#.into(),
             r#"{\"db_password\": \"hunter2hunter2\"}"#.into(),
             "my_token: abcdefgh".into(),
+            "could not connect (user=me password=hunter2)".into(),
             "--hf-token=abcdefgh".into(),
             "https://me:hunter2@host/x".into(),
             "hf_abcdefghijklmnopqrstuvwxyz and AKIAABCDEFGHIJKLMNOP".into(),
@@ -186,7 +196,15 @@ mod tests {
                 assert!(!hidden.contains(secret), "{hidden}");
             }
         }
-        for text in ["step 12 loss 0.3", "tokens: 512", "max_tokens=4096", "https://host:80/a", "0123abcd"] {
+        for text in [
+            "step 12 loss 0.3",
+            "tokens: 512",
+            "password: ",
+            "password=[hidden]",
+            "max_tokens=4096",
+            "https://host:80/a",
+            "0123abcd",
+        ] {
             assert_eq!(unknown(text), text);
         }
     }

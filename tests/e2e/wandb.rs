@@ -395,6 +395,32 @@ fn a_switch_of_the_plan_takes_effect_at_once_and_no_row_is_lost() {
 }
 
 #[test]
+fn a_run_that_was_begun_as_shared_stays_so_when_one_rank_goes_on_alone() {
+    let (lab, server) = (Lab::new(), Server::start());
+    let folder = lab.path("");
+    let args = wandb_args("shared", "global", "p", "b");
+    let job = local(&lab, &server, "alone", &args, &["lines", "40", "0", &folder]);
+    let logged = |rows: u64| {
+        job.wait_for(&format!("{rows} rows"), |status| status["wandb"]["runs"][0]["rows_logged"] == rows);
+    };
+    // The last row of each may still grow; that of rank 0, which goes on, after the switch as well.
+    logged(38);
+    let said = lab.must(&["set", &job.id, "run_mode=auto"]);
+    assert!(said.contains("auto/global (1 run"), "{said}");
+    lab.touch("go");
+    logged(59);
+    lab.must(&["set", &job.id, "run_mode=shared"]);
+    lab.touch("end");
+    job.wait_for_end();
+    wait_until_sent(&job);
+    let seen = run_named(&server, "b", look);
+    assert_eq!(steps_of(&seen.rows[&0]), (0..40).collect::<Vec<_>>());
+    assert_eq!(steps_of(&seen.rows[&1]), (0..20).collect::<Vec<_>>());
+    assert!(seen.complete);
+    server.assert_sound();
+}
+
+#[test]
 fn figures_of_a_rank_s_gpu_arrive_as_system_metrics() {
     let (lab, server, stub) = (Lab::new(), Server::start(), Stub::new("gpus 2\n"));
     let mut env = environment(&server);

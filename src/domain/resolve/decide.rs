@@ -205,10 +205,6 @@ impl Job<'_> {
         };
         let shared = self.facts.run_mode == RunMode::Shared;
         let asked = asked_group(self.facts, base).map(|(group, _)| group.to_owned());
-        let label = || match self.nodes {
-            1 => format!("rank-{rank}"),
-            _ => format!("worker-{node}-rank-{local}"),
-        };
         Rank {
             rank,
             local_rank: local,
@@ -218,7 +214,7 @@ impl Job<'_> {
             group: asked.or(own_group).filter(|_| logs),
             shared,
             primary: shared.then_some(is_first),
-            label: shared.then(label),
+            label: shared.then(|| writer_label(self.nodes as usize, (rank, node, local))),
             reason,
         }
     }
@@ -322,6 +318,14 @@ fn lone(facts: &Facts, base: &str) -> Result<Rank, PlanError> {
         label: shared.then_some(label),
         reason: clauses.join("; "),
     })
+}
+
+/// What tells a rank from the others that write to a shared run, by its number, its node's, and its number there.
+pub(super) fn writer_label(nodes: usize, (rank, node, local): (u32, u32, u32)) -> String {
+    match nodes {
+        1 => format!("rank-{rank}"),
+        _ => format!("worker-{node}-rank-{local}"),
+    }
 }
 
 /// What tells a rank in its parent's run from the parent's ranks: its action, else the base.

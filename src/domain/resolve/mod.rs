@@ -408,6 +408,20 @@ impl Plan {
         self.runs.iter().find(|run| &run.id == id)
     }
 
+    /// Lets runs that were written in shared mode stay so, whoever writes to them from now on: W&B counts their rows by
+    /// writer, and one that is not shared has no place among these.
+    pub fn keep_shared(&mut self, was_shared: impl Fn(&str) -> bool) {
+        let nodes = self.ranks.iter().map(|rank| rank.worker_index as usize + 1).max().unwrap_or(1);
+        for run in self.runs.iter_mut().filter(|run| !run.shared && was_shared(&run.id)) {
+            (run.shared, run.primary_rank) = (true, run.ranks.first().copied());
+            for rank in self.ranks.iter_mut().filter(|rank| rank.run_id.as_ref() == Some(&run.id)) {
+                (rank.shared, rank.primary) = (true, Some(run.primary_rank == Some(rank.rank)));
+                let place = (rank.rank, rank.worker_index, rank.local_rank);
+                rank.label = Some(decide::writer_label(nodes, place));
+            }
+        }
+    }
+
     /// What tells a run's name from those of the others: `-worker-1-rank-3`; nothing where there is only one run.
     pub fn suffix<'a>(&self, run: &'a str) -> &'a str {
         let is_one = self.runs.len() < 2;

@@ -234,3 +234,21 @@ fn the_order_of_runs_and_groups_is_that_of_ranks() {
     assert_eq!(plan.runs.last().map(|run| run.id.as_str()), Some("base-worker-2-rank-9"));
     assert_eq!(plan.run_of(&plan.ranks[1]).map(|run| run.ranks.as_slice()), Some(&[1][..]));
 }
+
+#[test]
+fn a_run_that_was_shared_stays_so_for_whoever_goes_on_with_it() {
+    for nodes in [&[2][..], &[2, 2]] {
+        let before = plan(&facts(RunMode::Shared, RankScope::Global, nodes));
+        let mut after = plan(&facts(RunMode::Auto, RankScope::Global, nodes));
+        after.keep_shared(|run| run == "base");
+        let first = |plan: &Plan| lines(plan).lines().next().map(str::to_owned);
+        let second = &after.ranks[1];
+        assert_eq!(first(&after), first(&before), "the writer has its label and part");
+        assert_eq!((after.runs[0].shared, after.runs[0].primary_rank), (true, Some(0)));
+        assert!(!second.logs && !second.shared && second.label.is_none(), "{second:?}");
+    }
+    let mut other = plan(&facts(RunMode::New, RankScope::Global, &[2]));
+    let untouched = other.clone();
+    other.keep_shared(|run| run == "base");
+    assert_eq!(other, untouched);
+}

@@ -15,6 +15,7 @@ use crate::{
         exit::Exit,
         forward::{Settings, figures::Figure, router::Seat, row::Row},
         id::ProcId,
+        resolve::Plan,
         sample::Place,
         time::Stamp,
     },
@@ -59,7 +60,7 @@ impl Worker {
         self.drain();
         let before: BTreeMap<_, _> = self.router.seats().map(|(proc, seat)| (proc, seat.way())).collect();
         match settings.plan() {
-            Ok(plan) => self.router.set_plan(plan),
+            Ok(plan) => self.set_plan(plan),
             // It was checked before it was decided.
             Err(error) => tracing::warn!(error = error.text, "cannot plan"),
         }
@@ -77,6 +78,15 @@ impl Worker {
         self.tell(Told::Planned(Box::new(settings)));
     }
 
+    fn set_plan(&mut self, mut plan: Plan) {
+        let files = self.committed.files.values().chain(self.change.files.values());
+        let shared = files.filter(|file| file.shared).map(|file| file.run.as_str());
+        let open = self.runs.values().filter(|run| run.shared).map(|run| run.id.as_str());
+        let shared: BTreeSet<&str> = shared.chain(open).collect();
+        plan.keep_shared(|run| shared.contains(run));
+        self.router.set_plan(plan);
+    }
+
     /// Reads all that there is now.
     fn drain(&mut self) {
         while self.pass() {}
@@ -85,7 +95,7 @@ impl Worker {
     /// What a former forwarder committed: files are cut to it, what it did not commit is thrown away.
     pub(super) fn take_over(&mut self) -> io::Result<()> {
         if let Ok(plan) = self.task.settings.plan() {
-            self.router.set_plan(plan);
+            self.set_plan(plan);
         }
         self.remove_strays()?;
         for (path, mark) in self.committed.files.clone() {
