@@ -20,7 +20,6 @@ use super::{
 use crate::{
     cluster::Host,
     domain::{
-        agent_line::is_record,
         cluster::shift,
         event::{Event, Fact, Launcher},
         forward,
@@ -92,8 +91,9 @@ pub struct LogsArgs {
     /// Leave the agent's own lines out
     #[arg(long)]
     no_agent: bool,
-    /// Also the agent's event records, a line of JSON for each rank that starts or ends
-    #[arg(long, conflicts_with = "no_agent")]
+    /// Also what is there because of elastictop: the agent's event records, a line of JSON for each rank that starts or ends,
+    /// and a line of torch's server in each rank
+    #[arg(long)]
     records: bool,
 }
 
@@ -279,7 +279,8 @@ pub fn logs(args: &LogsArgs) -> Result<u8> {
     let filter = LogFilter { local_rank: None, attempt: args.attempt };
     let wanted = |line: &LogLine| {
         args.rank.is_none_or(|rank| line.rank.or(line.local_rank) == Some(rank))
-            && !(line.stream == Stream::Agent && (args.no_agent || !args.records && is_record(&line.text)))
+            && !(args.no_agent && line.stream == Stream::Agent)
+            && (args.records || !line.is_bookkeeping())
     };
     let mut from = 0;
     let (mut kept, mut is_any) = (Vec::new(), false);

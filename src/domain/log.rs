@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::time::Stamp;
+use super::{agent_line, time::Stamp};
 
 /// Where a line was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -33,6 +33,25 @@ pub struct LogLine {
     pub stream: Stream,
     /// The line without its end, cut to [`MAX_LINE`] bytes, control characters replaced.
     pub text: String,
+}
+
+impl LogLine {
+    /// Whether it is there because of elastictop and tells a reader nothing: the agent's event records, and the word of
+    /// torch's server in each rank.
+    pub fn is_bookkeeping(&self) -> bool {
+        match self.stream {
+            Stream::Agent => agent_line::is_record(&self.text),
+            _ => is_server_word(&self.text),
+        }
+    }
+}
+
+/// What torch prints when the server begins that elastictop starts in a rank, at a socket named after the rank's process.
+pub fn is_server_word(line: &str) -> bool {
+    let at = line
+        .split_once(" WorkerServer.cpp:")
+        .and_then(|(_, rest)| rest.split_once("Server listening to UNIX "));
+    at.is_some_and(|(_, path)| path.contains(".beat.srv."))
 }
 
 /// Longest line that is sent to a viewer, in bytes.
@@ -258,6 +277,15 @@ pub fn strip_rank_prefix(line: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_word_of_our_server_is_bookkeeping_and_that_of_others_is_not() {
+        let word = "[rank0]:[W1128 20:38:51.790267746 WorkerServer.cpp:128] [c10d] Server listening to UNIX ";
+        assert!(is_server_word(&format!("{word}/run/user/0/elastictop/run/train-7mr9.beat.srv.16891")));
+        assert!(is_server_word(&format!("{word}/proc/self/fd/7/train-7mr9.beat.srv.1")));
+        assert!(!is_server_word(&format!("{word}/tmp/debug.sock")));
+        assert!(!is_server_word("see train-7mr9.beat.srv.1"));
+    }
 
     #[test]
     fn errors_are_told_from_words_about_errors() {

@@ -20,7 +20,7 @@ use crate::{
         beat::{Message, Shim},
         evidence::{self, ErrorFile, Tracebacks},
         id::ProcId,
-        log::Stream,
+        log::{Stream, is_server_word},
         sample::{MAX_LAST_LINE, Sighting},
         time::Stamp,
     },
@@ -72,7 +72,7 @@ pub fn read_logs(logbook: &mut Logbook, readers: &mut Readers, now: Stamp, input
                 entry.loss = Some((name, if bad { before + 1 } else { 0 }));
             }
         }
-        if !line.text.trim().is_empty() {
+        if !line.text.trim().is_empty() && !is_server_word(line.text) {
             entry.last_line = Some(cut(line.text));
         }
     });

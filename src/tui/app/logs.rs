@@ -7,7 +7,6 @@ use tui_input::{Input, backend::crossterm::EventHandler};
 
 use crate::{
     domain::{
-        agent_line::is_record,
         log::{Anchor, LogFilter, LogLine, LogPage, LogQuery, Needle, Stream},
         state::State,
         time::Stamp,
@@ -79,7 +78,7 @@ pub(crate) struct Logs {
     pub(crate) wrap: bool,
     /// Whether lines of several ranks that are alike share a row.
     pub(crate) fold: bool,
-    /// Whether the agent's event records are shown.
+    /// Whether the agent's event records are shown, and other lines that are there because of elastictop.
     pub(crate) records: bool,
     /// Cells that long lines are moved to the left.
     pub(crate) shift: usize,
@@ -153,7 +152,7 @@ impl Logs {
         let mut rows: Vec<Shown> = Vec::with_capacity(self.lines.len());
         let mut cursor = 0;
         for (at, line) in self.lines.iter().enumerate() {
-            let hidden = !self.records && line.stream == Stream::Agent && is_record(&line.text);
+            let hidden = !self.records && line.is_bookkeeping();
             if hidden && at != self.cursor {
                 continue;
             }

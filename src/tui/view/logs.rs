@@ -128,7 +128,7 @@ fn lines(app: &App, pen: &mut Pen, area: Rect) {
             area.x + 2,
             area.y,
             area.width.saturating_sub(2),
-            "only event records of the agent",
+            "nothing but records; a shows them",
             Role::Dim,
         );
         return;
