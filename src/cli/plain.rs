@@ -7,7 +7,8 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, timeout_at},
+    sync::mpsc::Receiver,
+    time::timeout,
 };
 
 use super::{
@@ -18,7 +19,7 @@ use crate::{
     domain::{
         command::Command,
         event::{Event, Fact},
-        forward::{Mode, RunProgress, RunState},
+        forward::RunState,
         log::{Anchor, LogFilter, LogQuery},
         rank::JobState,
         state::State,
@@ -34,10 +35,10 @@ const LAST_LINES: u32 = 20;
 const AGAIN: Duration = Duration::from_millis(500);
 /// How often that is tried.
 const TRIES: u32 = 20;
-/// How long W&B may take for what is left when the job is over: a little longer than the supervisor tries.
-const SENT_WITHIN: Duration = Duration::from_secs(65);
-/// How long after the end the first word of a run may come.
-const TOLD_WITHIN: Duration = Duration::from_secs(3);
+/// How long W&B and the disk may take for what is left when the job is over: a little longer than the supervisor tries.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(65);
+/// How often it is looked whether the supervisor has written everything.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Follows a job until it is over, and gives its exit code. `quiet` prints the end alone.
 ///
@@ -86,31 +87,34 @@ pub async fn follow(target: &Target, quiet: bool, owner: bool) -> Result<u8> {
         }
         if printer.state.state.is_over() {
             if owner {
-                // Who waits in a container ends it with this process: what is under way to W&B would be lost.
-                let began = Instant::now();
-                let sent = async {
-                    while let Some(within) = printer.may_still_send() {
-                        let Ok(message) = timeout_at(began + within, link.incoming.recv()).await else {
-                            break;
-                        };
-                        match message {
-                            Some(ToViewer::Events { events }) => printer.events(&events),
-                            Some(ToViewer::Snapshot { state, .. }) => printer.catch_up(*state),
-                            Some(ToViewer::Bye { .. }) | None => break,
-                            Some(_) => {}
-                        }
-                    }
-                };
+                // Who waits in a container ends it with this process: what is under way to W&B, or to the disk, would
+                // be lost.
                 tokio::select! {
-                    () = sent => {}
+                    _ = timeout(WRITTEN_WITHIN, all_is_written(target, &mut link.incoming, &mut printer)) => {}
                     _ = int.recv() => {}
                     _ = term.recv() => {}
+                }
+                if let Ok(Greeted { state, .. }) = target.greet(false).await {
+                    printer.catch_up(state);
                 }
             }
             let last_lines = last_lines(target, &printer.state).await;
             printer.end(&last_lines);
             printer.runs();
             return Ok(exit_code(&printer.state));
+        }
+    }
+}
+
+/// Follows a job that is over until its supervisor has sent and written everything: its socket goes then.
+async fn all_is_written(target: &Target, incoming: &mut Receiver<ToViewer>, printer: &mut Printer) {
+    let Target::Own { manifest, .. } = target else { return };
+    while manifest.socket.exists() {
+        match timeout(LOOK, incoming.recv()).await {
+            Ok(Some(ToViewer::Events { events })) => printer.events(&events),
+            Ok(Some(ToViewer::Snapshot { state, .. })) => printer.catch_up(*state),
+            Ok(Some(ToViewer::Bye { .. }) | None) => return,
+            Ok(Some(_)) | Err(_) => {}
         }
     }
 }
@@ -206,18 +210,6 @@ impl Printer {
             self.say(&format!("  last lines of rank {rank}:"));
             last_lines.iter().for_each(|line| self.say(&format!("  | {line}")));
         }
-    }
-
-    /// For how long after the end W&B is waited for; `None` once it has got all.
-    fn may_still_send(&self) -> Option<Duration> {
-        let runs = || self.state.wandb.iter().flat_map(|wandb| wandb.runs.values());
-        if runs().any(RunProgress::is_under_way) {
-            return Some(SENT_WITHIN);
-        }
-        // The first report of a short job may be on its way.
-        let is_online = self.state.wandb.as_ref().is_some_and(|wandb| wandb.settings.mode == Mode::Online);
-        let is_untold = runs().all(|run| run.state == RunState::Waiting);
-        (is_online && is_untold).then_some(TOLD_WITHIN)
     }
 
     /// Where the metrics are.

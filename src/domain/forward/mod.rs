@@ -235,15 +235,6 @@ impl RunProgress {
         self.rows_logged.saturating_sub(self.rows_acked)
     }
 
-    /// Whether more of it is being sent now, or is tried to be. A run of other nodes has no rows here and waits for ever.
-    pub fn is_under_way(&self) -> bool {
-        match self.state {
-            RunState::Waiting => self.rows_logged > 0,
-            RunState::Sending | RunState::Finishing | RunState::Retrying => true,
-            RunState::Finished | RunState::Local | RunState::Refused | RunState::Unknown => false,
-        }
-    }
-
     /// What of it only this machine has, in words; nothing where all is sent.
     pub fn left_here(&self) -> Option<String> {
         let rows = (self.backlog() > 0).then(|| count(self.backlog() as usize, "row"));

@@ -21,9 +21,9 @@ use crate::{
 
 /// Parents change when parents die; that often it is looked whether they live.
 const AGAIN: Duration = Duration::from_secs(5);
-/// After this long each is looked up anew all the same, when it is looked whether parents live. Who holds memory of a GPU
-/// has come to its last exec: only a pid that got another process between two answers of the driver needs this.
-const ANEW: Duration = Duration::from_secs(300);
+/// After this long it is looked whether each is still the same process, when it is looked whether parents live: a driver may
+/// list who is gone. Anew it need not be read: who holds memory of a GPU has come to its last exec.
+const ANEW: Duration = Duration::from_secs(30);
 /// More generations are not looked at.
 const MOST_ANCESTORS: usize = 32;
 /// Longest command that is kept, in characters.
@@ -49,8 +49,16 @@ struct Known {
     ancestors: Vec<ProcId>,
 }
 
+impl Known {
+    /// Whether it is the same process as before; then it is not asked again for a while.
+    fn stays(&mut self, now: Instant) -> bool {
+        self.at = now;
+        self.holder.proc.is_some() && proc::identify(Path::new(ROOT), self.holder.pid) == self.holder.proc
+    }
+}
+
 impl Who {
-    /// Who these are. Each is looked up when it is new, when an ancestor of it died, and now and then.
+    /// Who these are. Each is looked up when it is new, when it or an ancestor of it died, and when its pid is another's.
     pub fn look<'a>(&mut self, procs: impl Iterator<Item = &'a GpuProc>, now: Instant) -> Arc<[Holder]> {
         let asked: Vec<i32> = procs.map(|proc| proc.pid).collect();
         let is_due = self.checked_at.is_none_or(|at| now.duration_since(at) >= AGAIN);
@@ -60,7 +68,9 @@ impl Who {
         let pids: HashSet<i32> = asked.iter().copied().collect();
         self.asked = asked;
         let before = self.known.len();
-        self.known.retain(|pid, known| pids.contains(pid) && now.duration_since(known.at) < ANEW);
+        self.known.retain(|pid, known| {
+            pids.contains(pid) && (now.duration_since(known.at) < ANEW || known.stays(now))
+        });
         if is_due {
             self.checked_at = Some(now);
             self.forget_orphans();

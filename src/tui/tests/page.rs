@@ -9,8 +9,9 @@ use super::{
 use crate::{
     domain::{
         closeup::Question,
-        event::{Fact, Reason},
+        event::{Fact, Launcher, Reason},
         log::{LogLine, Stream},
+        rank::JobState,
         sample::RankSample,
     },
     tui::{
@@ -401,5 +402,23 @@ fn links_reach_the_terminal_only_where_they_are_wanted() {
         assert_eq!(frame(&mut screen, &app), "", "nothing new is no byte, with links too");
         press(&mut app, "1", &[]);
         assert!(!frame(&mut screen, &app).contains("\x1b]8;;https://"));
+    }
+}
+
+#[test]
+fn what_a_change_of_the_members_ended_has_not_failed() {
+    for (reason, how) in [(Reason::Membership, "attempt 0 ended: "), (Reason::Failure, "attempt 0 failed: ")]
+    {
+        let mut story = Story::new(4, Launcher::Torchrun);
+        story.group().ranks(true).work(100, 60.0).crash(2, fixture::out_of_memory());
+        match reason {
+            Reason::Membership => {
+                story.fact(Fact::MembershipChanged { attempt: 1, from: Some(4), world_size: Some(4) })
+            }
+            _ => story.restart(reason, None),
+        };
+        story.ranks(true).fact(Fact::JobState { state: JobState::Running, deadline: None }).wait(5.0);
+        let shown = text(&fixture::app(&story, (120, 40), None), (120, 40));
+        assert!(shown.lines().take(4).any(|line| line.contains(how)), "{shown}");
     }
 }

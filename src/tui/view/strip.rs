@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 
 use super::{Pen, pen::Piece, verdict};
 use crate::{
-    domain::{alert::Alert, rank::JobState, state::Attempt, time::human},
+    domain::{alert::Alert, event::Reason, rank::JobState, state::Attempt, time::human},
     tui::{
         app::App,
         keys::{Action, View},
@@ -205,7 +205,9 @@ fn cause_lines(app: &App, width: usize, form: Form) -> Vec<Line> {
         let ago = ended.map(|at| human(app.now.since(at)));
         let ago = ago.map(|ago| format!("  {ago} ago")).unwrap_or_default();
         let room = width.saturating_sub(text::width(&ago));
-        let sentence = format!("{} {which} failed: {}", app.glyphs.again, cause.text);
+        let is_change = next.is_some_and(|next| next.reason == Reason::Membership);
+        let how = if is_change { "ended" } else { "failed" };
+        let sentence = format!("{} {which} {how}: {}", app.glyphs.again, cause.text);
         return vec![vec![
             (text::cut(&sentence, room, app.glyphs).into_owned(), Role::Dim),
             (ago, Role::Dim),
