@@ -48,10 +48,12 @@ impl LogLine {
 
 /// What torch prints when the server begins that elastictop starts in a rank, at a socket named after the rank's process.
 pub fn is_server_word(line: &str) -> bool {
-    let at = line
-        .split_once(" WorkerServer.cpp:")
-        .and_then(|(_, rest)| rest.split_once("Server listening to UNIX "));
-    at.is_some_and(|(_, path)| path.contains(".beat.srv."))
+    // Of every line this is asked, and few begin so.
+    line.starts_with('[')
+        && line
+            .split_once(" WorkerServer.cpp:")
+            .and_then(|(_, rest)| rest.split_once("Server listening to UNIX "))
+            .is_some_and(|(_, path)| path.contains(".beat.srv."))
 }
 
 /// Longest line that is sent to a viewer, in bytes.

@@ -24,7 +24,7 @@ const QUICK_LOOKS: u32 = 20;
 /// Up to so many ranks are looked at whole each time.
 const ALL_WHOLE: usize = 16;
 /// One whole look in so many where there are more; one that stops using the CPU is looked at at once all the same.
-const WHOLE_IN: u32 = 10;
+const WHOLE_IN: u32 = 5;
 /// The same on a crowded node.
 const WHOLE_IN_CROWD: u32 = 20;
 /// A node with more ranks than this is crowded: machines have fewer GPUs.
